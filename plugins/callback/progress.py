@@ -1,0 +1,296 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Output for the person who waits: steps, what changes, and what takes long."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: progress
+type: stdout
+short_description: Steps, changes and what takes long
+description:
+  - Shows each play as step N of M, each change and each failure; what is already as declared only with C(-v).
+  - While a task takes long, says every few seconds which one and since when.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+options:
+  heartbeat:
+    description: Seconds of silence after which a line says what is going on.
+    type: int
+    default: 15
+    env: [{name: QUANTOPS_HEARTBEAT}]
+    ini: [{section: callback_progress, key: heartbeat}]
+"""
+
+import threading  # noqa: E402
+import time  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible import constants as C  # noqa: E402
+from ansible.plugins.callback.default import CallbackModule as Default  # noqa: E402
+
+WATCH = 1.0  # seconds between two looks at the clock
+
+
+def span(seconds: float) -> str:
+    """Write a duration.
+
+    Args:
+        seconds: Its length.
+
+    Returns:
+        Such as ``42 s`` or ``3 min 05 s``.
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class CallbackModule(Default):
+    """The default output, shortened, with a clock."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "quantops.ibkr_stack.progress"
+
+    def __init__(self) -> None:
+        """Start with no step and no task."""
+        super().__init__()
+        self.steps: list[Any] = []
+        self.step = 0
+        self.begun = time.monotonic()
+        self.task_name = ""
+        self.task_begun = self.begun
+        self.spoken = self.begun
+        self.header_due = False
+        self.awaited = ""
+        self.stop = threading.Event()
+        self.plays = 0
+
+    # ---- the clock
+
+    def watch(self) -> None:
+        """Speak when nothing has been said for a while."""
+        while not self.stop.wait(WATCH):
+            now = time.monotonic()
+            if self.task_name and now - self.spoken >= self.get_option("heartbeat"):
+                what = f"{self.task_name}: {self.awaited}" if self.awaited else self.task_name
+                self.say(f"    … {what}, since {span(now - self.task_begun)}", C.COLOR_VERBOSE)
+
+    def say(self, text: str, color: str | None = None) -> None:
+        """Show a line.
+
+        Args:
+            text: What to show.
+            color: One of Ansible's colours.
+        """
+        self.spoken = time.monotonic()
+        self._display.display(text, color=color)
+
+    # ---- steps
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Count the steps and start the clock.
+
+        Args:
+            playbook: What runs.
+        """
+        super().v2_playbook_on_start(playbook)
+        self.playbook = playbook
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Count the plays that have hosts; the first one knows the inventory.
+
+        Args:
+            play: What begins.
+        """
+        self._play = play
+        if not self.plays:
+            # Ansible hands callbacks no inventory; the play's variable manager has it.
+            inventory = play.get_variable_manager()._inventory
+            self.plays = sum(bool(inventory.get_hosts(each.hosts)) for each in self.playbook.get_plays())
+        self.play_name = play.get_name().strip()
+        self.step += 1
+        self.header_due = True
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Say nothing of services that this inventory does not have."""
+        self.header_due = False
+        self.step -= 1
+
+    def header(self) -> None:
+        """Show which step begins, once there is something to do in it."""
+        if self.header_due:
+            self.header_due = False
+            self.say(f"\n━━ Step {self.step} of {self.plays} · {self.play_name} · {span(time.monotonic() - self.begun)}", C.COLOR_HIGHLIGHT)
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """Remember what is going on.
+
+        Args:
+            task: What begins.
+            is_conditional: Unused.
+        """
+        self.header()
+        self.task_name = task.get_name().split(" : ")[-1].strip()
+        self.task_begun = time.monotonic()
+        self.awaited = ""
+        if self._display.verbosity:
+            super().v2_playbook_on_task_start(task, is_conditional)
+
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        """Files that are read in are of no interest to an operator.
+
+        Args:
+            included_file: What is read in.
+        """
+        if self._display.verbosity:
+            super().v2_playbook_on_include(included_file)
+
+    # ---- results
+
+    def line(self, mark: str, result: Any, color: str) -> None:
+        """Show a result in one line.
+
+        Args:
+            mark: Its sign.
+            result: What Ansible reports.
+            color: One of Ansible's colours.
+        """
+        label = "" if result._result.get("_ansible_no_log") else self._get_item_label(result._result)
+        host = "" if result._host.get_name() == "localhost" else f" [{result._host.get_name()}]"
+        took = time.monotonic() - self.task_begun
+        self.say(
+            f"  {mark} {self.task_name}{f': {label}' if label else ''}{host}{f' ({span(took)})' if took >= 3 else ''}", color
+        )
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Show changes, and what a debug task says.
+
+        Args:
+            result: What Ansible reports.
+        """
+        if self._display.verbosity:
+            super().v2_runner_on_ok(result)
+            return
+        found = result._result
+        if result._task.action in C._ACTION_DEBUG:
+            if "results" not in found:
+                self.message(found)
+        elif found.get("changed") and "results" not in found and result._task.action not in C._ACTION_INCLUDE_TASKS:
+            self.line("✔", result, C.COLOR_CHANGED)
+        if self._display.verbosity == 0 and result._task.diff and "results" not in found:
+            self._show_diff(found)
+
+    def _show_diff(self, found: dict[str, Any]) -> None:
+        diff = self._get_diff(found["diff"]) if found.get("diff") and found.get("changed") else ""
+        if diff:
+            self.say(diff)
+
+    def message(self, found: dict[str, Any]) -> None:
+        """Show what a debug task says.
+
+        Args:
+            found: Its result.
+        """
+        text = found.get("msg", "")
+        for one in text if isinstance(text, list) else [text]:
+            self.say(f"  {one}")
+
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        """Show changed items.
+
+        Args:
+            result: What Ansible reports.
+        """
+        if self._display.verbosity:
+            super().v2_runner_item_on_ok(result)
+        elif result._task.action in C._ACTION_DEBUG:
+            self.message(result._result)
+        elif result._result.get("changed") and not (result._result.get("started") and not result._result.get("finished")):
+            self.line("✔", result, C.COLOR_CHANGED)
+            if result._task.diff:
+                self._show_diff(result._result)
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        """Skipped tasks are of no interest.
+
+        Args:
+            result: What Ansible reports.
+        """
+        if self._display.verbosity:
+            super().v2_runner_on_skipped(result)
+
+    def v2_runner_item_on_skipped(self, result: Any) -> None:
+        """Skipped items are of no interest.
+
+        Args:
+            result: What Ansible reports.
+        """
+        if self._display.verbosity:
+            super().v2_runner_item_on_skipped(result)
+
+    def v2_runner_retry(self, result: Any) -> None:
+        """Remember what is awaited, for the clock.
+
+        Args:
+            result: What Ansible reports.
+        """
+        self.awaited = self._get_item_label(result._result) or ""
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Show a failure: what was done, and what is wrong.
+
+        Args:
+            result: What Ansible reports.
+            ignore_errors: Whether the play goes on.
+        """
+        found = result._result
+        if self._display.verbosity or "results" in found or not found.get("msg") or ignore_errors:
+            if not (ignore_errors and not self._display.verbosity) and not ("results" in found and not self._display.verbosity):
+                super().v2_runner_on_failed(result, ignore_errors)
+            return
+        self.failure(result)
+
+    def failure(self, result: Any) -> None:
+        """Show a failure.
+
+        Args:
+            result: What Ansible reports.
+        """
+        found = result._result
+        self.line("✘", result, C.COLOR_ERROR)
+        texts = [str(found.get("msg", ""))]
+        texts += [found[key] for key in ("stderr", "module_stderr", "stdout") if found.get(key)][:1]
+        for text in texts:
+            for one in text.strip().splitlines()[-60:]:
+                self.say(f"    {one}", C.COLOR_ERROR)
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        """Show a failed item.
+
+        Args:
+            result: What Ansible reports.
+        """
+        if self._display.verbosity:
+            super().v2_runner_item_on_failed(result)
+        else:
+            self.failure(result)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Show the end in one line a host.
+
+        Args:
+            stats: Counts of every host.
+        """
+        self.stop.set()
+        for host in sorted(stats.processed):
+            count = stats.summarize(host)
+            bad = count["failures"] or count["unreachable"]
+            text = "failed" if bad else f"{count['changed']} changed" if count["changed"] else "nothing to change"
+            self.say(
+                f"\n{host}: {text} (ok={count['ok']} changed={count['changed']} unreachable={count['unreachable']} "
+                f"failed={count['failures']}) in {span(time.monotonic() - self.begun)}",
+                C.COLOR_ERROR if bad else C.COLOR_OK,
+            )

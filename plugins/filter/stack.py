@@ -1,0 +1,609 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters that turn declarations into plans: containers, images and password verifiers."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import difflib
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+#: Keys of a container and the types that each may have.
+CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "kind": (str,),
+    "image": (str,),
+    "user": (str,),
+    "command": (list,),
+    "entrypoint": (list,),
+    "working_dir": (str,),
+    "environment": (dict,),
+    "files": (dict,),
+    "secrets": (dict,),
+    "live_files": (dict,),
+    "volumes": (list,),
+    "binds": (list,),
+    "tmpfs": (dict,),
+    "ports": (list,),
+    "memory": (str, int),
+    "cpus": (float, int, str),
+    "pids": (int,),
+    "shm_size": (str,),
+    "health": (dict,),
+    "aliases": (list,),
+    "capabilities": (list,),
+    "read_only": (bool,),
+    "stop_timeout": (int,),
+    "stop_signal": (str,),
+    "protect": (bool,),
+    "force": (bool,),
+}
+#: Keys of the dictionaries inside a container.
+NESTED_KEYS = {
+    "volumes": {"name", "path", "read_only"},
+    "binds": {"source", "path", "read_only"},
+    "ports": {"host", "container", "address"},
+    "live_files": {"path", "files"},
+    "health": {"test", "timeout", "retries", "start_period", "interval"},
+}
+REQUIRED = ("name", "image", "user", "memory", "cpus")
+SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]?)b?$", re.IGNORECASE)
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+#: Docker refuses less.
+SMALLEST_MEMORY = 6 * 2**20
+
+
+def size_in_bytes(value: Any, where: str) -> int:
+    """Read a size.
+
+    Args:
+        value: A number of bytes or a text such as ``512m`` or ``1g``.
+        where: What the value belongs to, for the error.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        AnsibleFilterError: If it is not a size.
+    """
+    match = SIZE.match(str(value))
+    if not match:
+        raise AnsibleFilterError(f"{where} is {value!r}, which is not a size. Write it like 512m or 1g.")
+    return int(float(match[1]) * UNITS[match[2].lower()])
+
+
+def unknown_keys(found: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse keys that nothing reads.
+
+    Args:
+        found: Keys that stand there.
+        known: Keys that are understood.
+        where: Variable or container that holds them.
+
+    Raises:
+        AnsibleFilterError: If there is one, with the nearest known key.
+    """
+    known = sorted(known)
+    for key in found:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known)}."
+            raise AnsibleFilterError(f"{where} has the unknown key {key!r}. {hint}")
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one dictionary over another, at every depth.
+
+    Args:
+        base: What is declared.
+        over: What the inventory changes.
+
+    Returns:
+        A new dictionary; lists are replaced whole.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def over(declared: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
+    """Lay a container's own declaration over what it shares with others.
+
+    Args:
+        declared: What only this container has.
+        common: What all have.
+
+    Returns:
+        The whole declaration; a key of its own replaces the common one.
+    """
+    return {**common, **declared}
+
+
+def ids_of(user: str, where: str) -> tuple[int, int]:
+    """Read a container's user.
+
+    Args:
+        user: User id and group id, such as ``10001:10001``.
+        where: What it belongs to, for the error.
+
+    Returns:
+        Both numbers; files on the host are given to them, which is why names do not do.
+
+    Raises:
+        AnsibleFilterError: If it is something else, or root.
+    """
+    match = re.fullmatch(r"([1-9]\d*):(\d+)", user)
+    if not match:
+        raise AnsibleFilterError(f"{where}: 'user' is {user!r}, expected are a user id other than 0 and a group id: 10001:10001.")
+    return int(match[1]), int(match[2])
+
+
+def check_container(container: dict[str, Any], where: str) -> None:
+    """Refuse a container that is not declared as the schema says.
+
+    Args:
+        container: Declaration.
+        where: How to name it in an error.
+
+    Raises:
+        AnsibleFilterError: With the key and what is expected.
+    """
+    unknown_keys(container, CONTAINER_KEYS, where)
+    for key in REQUIRED:
+        if container.get(key) in (None, ""):
+            raise AnsibleFilterError(f"{where} has no {key!r}.")
+    for key, value in container.items():
+        kinds = CONTAINER_KEYS[key]
+        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise AnsibleFilterError(f"{where}: {key!r} is {value!r}, expected is {names}.")
+    for key, known in NESTED_KEYS.items():
+        entries = container.get(key) or []
+        if key == "live_files":
+            entries = list((entries or {}).values())
+        for entry in [entries] if isinstance(entries, dict) else entries:
+            if not isinstance(entry, dict):
+                raise AnsibleFilterError(f"{where}: {key!r} holds {entry!r}, expected is a dictionary.")
+            unknown_keys(entry, known, f"{where}: {key!r}")
+    if container.get("kind", "service") not in ("service", "step"):
+        raise AnsibleFilterError(f"{where}: 'kind' is {container['kind']!r}, expected is 'service' or 'step'.")
+    if container.get("kind", "service") == "service" and not (container.get("health") or {}).get("test"):
+        raise AnsibleFilterError(f"{where} has no 'health' with a 'test': nobody could wait for it.")
+    for name, value in (container.get("secrets") or {}).items():
+        if not str(value).strip():
+            raise AnsibleFilterError(f"{where}: the secret {name!r} is empty.")
+    if size_in_bytes(container["memory"], f"{where}: 'memory'") < SMALLEST_MEMORY:
+        raise AnsibleFilterError(f"{where}: 'memory' is {container['memory']!r}, less than the 6m that Docker takes.")
+    try:
+        cpus = float(container["cpus"])
+    except ValueError:
+        cpus = 0.0
+    if not 0.01 <= cpus <= 1024:
+        raise AnsibleFilterError(f"{where}: 'cpus' is {container['cpus']!r}, expected is a number of cores such as 0.5.")
+    for port in container.get("ports") or []:
+        for side in ("host", "container"):
+            if not str(port.get(side, "")).isdigit() or not 0 < int(port[side]) < 65536:
+                raise AnsibleFilterError(f"{where}: 'ports' has {side} {port.get(side)!r}, expected is 1 to 65535.")
+
+
+def mounts_of(container: dict[str, Any], directory: str, stack: str) -> list[dict[str, Any]]:
+    """List what a container mounts.
+
+    Args:
+        container: Declaration.
+        directory: Its own directory on the host.
+        stack: Name of the stack, the prefix of volumes.
+
+    Returns:
+        Mounts in the form that ``community.docker.docker_container`` takes.
+    """
+    mounts = [
+        {"type": "bind", "source": f"{directory}/{kind}", "target": f"/run/{kind}", "read_only": True}
+        for kind, key in (("config", "files"), ("secrets", "secrets"))
+        if container.get(key)
+    ]
+    mounts += [
+        {"type": "bind", "source": f"{os.path.dirname(directory)}/{name}", "target": tree["path"], "read_only": True}
+        for name, tree in (container.get("live_files") or {}).items()
+    ]
+    mounts += [
+        {"type": "bind", "source": bind["source"], "target": bind["path"], "read_only": bind.get("read_only", True)}
+        for bind in container.get("binds") or []
+    ]
+    mounts += [
+        {
+            "type": "volume",
+            "source": f"{stack}-{volume['name']}",
+            "target": volume["path"],
+            "read_only": volume.get("read_only", False),
+        }
+        for volume in container.get("volumes") or []
+    ]
+    return mounts
+
+
+def container_plan(
+    containers: list[dict[str, Any]], settings: dict[str, Any], overrides: dict[str, Any] | None = None, variable: str = ""
+) -> list[dict[str, Any]]:
+    """Turn declared containers into plans.
+
+    Args:
+        containers: Declarations, see ``CONTAINER_KEYS``. ``live_files`` are directories whose change needs no new container:
+            name on the host to ``path`` in the container and ``files``.
+        settings: ``stack``, ``network``, ``config_dir``, ``publish_address``, ``health_interval`` (seconds), ``log_size``
+            and ``log_files``.
+        overrides: Name to what the inventory changes of a declaration.
+        variable: Name of the variable that holds the overrides, for errors.
+
+    Returns:
+        One dictionary a container: ``name`` on the host, ``service``, ``kind``, ``hash`` of all it is made from, ``spec``
+        for ``community.docker.docker_container``, ``limits``, ``network``, ``probe``, ``trees`` and ``secret_trees`` for
+        ``config_tree``. Only ``secret_trees`` holds secrets.
+
+    Raises:
+        AnsibleFilterError: If a declaration cannot work, with the key that is wrong.
+    """
+    overrides = overrides or {}
+    unknown_keys(overrides, [container["name"] for container in containers], variable or "overrides")
+    plans = []
+    for declared in containers:
+        name = declared["name"]
+        change = overrides.get(name) or {}
+        unknown_keys(change, CONTAINER_KEYS, f"{variable}.{name}")
+        container = merged(declared, change)
+        where = f"{variable}.{name}" if change else f"The container {name}"
+        check_container(container, where)
+        kind = container.get("kind", "service")
+        directory = f"{settings['config_dir']}/{name}"
+        user, group = ids_of(container["user"], where)
+        memory = size_in_bytes(container["memory"], where)
+        limits = {
+            "Memory": memory,
+            "NanoCpus": round(float(container["cpus"]) * 1e9),
+            "PidsLimit": container.get("pids", 512),
+        }
+        health = container.get("health") or {}
+        tmpfs = {"/tmp": "64m", **(container.get("tmpfs") or {})}
+        spec = {
+            "image": container["image"],
+            "user": container["user"],
+            "command": [str(word) for word in container.get("command") or []],
+            "entrypoint": container.get("entrypoint"),
+            "working_dir": container.get("working_dir"),
+            "env": {key: str(value) for key, value in (container.get("environment") or {}).items()},
+            "mounts": mounts_of(container, directory, settings["stack"]),
+            "tmpfs": [
+                f"{path}:size={size}," + ("mode=1777" if path == "/tmp" else f"mode=0700,uid={user},gid={group}")
+                for path, size in sorted(tmpfs.items())
+            ],
+            "published_ports": [
+                f"{port.get('address') or settings['publish_address']}:{port['host']}:{port['container']}"
+                for port in container.get("ports") or []
+            ],
+            "memory": memory,
+            "cpus": float(container["cpus"]),
+            "pids_limit": limits["PidsLimit"],
+            "shm_size": container.get("shm_size"),
+            "capabilities": container.get("capabilities") or [],
+            "read_only": container.get("read_only", True),
+            "stop_timeout": container.get("stop_timeout", 30),
+            "stop_signal": container.get("stop_signal"),
+            "aliases": sorted({name, *(container.get("aliases") or [])}),
+            "hostname": name,
+            "restart_policy": "no" if kind == "step" else "unless-stopped",
+            "log_options": {"max-size": settings["log_size"], "max-file": str(settings["log_files"])},
+            "healthcheck": {
+                "test": health["test"],
+                "interval": f"{health.get('interval', settings['health_interval'])}s",
+                "timeout": f"{health.get('timeout', 5)}s",
+                "retries": health.get("retries", 3),
+                "start_period": f"{health.get('start_period', 60)}s",
+            }
+            if kind == "service"
+            else None,
+        }
+        content = {key: container.get(key) or {} for key in ("files", "secrets")}
+        made_from = json.dumps([spec, settings["network"], content], sort_keys=True, default=str)
+        trees = {
+            key: [{"path": f"{directory}/{below}", "group": group, "files": content[key]}] if content[key] else []
+            for key, below in (("files", "config"), ("secrets", "secrets"))
+        }
+        # Not part of the hash: the program in the container notices these files by itself.
+        trees["files"] += [
+            {"path": f"{settings['config_dir']}/{below}", "group": group, "files": tree["files"]}
+            for below, tree in (container.get("live_files") or {}).items()
+        ]
+        plans.append(
+            {
+                "name": f"{settings['stack']}-{name}",
+                "service": name,
+                "kind": kind,
+                "hash": hashlib.sha256(made_from.encode()).hexdigest()[:32],
+                "spec": spec,
+                "limits": limits,
+                "network": settings["network"],
+                "probe": health.get("test", []),
+                "protect": container.get("protect", False),
+                "force": container.get("force", False),
+                "trees": trees["files"],
+                "secret_trees": trees["secrets"],
+            }
+        )
+    return plans
+
+
+def public_plan(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave the content of files and secrets out of plans.
+
+    Args:
+        plans: What ``container_plan`` returned.
+
+    Returns:
+        Plans that may be shown.
+    """
+    return [{key: value for key, value in plan.items() if key not in ("trees", "secret_trees")} for plan in plans]
+
+
+def port_conflicts(plans: list[dict[str, Any]], listening: dict[str, Any], variables: dict[str, Any]) -> list[str]:
+    """Find published ports that something else holds, or that two containers want.
+
+    Args:
+        plans: What ``container_plan`` returned.
+        listening: Port to ``process`` and, if one of this stack's containers publishes it, ``container``.
+        variables: Name to value of the variables that set ports.
+
+    Returns:
+        A sentence for each conflict, with the variable to change.
+    """
+    found = []
+    taken: dict[str, str] = {}
+    for plan in plans:
+        for published in plan["spec"]["published_ports"]:
+            port = published.split(":")[-2]
+            names = [name for name, value in sorted(variables.items()) if str(value) == port]
+            remedy = f"set {' or '.join(names) or 'its port'} to a free one"
+            holder = listening.get(port, {})
+            who = holder.get("container") or holder.get("process") or "another program"
+            if port in listening and who != plan["name"]:
+                found.append(f"Port {port}, which {plan['service']} publishes, is taken by {who}. Stop that, or {remedy}.")
+            if port in taken:
+                found.append(f"Port {port} is published by {taken[port]} and by {plan['service']}: {remedy}.")
+            taken[port] = plan["service"]
+    return found
+
+
+def settled_services(checked: dict[str, list[dict[str, Any]]], states: dict[str, dict[str, Any]]) -> list[str]:
+    """Choose the services of which nothing has to be touched.
+
+    Args:
+        checked: Service to what ``container_plan`` returned.
+        states: What ``container_state`` found of their containers.
+
+    Returns:
+        Services whose containers are all ready and as declared.
+    """
+    return [
+        name for name, plans in checked.items() if all(states.get(plan["name"], {}).get("ready") for plan in plans)
+    ]
+
+
+def build_failure(text: str) -> str:
+    """Make the error of a failed image build readable.
+
+    Args:
+        text: Message of ``community.docker.docker_image``: a sentence, then the log as a Python list.
+
+    Returns:
+        The sentence and the last lines of the log, a line each.
+    """
+    sentence, found, log = text.partition(", logs: ")
+    try:
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", str(line)).strip() for line in ast.literal_eval(log)] if found else []
+    except (SyntaxError, ValueError):
+        return text
+    return "\n".join([sentence, *[line for line in lines if line][-30:]])
+
+
+def context_files(directory: str) -> dict[str, str]:
+    """Read a build context.
+
+    Args:
+        directory: Absolute path, or one below the collection.
+
+    Returns:
+        Relative path to content; not UTF-8 as ``base64:…``. Python's caches are left out.
+
+    Raises:
+        AnsibleFilterError: If there is no such directory.
+    """
+    directory = os.path.join(COLLECTION, directory)
+    if not os.path.isdir(directory):
+        raise AnsibleFilterError(f"There is no directory {directory} to build an image from.")
+    files = {}
+    for top, below, names in os.walk(directory):
+        below[:] = sorted(name for name in below if name not in ("__pycache__", ".git", ".venv", ".pytest_cache"))
+        for name in sorted(names):
+            path = os.path.join(top, name)
+            with open(path, "rb") as file:
+                content = file.read()
+            try:
+                text = content.decode()
+                encoded = text.startswith("base64:")
+            except UnicodeDecodeError:
+                encoded = True
+            value = "base64:" + base64.b64encode(content).decode() if encoded else text
+            files[os.path.relpath(path, directory)] = value
+    return files
+
+
+def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Turn image definitions into plans, parents first.
+
+    Args:
+        definitions: Image name to ``context`` (list of directories, laid over each other), ``from`` (parent's name),
+            ``args`` (build arguments) and ``files`` (further files of the context).
+        wanted: Names that are needed; parents are added.
+        settings: ``repository``, ``args`` of every build, ``salt`` (what every image's hash covers).
+
+    Returns:
+        One dictionary an image: ``name``, ``ref`` (repository, name and the hash of all it is built from), ``parents``,
+        ``files``, ``args`` and ``wave`` (0 has no parent).
+
+    Raises:
+        AnsibleFilterError: If an image is not defined.
+    """
+    plans: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, child: str) -> dict[str, Any]:
+        if name in plans:
+            return plans[name]
+        if name not in definitions:
+            raise AnsibleFilterError(f"The image {name!r} (wanted by {child}) is not defined in stack_images.")
+        definition = definitions[name]
+        unknown_keys(definition, {"context", "from", "args", "files", "base"}, f"stack_images.{name}")
+        parents = [add(parent, f"the image {name}") for parent in definition.get("from", [])]
+        files: dict[str, str] = {}
+        for directory in definition.get("context", []):
+            files.update(context_files(directory))
+        files.update(definition.get("files", {}))
+        args = {
+            **settings["args"],
+            **{f"{parent['name'].upper().replace('-', '_')}_IMAGE": parent["ref"] for parent in parents},
+            **definition.get("args", {}),
+        }
+        # Mirrors and proxies say where the same bytes come from: they are not part of what an image is.
+        identity = {key: value for key, value in args.items() if key not in settings["args"]}
+        made_from = json.dumps([files, identity, settings["salt"], definition.get("base", {})], sort_keys=True, default=str)
+        digest = hashlib.sha256(made_from.encode()).hexdigest()[:16]
+        plans[name] = {
+            "name": name,
+            "ref": f"{settings['repository']}/{name}:{digest}",
+            "files": files,
+            "args": args,
+            "parents": [parent["name"] for parent in parents],
+            "wave": max((parent["wave"] + 1 for parent in parents), default=0),
+        }
+        return plans[name]
+
+    for name in wanted:
+        add(name, "a service")
+    return sorted(plans.values(), key=lambda plan: plan["wave"])
+
+
+def image_missing(plans: list[dict[str, Any]], present: list[str], wanted: list[str]) -> list[dict[str, Any]]:
+    """Choose what has to be built.
+
+    Args:
+        plans: What ``image_plan`` returned.
+        present: References that the engine has.
+        wanted: Names that are needed. A parent is needed only while one of its children is to be built.
+
+    Returns:
+        Plans, parents first.
+    """
+    by_name = {plan["name"]: plan for plan in plans}
+    needed: set[str] = set()
+
+    def need(name: str) -> None:
+        if name not in needed and by_name[name]["ref"] not in present:
+            needed.add(name)
+            for parent in by_name[name]["parents"]:
+                need(parent)
+
+    for name in wanted:
+        need(name)
+    return [plan for plan in plans if plan["name"] in needed]
+
+
+def scram_verifier(password: str, role: str) -> str:
+    """Make PostgreSQL's verifier of a password, so that the server and its log never see the password.
+
+    The salt is derived from password and role: the same password gives the same verifier, which makes a changed one
+    visible by comparison. Passwords here are random, so the salt need not be. Source: RFC 5802, section 3.
+
+    Args:
+        password: ASCII text.
+        role: Name of the database role.
+
+    Returns:
+        ``SCRAM-SHA-256$4096:salt$stored-key:server-key``.
+    """
+    rounds = 4096
+    salt = hmac.digest(password.encode(), b"salt of " + role.encode(), "sha256")[:16]
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt_text, stored_text, server_text = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256${rounds}:{salt_text}${stored_text}:{server_text}"
+
+
+def bucket_policy(bucket: str) -> str:
+    """Write the policy of a bucket's client.
+
+    Args:
+        bucket: Name of the bucket.
+
+    Returns:
+        A policy document in JSON, in the form in which MinIO gives it back: everything in this bucket, nothing elsewhere.
+    """
+    resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": resources}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def python_errors(files: dict[str, str]) -> list[str]:
+    """Find Python files that do not compile.
+
+    Args:
+        files: Relative path to content.
+
+    Returns:
+        A sentence for each broken file, with its line.
+    """
+    found = []
+    for name, text in sorted(files.items()):
+        if name.endswith(".py"):
+            try:
+                compile(text, name, "exec", dont_inherit=True)
+            except (SyntaxError, ValueError) as error:
+                found.append(f"{name}, line {getattr(error, 'lineno', '?')}: {getattr(error, 'msg', error)}")
+    return found
+
+
+class FilterModule:
+    """Filters of this collection."""
+
+    def filters(self) -> dict[str, Any]:
+        """Name the filters.
+
+        Returns:
+            Name to function.
+        """
+        return {
+            "container_plan": container_plan,
+            "public_plan": public_plan,
+            "bucket_policy": bucket_policy,
+            "image_plan": image_plan,
+            "image_missing": image_missing,
+            "build_failure": build_failure,
+            "context_files": context_files,
+            "settled_services": settled_services,
+            "port_conflicts": port_conflicts,
+            "over": over,
+            "python_errors": python_errors,
+            "scram_verifier": scram_verifier,
+            "size_in_bytes": size_in_bytes,
+        }

@@ -1,0 +1,127 @@
+#!/usr/bin/python
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Compare declared containers with those that run."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: container_state
+short_description: Compare declared containers with those that run
+description:
+  - Finds in one call which containers are missing, stopped, made from something else, or altered by hand.
+  - Never changes anything. In check mode it reports as a change what a run would do.
+options:
+  containers:
+    description: Containers as planned by the filter P(quantops.ibkr_stack.container_plan#filter).
+    type: list
+    elements: dict
+    required: true
+author:
+  - The quantops.ibkr_stack maintainers
+"""
+
+EXAMPLES = r"""
+- name: Find what is not as declared
+  quantops.ibkr_stack.container_state:
+    containers: "{{ plan }}"
+"""
+
+RETURN = r"""
+containers:
+  description: Container name to what was found.
+  returned: always
+  type: dict
+  contains:
+    drift: {description: Why it is not as declared; empty when it is., type: list}
+    exists: {description: Whether it exists., type: bool}
+    running: {description: Whether it runs., type: bool}
+    ready: {description: Whether the engine calls it healthy or the step is done., type: bool}
+    hash: {description: Hash of what it was made from., type: str}
+    started_at: {description: When it was started., type: str}
+"""
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError, inspect  # noqa: E402
+
+
+def drift_of(declared: dict, item: dict) -> list[str]:
+    """Compare a declaration with an existing container.
+
+    Args:
+        declared: Plan of one container.
+        item: The engine's description.
+
+    Returns:
+        Sentences that say what differs.
+    """
+    found = []
+    labels = item["Config"].get("Labels") or {}
+    state = item["State"]
+    if labels.get("quantops.hash") != declared["hash"]:
+        found.append("image, settings, configuration or secrets changed")
+    if declared["kind"] == "step":
+        if state["Status"] == "created" or (not state["Running"] and state["ExitCode"] != 0):
+            found.append(f"did not end well the last time (status {state['ExitCode']})")
+        elif declared.get("force") and not state["Running"]:
+            found.append("what it made is gone")
+        return found
+    if state.get("Paused"):
+        found.append("paused")
+    elif not state["Running"] or state.get("Restarting"):
+        found.append(f"not running ({state['Status']})")
+    have, want = item["HostConfig"], declared["limits"]
+    for key, label in (
+        ("Memory", "memory limit"),
+        ("NanoCpus", "CPU limit"),
+        ("PidsLimit", "process limit"),
+    ):
+        if (have.get(key) or 0) != want[key]:
+            found.append(f"{label} is {have.get(key) or 0}, declared {want[key]}")
+    if have["RestartPolicy"]["Name"] != "unless-stopped":
+        found.append(f"restart policy is {have['RestartPolicy']['Name']}")
+    networks = sorted(item["NetworkSettings"]["Networks"])
+    if networks != [declared["network"]]:
+        found.append(f"networks are {networks}, declared ['{declared['network']}']")
+    return found
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={"containers": {"type": "list", "elements": "dict", "required": True}},
+        supports_check_mode=True,
+    )
+    declared = module.params["containers"]
+    try:
+        existing = inspect("container", [container["name"] for container in declared])
+    except EngineError as error:
+        if not module.check_mode:
+            module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
+        existing = {}  # a fresh host in check mode: everything would be made
+    report, lines = {}, []
+    for container in declared:
+        item = existing.get(container["name"])
+        drift = drift_of(container, item) if item else ["absent"]
+        state = item["State"] if item else {}
+        health = (state.get("Health") or {}).get("Status")
+        report[container["name"]] = {
+            "exists": bool(item),
+            "running": bool(state.get("Running")),
+            "ready": not drift and (container["kind"] == "step" and not state.get("Running") or health == "healthy"),
+            "drift": drift,
+            "hash": ((item or {}).get("Config", {}).get("Labels") or {}).get("quantops.hash", ""),
+            "started_at": state.get("StartedAt", ""),
+        }
+        lines += [f"{container['name']}: {reason}\n" for reason in drift]
+    module.exit_json(
+        changed=module.check_mode and bool(lines),
+        containers=report,
+        diff={"before": "".join(lines), "after": "".join(f"{name}: as declared\n" for name in report if lines)}
+        if lines
+        else {},
+    )
+
+
+if __name__ == "__main__":
+    main()

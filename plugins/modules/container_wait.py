@@ -1,0 +1,173 @@
+#!/usr/bin/python
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Wait for several containers at once."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: container_wait
+short_description: Wait for several containers at once
+description:
+  - Waits until every service answers its health check and every step has ended with status 0.
+  - Asks the containers' own health checks, so that nobody waits for the engine's next interval.
+  - Fails when a container ends or keeps restarting, with its last health output and its last log lines.
+options:
+  containers:
+    description: Containers as planned by the filter P(quantops.ibkr_stack.container_plan#filter).
+    type: list
+    elements: dict
+    required: true
+  timeout:
+    description: Seconds after which what is still awaited is an error.
+    type: int
+    default: 300
+  slice:
+    description: Seconds of one call on the host. Set by the action plugin, which says every slice what is awaited.
+    type: int
+    default: 10
+  final:
+    description: Fail when something is still awaited at the end of the call. Set by the action plugin.
+    type: bool
+    default: false
+author:
+  - The quantops.ibkr_stack maintainers
+"""
+
+EXAMPLES = r"""
+- name: Wait
+  quantops.ibkr_stack.container_wait:
+    containers: "{{ plan }}"
+    timeout: 120
+"""
+
+RETURN = r"""
+waiting:
+  description: Names that are not ready yet.
+  returned: always
+  type: list
+  elements: str
+progress:
+  description: A sentence for the person who waits.
+  returned: always
+  type: str
+"""
+
+import time  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (  # noqa: E402
+    EngineError,
+    docker,
+    inspect,
+)
+
+PAUSE = 0.5  # seconds between two looks
+RESTARTS = 3  # a service that restarted so often will not come up by waiting
+
+
+def probe(container: dict) -> tuple[bool, str]:
+    """Run a container's health check now.
+
+    Args:
+        container: Plan of one container.
+
+    Returns:
+        Whether it succeeded, and what it printed.
+    """
+    kind, *words = container["probe"]
+    if kind == "CMD-SHELL":
+        words = ["sh", "-c", *words]
+    status, out, err = docker("exec", container["name"], *words, timeout=10)
+    return status == 0, (out + err).strip()
+
+
+def verdict(container: dict, item: dict | None) -> tuple[str, str]:
+    """Judge one container.
+
+    Args:
+        container: Plan of one container.
+        item: The engine's description, or nothing.
+
+    Returns:
+        ``ready``, ``waiting`` or ``failed``, and the reason.
+    """
+    if item is None:
+        return "failed", "the container does not exist"
+    state = item["State"]
+    if container["kind"] == "step":
+        if state["Running"] or state["Status"] == "created":
+            return "waiting", "still at work"
+        return ("ready", "") if state["ExitCode"] == 0 else ("failed", f"ended with status {state['ExitCode']}")
+    if state["Status"] == "exited":
+        return "failed", f"ended with status {state['ExitCode']}" + (" (out of memory)" if state["OOMKilled"] else "")
+    if item["RestartCount"] >= RESTARTS:
+        return "failed", f"keeps restarting ({item['RestartCount']} times), the last status was {state['ExitCode']}"
+    if not state["Running"]:
+        return "waiting", state["Status"]
+    health = state.get("Health") or {}
+    if health.get("Status") == "healthy":
+        return "ready", ""
+    good, said = probe(container)
+    return ("ready", "") if good else ("waiting", said or "its health check fails without a word")
+
+
+def describe(name: str, reason: str) -> str:
+    """Say why a container is not ready.
+
+    Args:
+        name: Container.
+        reason: What is known.
+
+    Returns:
+        Several lines, with the last lines of its log.
+    """
+    _, out, err = docker("logs", "--tail", "25", name)
+    log = "\n".join(f"    {line}" for line in (out + err).strip().splitlines()) or "    (its log is empty)"
+    return f"{name}: {reason}\n  the last lines of its log (docker logs {name}):\n{log}"
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "containers": {"type": "list", "elements": "dict", "required": True},
+            "timeout": {"type": "int", "default": 300},
+            "slice": {"type": "int", "default": 10},
+            "final": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    open_ones = {container["name"]: container for container in module.params["containers"]}
+    total = len(open_ones)
+    if module.check_mode:
+        module.exit_json(changed=False, waiting=[], progress="check mode: nothing is awaited")
+    reasons: dict[str, str] = {}
+    end = time.monotonic() + module.params["slice"]
+    while True:
+        try:
+            existing = inspect("container", list(open_ones))
+        except EngineError as error:
+            module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
+        for name, container in list(open_ones.items()):
+            state, reason = verdict(container, existing.get(name))
+            reasons[name] = reason
+            if state == "failed":
+                module.fail_json(msg=describe(name, reason))
+            if state == "ready":
+                del open_ones[name]
+        if not open_ones or time.monotonic() >= end:
+            break
+        time.sleep(PAUSE)
+    if open_ones and module.params["final"]:
+        texts = "\n".join(describe(name, f"not ready in time: {reasons[name]}") for name in open_ones)
+        module.fail_json(msg=texts)
+    module.exit_json(
+        changed=False,
+        waiting=list(open_ones),
+        progress=f"{total - len(open_ones)} of {total} ready, waiting for {', '.join(open_ones)}" if open_ones else "",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+#!/usr/bin/python
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Keep generated secrets, one file each."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: secret_store
+short_description: Keep generated secrets, one file each
+description:
+  - Reads the secrets of a stack from a directory and generates those that are not there yet.
+  - Runs on the controller. Never overwrites a secret.
+options:
+  path:
+    description: Directory of the secrets; made with mode 0700.
+    type: path
+    required: true
+  secrets:
+    description: Name to kind. C(password) is 32 letters and digits, C(long) 64, C(fernet) a Fernet key and C(tls) a private
+      key with a self-signed certificate in PEM.
+    type: dict
+    required: true
+  values:
+    description: Secrets that the inventory names itself, from a vault for example. They are not written to the directory.
+    type: dict
+    default: {}
+  tls_names:
+    description: Host names and addresses that a generated certificate is good for.
+    type: list
+    elements: str
+    default: [localhost]
+  write:
+    description: Write what was generated. Off for a look ahead.
+    type: bool
+    default: true
+author:
+  - The quantops.ibkr_stack maintainers
+"""
+
+EXAMPLES = r"""
+- name: Read the secrets
+  quantops.ibkr_stack.secret_store:
+    path: secrets
+    secrets:
+      redis_password: password
+  delegate_to: localhost
+  no_log: true
+"""
+
+RETURN = r"""
+secrets:
+  description: Name to value.
+  returned: always
+  type: dict
+generated:
+  description: Names that were not there yet.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import base64  # noqa: E402
+import datetime  # noqa: E402
+import ipaddress  # noqa: E402
+import os  # noqa: E402
+import secrets as random  # noqa: E402
+import string  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # noqa: E402
+
+# Airflow expands variables in its settings and URLs have delimiters: letters and digits need no quoting anywhere.
+ALPHABET = string.ascii_letters + string.digits
+YEARS = 10
+
+
+def text(length: int) -> str:
+    """Generate a random text.
+
+    Args:
+        length: Number of characters.
+
+    Returns:
+        Letters and digits, 5.95 bits each.
+    """
+    return "".join(random.choice(ALPHABET) for _ in range(length))
+
+
+def fernet() -> str:
+    """Generate a Fernet key.
+
+    Returns:
+        32 random bytes in URL-safe base64, without the two characters that shells and URLs treat in their own way.
+    """
+    while True:
+        key = base64.urlsafe_b64encode(os.urandom(32)).decode()
+        if not set(key) & set("-_"):
+            return key
+
+
+def certificate(names: list[str]) -> str:
+    """Generate a private key and a self-signed certificate.
+
+    Args:
+        names: Host names and IP addresses; the first is the common name.
+
+    Returns:
+        PKCS8 key and certificate in PEM, one after the other.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    alternatives: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            alternatives.append(x509.DNSName(name))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    unused = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=365 * YEARS))
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        # Python 3.13 verifies strictly: an authority says what its key is for, and both keys are identified.
+        .add_extension(x509.KeyUsage(key_cert_sign=True, digital_signature=True, **unused), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + built.public_bytes(serialization.Encoding.PEM)
+    return pem.decode()
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "secrets": {"type": "dict", "required": True, "no_log": False},
+            "values": {"type": "dict", "default": {}, "no_log": True},
+            "tls_names": {"type": "list", "elements": "str", "default": ["localhost"]},
+            "write": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    path = module.params["path"]
+    makers = {
+        "password": lambda: text(32),
+        "long": lambda: text(64),
+        "fernet": fernet,
+        "tls": lambda: certificate(module.params["tls_names"]),
+    }
+    write = module.params["write"] and not module.check_mode
+    known = dict(module.params["values"])
+    generated = []
+    try:
+        if write:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        for name, kind in module.params["secrets"].items():
+            if name in known:
+                source = f"the variable secrets_values.{name}"
+            else:
+                source = file = os.path.join(path, name)
+                if os.path.exists(file):
+                    with open(file, encoding="utf-8") as content:
+                        known[name] = content.read()
+                    if os.stat(file).st_mode & 0o077 and write:
+                        os.chmod(file, 0o600)
+                else:
+                    known[name] = makers[kind]() + ("" if kind == "tls" else "\n")
+                    generated.append(name)
+                    if write:
+                        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                        with os.fdopen(handle, "w", encoding="utf-8") as content:
+                            content.write(known[name])
+            known[name] = str(known[name]) if kind == "tls" else str(known[name]).strip()
+            if not known[name].strip():
+                module.fail_json(
+                    msg=f"The secret {name} is empty ({source}). Put a value there, or remove it to have one generated."
+                )
+    except ImportError:
+        module.fail_json(msg=missing_required_lib("cryptography"))
+    except OSError as error:
+        module.fail_json(msg=f"The secrets cannot be kept in {path}: {error}")
+    module.exit_json(
+        changed=bool(generated) and module.params["write"],
+        secrets={name: known[name] for name in module.params["secrets"]},
+        generated=generated,
+    )
+
+
+if __name__ == "__main__":
+    main()

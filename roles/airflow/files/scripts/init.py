@@ -1,0 +1,44 @@
+"""Prepares Airflow's database before any component starts: wait for it, migrate it, make the admin account as declared.
+
+One process for all three, because importing Airflow is most of what each of them costs. Ends with CHANGED or UNCHANGED
+(of the admin account) and exit code 0, or with a line that begins with "airflow init failed" and exit code 1.
+"""
+
+from __future__ import annotations
+
+import sys
+
+DB_CHECK_RETRIES = 30
+DB_CHECK_DELAY_S = 2
+
+
+def airflow_command(*arguments: str) -> None:
+    """Run one command of Airflow's CLI in this process."""
+    from airflow.cli.cli_parser import get_parser
+
+    parsed = get_parser().parse_args(arguments)
+    parsed.func(parsed)
+
+
+def main() -> int:
+    """Run the steps in order and stop at the first that fails."""
+    step = "import"
+    try:
+        step = "database check"
+        airflow_command("db", "check", "--retry", str(DB_CHECK_RETRIES), "--retry-delay", str(DB_CHECK_DELAY_S))
+        step = "database migration"
+        airflow_command("db", "migrate")
+        step = "admin account"
+        import sync_admin
+
+        sync_admin.main()
+    except (Exception, SystemExit) as error:
+        # The first line says what is wrong; SQLAlchemy adds links and statements below it.
+        reason = str(error).partition("\n")[0]
+        print(f"airflow init failed at the {step}: {type(error).__name__}: {reason}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

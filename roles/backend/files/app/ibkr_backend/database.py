@@ -1,0 +1,159 @@
+"""Tables and queries. Every function takes an open session and leaves committing to its caller."""
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    DateTime,
+    Double,
+    Engine,
+    String,
+    Text,
+    create_engine,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from ibkr_backend.gateway import Bar, Source
+from ibkr_backend.settings import DatabaseSettings
+
+
+class Base(DeclarativeBase):
+    """Base of the tables; migrations create them."""
+
+
+class KeptBar(Base):
+    """One daily bar. ``source`` is part of the key: simulated and real bars live side by side and never replace
+    each other."""
+
+    __tablename__ = "bars"
+    __table_args__ = (CheckConstraint("source IN ('ibkr', 'simulated')", name="bars_source_check"),)
+
+    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    source: Mapped[str] = mapped_column(String(9), primary_key=True)
+    date: Mapped[dt.date] = mapped_column(primary_key=True)
+    open: Mapped[float] = mapped_column(Double)
+    high: Mapped[float] = mapped_column(Double)
+    low: Mapped[float] = mapped_column(Double)
+    close: Mapped[float] = mapped_column(Double)
+    volume: Mapped[float] = mapped_column(Double)
+    fetched_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
+
+
+class Refresh(Base):
+    """The outcome of the last refresh of one symbol. ``history_start`` is how far back the bars of ``source`` were
+    asked for."""
+
+    __tablename__ = "refreshes"
+
+    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    source: Mapped[str | None] = mapped_column(String(9))
+    history_start: Mapped[dt.date | None]
+    last_attempt: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
+    last_success: Mapped[dt.datetime | None] = mapped_column(DateTime(timezone=True))
+    last_error: Mapped[str | None] = mapped_column(Text)
+    failures: Mapped[int]
+
+
+def make_engine(settings: DatabaseSettings) -> Engine:
+    """Make an engine with a small pool that notices a lost server within seconds."""
+    url = settings.sqlalchemy_url
+    if url.get_backend_name() != "postgresql":
+        return create_engine(url)
+    return create_engine(
+        url,
+        pool_size=2,
+        max_overflow=8,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 2, "tcp_user_timeout": 5000, "application_name": "ibkr_backend"},
+    )
+
+
+def utc(moment: dt.datetime | None) -> dt.datetime | None:
+    """Give a stored moment its time zone, which SQLite does not keep."""
+    return moment.replace(tzinfo=dt.UTC) if moment and moment.tzinfo is None else moment
+
+
+def answering_source(session: Session, symbol: str) -> Source | None:
+    """Say which source answers for ``symbol``: real bars as soon as one is kept, else simulated, else None.
+
+    It depends on the symbol alone, so no choice of dates brings bars of two sources into one answer.
+    """
+    sources = set(session.scalars(select(KeptBar.source).where(KeptBar.symbol == symbol).distinct()))
+    return "ibkr" if "ibkr" in sources else "simulated" if sources else None
+
+
+def kept_bars(
+    session: Session, symbol: str, source: Source, start: dt.date | None = None, end: dt.date | None = None
+) -> list[KeptBar]:
+    """Return the bars of one source, ascending, both ends included."""
+    query = select(KeptBar).where(KeptBar.symbol == symbol, KeptBar.source == source).order_by(KeptBar.date)
+    if start:
+        query = query.where(KeptBar.date >= start)
+    if end:
+        query = query.where(KeptBar.date <= end)
+    return list(session.scalars(query))
+
+
+def last_date(session: Session, symbol: str, source: Source) -> dt.date | None:
+    """Return the date of the newest kept bar."""
+    return session.scalar(select(func.max(KeptBar.date)).where(KeptBar.symbol == symbol, KeptBar.source == source))
+
+
+def replace_bars(session: Session, symbol: str, source: Source, bars: Iterable[Bar], *, everything: bool) -> None:
+    """Keep ``bars``, in place of those of the same dates, or of all of this symbol and source."""
+    now = dt.datetime.now(dt.UTC)
+    rows = [
+        {"symbol": symbol, "source": source, "fetched_at": now}
+        | {name: getattr(bar, name) for name in ("date", "open", "high", "low", "close", "volume")}
+        for bar in bars
+    ]
+    if not rows:
+        return
+    outdated = delete(KeptBar).where(KeptBar.symbol == symbol, KeptBar.source == source)
+    if not everything:
+        outdated = outdated.where(KeptBar.date >= min(row["date"] for row in rows))
+    session.execute(outdated)
+    session.execute(insert(KeptBar), rows)
+
+
+def symbols_overview(session: Session, symbols: list[str]) -> list[dict[str, Any]]:
+    """Describe each symbol: answering source, first and last date, count of bars, outcome of its last refresh."""
+    ranges = {
+        (row.symbol, row.source): row
+        for row in session.execute(
+            select(
+                KeptBar.symbol,
+                KeptBar.source,
+                func.min(KeptBar.date).label("first"),
+                func.max(KeptBar.date).label("last"),
+                func.count().label("bars"),
+            )
+            .where(KeptBar.symbol.in_(symbols))
+            .group_by(KeptBar.symbol, KeptBar.source)
+        )
+    }
+    refreshes = {row.symbol: row for row in session.scalars(select(Refresh).where(Refresh.symbol.in_(symbols)))}
+    overview = []
+    for symbol in symbols:
+        kept = ranges.get((symbol, "ibkr")) or ranges.get((symbol, "simulated"))
+        refresh = refreshes.get(symbol)
+        overview.append(
+            {
+                "symbol": symbol,
+                "source": kept.source if kept else None,
+                "simulated": kept.source == "simulated" if kept else None,
+                "first": kept.first if kept else None,
+                "last": kept.last if kept else None,
+                "count": kept.bars if kept else 0,
+                "last_refresh": utc(refresh.last_success) if refresh else None,
+                "last_attempt": utc(refresh.last_attempt) if refresh else None,
+                "last_error": refresh.last_error if refresh else None,
+            }
+        )
+    return overview

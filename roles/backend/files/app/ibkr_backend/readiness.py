@@ -1,0 +1,170 @@
+"""The state of each service the backend works with, found within a fixed time whatever the network does."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import httpx
+from sqlalchemy import Engine, select
+
+from ibkr_backend.database import KeptBar
+from ibkr_backend.gateway import Gateway, error_text
+from ibkr_backend.settings import ApiSettings
+
+# Each client gives up a little before the whole answer is due; a name lookup cannot be told to, so the wait for the
+# answer is limited as well.
+CLIENT_TIMEOUT = 1.2
+ANSWER_TIMEOUT = 1.5
+# Callers that come in quick succession share one round of checks.
+KEEP_SECONDS = 1.0
+
+Check = Callable[[], dict[str, Any]]
+GATEWAY_AWAY = {"up": False, "ibkr_reachable": None, "logged_in": None, "simulated": None}
+
+
+@dataclass
+class Dependency:
+    """One service with its check, which returns details to show or raises. At most one check of it runs at a time,
+    so one that hangs in a name lookup never piles up threads or delays the other services' checks."""
+
+    name: str
+    check: Check
+    details_when_failed: dict[str, Any] = field(default_factory=dict)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
+    _running: Future[dict[str, Any]] | None = None
+    _started: float = 0.0
+
+    def start(self) -> Future[dict[str, Any]]:
+        """Start the check, or join the one that is running or has just ended."""
+        fresh = time.monotonic() - self._started < KEEP_SECONDS
+        if self._running is None or (self._running.done() and not fresh):
+            self._started = time.monotonic()
+            self._running = self._thread.submit(self.check)
+        return self._running
+
+
+def one_line(error: BaseException) -> str:
+    """Shorten an error to its first line, which in every client used here says what is wrong."""
+    text = error_text(error) if isinstance(error, Exception) else str(error)
+    return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+
+
+class Readiness:
+    """All dependencies of the backend."""
+
+    def __init__(self, settings: ApiSettings, engine: Engine) -> None:
+        """Prepare the clients; nothing is asked yet."""
+        self._dependencies = [
+            Dependency("postgres", postgres_check(engine)),
+            Dependency("redis", redis_check(settings)),
+            Dependency("minio", bucket_check(settings)),
+            Dependency("gateway", gateway_check(settings), GATEWAY_AWAY),
+        ]
+        if settings.mlflow_url:
+            self._dependencies.append(Dependency("mlflow", http_check(f"{settings.mlflow_url}/health")))
+        if settings.airflow_url:
+            self._dependencies.append(Dependency("airflow", http_check(f"{settings.airflow_url}/api/v2/version")))
+
+    def report(self) -> dict[str, Any]:
+        """Return ``{"ready": bool, "dependencies": {name: {"state", "reason", …}}}`` within two seconds."""
+        running = {dependency.name: dependency.start() for dependency in self._dependencies}
+        wait(running.values(), timeout=ANSWER_TIMEOUT)
+        dependencies = {each.name: outcome(running[each.name], each.details_when_failed) for each in self._dependencies}
+        ready = all(found["state"] == "ok" for found in dependencies.values())
+        return {"ready": ready, "dependencies": dependencies}
+
+
+def outcome(check: Future[dict[str, Any]], details_when_failed: dict[str, Any]) -> dict[str, Any]:
+    """Put a check's end, or that it has not ended, into words."""
+    if not check.done():
+        reason = f"no answer in {ANSWER_TIMEOUT} s"
+    elif error := check.exception():
+        reason = one_line(error)
+    else:
+        return {"state": "ok", "reason": "answers"} | check.result()
+    return {"state": "failed", "reason": reason} | details_when_failed
+
+
+def postgres_check(engine: Engine) -> Check:
+    """Check that the migrated database answers a query."""
+
+    def check() -> dict[str, Any]:
+        with engine.connect() as connection:
+            connection.execute(select(KeptBar.date).limit(1))
+        return {}
+
+    return check
+
+
+def redis_check(settings: ApiSettings) -> Check:
+    """Check that broker and result backend answer."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    urls = {settings.celery_broker_url.get_secret_value(), settings.celery_result_backend.get_secret_value()}
+    clients = [
+        redis.Redis.from_url(
+            url,
+            socket_connect_timeout=CLIENT_TIMEOUT,
+            socket_timeout=CLIENT_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+        for url in sorted(urls)
+    ]
+
+    def check() -> dict[str, Any]:
+        for client in clients:
+            client.ping()
+        return {}
+
+    return check
+
+
+def bucket_check(settings: ApiSettings) -> Check:
+    """Check that the bucket answers to the backend's own key."""
+    import boto3
+    from botocore.config import Config
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint_url,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        config=Config(
+            connect_timeout=CLIENT_TIMEOUT,
+            read_timeout=CLIENT_TIMEOUT,
+            retries={"total_max_attempts": 1},
+            s3={"addressing_style": "path"},
+            proxies={},
+        ),
+    )
+
+    def check() -> dict[str, Any]:
+        client.head_bucket(Bucket=settings.s3_bucket)
+        return {"reason": f"bucket {settings.s3_bucket} answers"}
+
+    return check
+
+
+def gateway_check(settings: ApiSettings) -> Check:
+    """Check that the gateway answers. That IBKR is away or nobody is logged in is told, but is no failure: only a
+    person can log in."""
+    gateway = Gateway(settings.gateway_url, settings.gateway_ca_file, timeout=CLIENT_TIMEOUT / 2)
+    return lambda: asdict(gateway.state())
+
+
+def http_check(url: str) -> Check:
+    """Check that ``url`` answers with success."""
+    client = httpx.Client(timeout=CLIENT_TIMEOUT, trust_env=False)
+
+    def check() -> dict[str, Any]:
+        answer = client.get(url)
+        if not answer.is_success:
+            raise RuntimeError(f"HTTP {answer.status_code}")
+        return {}
+
+    return check

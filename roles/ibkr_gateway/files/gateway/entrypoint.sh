@@ -1,0 +1,83 @@
+#!/bin/sh
+# Starts IBKR's Client Portal gateway as it comes in its archive, without writing to the archive's directory.
+#
+# GATEWAY_HOME           unpacked archive, read only                    (/opt/gateway)
+# GATEWAY_CONFIG_DIR     holds conf.yaml, keys at the line's beginning  (/run/config)
+# GATEWAY_RUNTIME_DIR    writable, best a tmpfs: the secrets end there  (/run/gateway)
+# GATEWAY_CERT_FILE      PEM certificate, with its chain                (/run/secrets/gateway.crt)
+# GATEWAY_KEY_FILE       PEM private key                                (/run/secrets/gateway.key)
+# GATEWAY_PASSWORD_FILE  keystore password, letters and digits          (/run/secrets/gateway_keystore_password)
+#
+# Exit code 2: a file or directory is missing or unusable; the line on stderr names the variable.
+set -eu
+umask 077
+
+home=${GATEWAY_HOME:-/opt/gateway}
+config_dir=${GATEWAY_CONFIG_DIR:-/run/config}
+runtime_dir=${GATEWAY_RUNTIME_DIR:-/run/gateway}
+cert_file=${GATEWAY_CERT_FILE:-/run/secrets/gateway.crt}
+key_file=${GATEWAY_KEY_FILE:-/run/secrets/gateway.key}
+password_file=${GATEWAY_PASSWORD_FILE:-/run/secrets/gateway_keystore_password}
+jar=dist/ibgroup.web.core.iblink.router.clientportal.gw.jar
+main_class=ibgroup.web.core.clientportal.gw.GatewayStart
+
+fail() {
+    echo "ibkr-gateway: $1" >&2
+    exit 2
+}
+
+[ -r "$home/$jar" ] || fail "GATEWAY_HOME: $home/$jar is missing; is this IBKR's clientportal.gw archive?"
+[ -r "$config_dir/conf.yaml" ] || fail "GATEWAY_CONFIG_DIR: cannot read $config_dir/conf.yaml"
+[ -r "$cert_file" ] || fail "GATEWAY_CERT_FILE: cannot read $cert_file"
+[ -r "$key_file" ] || fail "GATEWAY_KEY_FILE: cannot read $key_file"
+[ -r "$password_file" ] || fail "GATEWAY_PASSWORD_FILE: cannot read $password_file"
+[ -d "$runtime_dir" ] || fail "GATEWAY_RUNTIME_DIR: $runtime_dir is not a directory"
+[ -w "$runtime_dir" ] || fail "GATEWAY_RUNTIME_DIR: $runtime_dir is not writable"
+
+password=
+# `read` also fails on a last line without a line feed, which is a good password file.
+IFS= read -r password <"$password_file" || :
+case $password in
+    *[!A-Za-z0-9]*) fail "GATEWAY_PASSWORD_FILE: only letters and digits are allowed in $password_file" ;;
+    ??????*) ;;
+    *) fail "GATEWAY_PASSWORD_FILE: a keystore needs at least six characters" ;;
+esac
+
+# The archive looks for conf.yaml, keystore and web pages in the directory "root" of its class path, and writes into its
+# working directory. Both are made anew here at each start; the programs are reached through links.
+rm -rf "$runtime_dir/root"
+mkdir "$runtime_dir/root"
+for name in bin build dist; do
+    rm -f "${runtime_dir:?}/$name"
+    if [ -e "$home/$name" ]; then ln -s "$home/$name" "$runtime_dir/$name"; fi
+done
+if [ -d "$home/root/webapps" ]; then ln -s "$home/root/webapps" "$runtime_dir/root/webapps"; fi
+
+openssl pkcs12 -export -name gateway -in "$cert_file" -inkey "$key_file" \
+    -passout "file:$password_file" -passin pass: -out "$runtime_dir/root/gateway.p12" \
+    || fail "GATEWAY_CERT_FILE, GATEWAY_KEY_FILE: not a PEM certificate and its unencrypted key"
+
+# conf.yaml carries no secret on the host; whatever it says of the keystore is replaced.
+{
+    sed '/^[[:space:]]*ssl\(Cert\|Pwd\)[[:space:]]*:/d' "$config_dir/conf.yaml"
+    printf '\nsslCert: "gateway.p12"\nsslPwd: "%s"\n' "$password"
+} >"$runtime_dir/root/conf.yaml"
+
+logback=$(dirname "$0")/logback.xml
+[ ! -r "$config_dir/logback.xml" ] || logback=$config_dir/logback.xml
+cp "$logback" "$runtime_dir/root/logback.xml" || fail "logback.xml is missing beside $0"
+
+cd "$runtime_dir"
+unset password
+# The configuration's path is relative to "root" in the class path, as in the archive's bin/run.sh.
+exec java \
+    -server \
+    -XX:MaxRAMPercentage=60 \
+    -XX:+ExitOnOutOfMemoryError \
+    -Djava.awt.headless=true \
+    -Djava.net.preferIPv4Stack=true \
+    -Dvertx.disableDnsResolver=true \
+    -Dvertx.logger-delegate-factory-class-name=io.vertx.core.logging.SLF4JLogDelegateFactory \
+    -classpath "root:$jar:build/lib/runtime/*" \
+    "$main_class" \
+    --conf ../root/conf.yaml

@@ -1,0 +1,60 @@
+"""Settings from the environment; a bad one is named in one line."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class SettingsError(ValueError):
+    """A missing or bad setting; its text names the variable and the remedy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where to listen, with which certificate, and whether a session is logged in at the start."""
+
+    host: str
+    port: int
+    cert_file: str
+    key_file: str
+    logged_in: bool
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Read and check `SIMULATOR_HOST`, `_PORT`, `_CERT_FILE`, `_KEY_FILE` and `_LOGGED_IN`.
+
+        Raises:
+            SettingsError: a variable is missing, malformed or names an unusable file.
+        """
+        port = environment.get("SIMULATOR_PORT", "5055")
+        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise SettingsError(f"SIMULATOR_PORT: {port!r} is not a port number from 1 to 65535")
+        logged_in = environment.get("SIMULATOR_LOGGED_IN", "true").lower()
+        if logged_in not in {"true", "false"}:
+            raise SettingsError(f"SIMULATOR_LOGGED_IN: {logged_in!r} is neither true nor false")
+        cert_file = _readable(environment, "SIMULATOR_CERT_FILE", "certificate")
+        key_file = _readable(environment, "SIMULATOR_KEY_FILE", "private key")
+        try:
+            # The callback keeps OpenSSL from asking for a passphrase on a terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, password=lambda: "")
+        except (ssl.SSLError, ValueError) as error:
+            raise SettingsError(
+                f"SIMULATOR_CERT_FILE, SIMULATOR_KEY_FILE: {cert_file} and {key_file} are not a PEM certificate "
+                f"and its unencrypted private key ({error})"
+            ) from None
+        host = environment.get("SIMULATOR_HOST", "0.0.0.0")
+        return cls(host, int(port), cert_file, key_file, logged_in == "true")
+
+
+def _readable(environment: Mapping[str, str], name: str, what: str) -> str:
+    path = environment.get(name, "")
+    if not path:
+        raise SettingsError(f"{name}: not set; name the PEM file of the TLS {what}")
+    try:
+        with open(path, "rb"):
+            return path
+    except OSError as error:
+        raise SettingsError(f"{name}: cannot read {path}: {error.strerror}") from None

@@ -1,0 +1,100 @@
+"""The running stack that the tests look at: by default that of `make up`, or another one named by the environment.
+
+QUANTOPS_STACK: its name. QUANTOPS_PORT_OFFSET: what was added to the default ports. QUANTOPS_SECRETS_DIR: its secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+REPOSITORY = Path(__file__).parents[2]
+PORTS = {
+    "minio": 9000, "minio_console": 9001, "ibkr_gateway": 5055, "backend": 8000, "flower": 5555, "mlflow": 5500,
+    "airflow": 8080,
+}  # fmt: skip
+Found = TypeVar("Found")
+
+
+def command(*words: str, stdin: str | None = None, environment: dict[str, str] | None = None) -> str:
+    """Run a command and return what it prints.
+
+    Raises:
+        AssertionError: It did not end with 0; with what it said.
+    """
+    done = subprocess.run(
+        words,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | (environment or {}),
+    )
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+class Stack:
+    """Names, addresses and secrets of the running stack."""
+
+    def __init__(self) -> None:
+        """Read the environment."""
+        self.name = os.environ.get("QUANTOPS_STACK", "quantops")
+        self.offset = int(os.environ.get("QUANTOPS_PORT_OFFSET", "0"))
+        self.secrets_dir = Path(
+            os.environ.get("QUANTOPS_SECRETS_DIR", REPOSITORY / "inventories" / "local" / ".secrets")
+        )
+        self.config_dir = Path("/etc/quantops", self.name)
+
+    def port(self, service: str) -> int:
+        """Port on this host."""
+        return PORTS[service] + self.offset
+
+    def url(self, service: str, path: str = "", scheme: str = "http") -> str:
+        """Address on this host."""
+        return f"{scheme}://127.0.0.1:{self.port(service)}{path}"
+
+    def secret(self, name: str) -> str:
+        """A secret's value."""
+        return (self.secrets_dir / name).read_text().strip()
+
+    def execute(
+        self, container: str, *words: str, stdin: str | None = None, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container; values of `environment` reach it without a command line."""
+        names = [f"--env={name}" for name in environment or {}]
+        return subprocess.run(
+            ["docker", "exec", "--interactive", *names, f"{self.name}-{container}", *words],
+            input=stdin or "", capture_output=True, text=True, timeout=120, check=False, env=os.environ | (environment or {}),
+        )  # fmt: skip
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """The engine's description of each container, by its name without the stack's."""
+        names = command(
+            "docker", "ps", "--all", "--filter", f"label=quantops.stack={self.name}", "--format", "{{.Names}}"
+        )
+        if not names.split():
+            return {}
+        found = json.loads(command("docker", "inspect", *names.split()))
+        return {item["Name"].removeprefix(f"/{self.name}-"): item for item in found}
+
+
+def eventually(ask: Callable[[], Found], seconds: float, pause: float = 2) -> Found:
+    """Ask until the answer is true.
+
+    Raises:
+        AssertionError: It was not in time; with the last answer.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {seconds:.0f} s, the last answer was {answer!r}"
+        time.sleep(pause)

@@ -1,0 +1,115 @@
+"""The Celery application, beat's schedule, and Flower's password."""
+
+import base64
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from celery.exceptions import QueueNotFound
+from ibkr_backend import heartbeat
+from ibkr_backend.celery_app import app
+from ibkr_backend.settings import SettingsError
+from ibkr_backend.tasks import ping, refresh_bars
+
+APP = Path(__file__).parents[3] / "roles/backend/files/app"
+
+
+def scheduler(path: Path) -> heartbeat.BeatScheduler:
+    return heartbeat.BeatScheduler(app, schedule_filename=str(path))
+
+
+def test_everything_goes_to_the_one_queue_that_the_worker_consumes() -> None:
+    assert app.conf.task_default_queue == "backend"
+    assert list(app.amqp.queues) == ["backend"]
+    with pytest.raises(QueueNotFound):
+        ping.apply_async(queue="elsewhere")
+
+
+def test_every_scheduled_task_exists() -> None:
+    app.loader.import_default_modules()
+    assert refresh_bars.name == "ibkr_backend.tasks.refresh_bars"
+    assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= set(app.tasks)
+
+
+def test_the_first_look_comes_at_once_and_the_next_after_its_interval(tmp_path: Path) -> None:
+    beat = scheduler(tmp_path / "schedule")
+    entry = beat.schedule["refresh-all-bars"]
+    assert entry.is_due().is_due
+    following = next(entry)
+    assert not following.is_due().is_due
+    assert following.is_due().next > 50
+    beat.schedule["refresh-all-bars"] = following
+    beat.close()
+    # A restarted beat goes on where it was.
+    again = scheduler(tmp_path / "schedule")
+    assert not again.schedule["refresh-all-bars"].is_due().is_due
+    again.close()
+
+
+def test_each_tick_of_beat_touches_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_HEARTBEAT", tmp_path / "heartbeat")
+    beat = scheduler(tmp_path / "schedule")
+    beat.schedule["refresh-all-bars"] = next(beat.schedule["refresh-all-bars"])
+    assert 0 < beat.tick() <= 15
+    assert time.time() - (tmp_path / "heartbeat").stat().st_mtime < 5
+    beat.close()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_schedule_directory_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(SettingsError, match="CELERY_BEAT_SCHEDULE"):
+        _ = scheduler(tmp_path / "schedule").schedule
+
+
+def test_a_missing_schedule_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="CELERY_BEAT_SCHEDULE"):
+        _ = scheduler(tmp_path / "missing/schedule").schedule
+
+
+def status(url: str, user: str | None = None) -> int:
+    request = urllib.request.Request(url)
+    if user:
+        request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def test_flower_asks_for_the_password_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("open sesame\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+        "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/1",
+        "FLOWER_USER": "admin",
+        "FLOWER_PASSWORD_FILE": str(tmp_path / "password"),
+    }
+    celery = [sys.executable, "-m", "celery", "-A", "ibkr_backend.celery_app:app", "flower"]
+    options = ["--conf=ibkr_backend/flower_config.py", "--address=127.0.0.1", f"--port={port}"]
+    with subprocess.Popen(celery + options, cwd=APP, env=environment, stderr=subprocess.DEVNULL) as flower:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 20
+            while status(f"{url}/healthcheck") != 200 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert status(f"{url}/healthcheck") == 200
+            assert status(f"{url}/workers") == 401
+            assert status(f"{url}/workers", "admin:wrong") == 401
+            assert status(f"{url}/workers", "admin:open sesame") == 200
+        finally:
+            flower.kill()

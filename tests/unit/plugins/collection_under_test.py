@@ -1,0 +1,48 @@
+"""Loads the collection of this working copy as Ansible does."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ansible.utils.collection_loader import AnsibleCollectionConfig
+from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
+
+REPOSITORY = Path(__file__).parents[3]
+
+if AnsibleCollectionConfig.collection_finder is None:
+    _AnsibleCollectionFinder(paths=[str(REPOSITORY / ".collections")])._install()
+
+
+def plugin(name: str) -> ModuleType:
+    """Import a plugin by its path below `plugins`, with dots."""
+    return importlib.import_module(f"ansible_collections.quantops.ibkr_stack.plugins.{name}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a module ended: its result and everything that it printed."""
+
+    result: dict[str, Any]
+    output: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether it reported a failure."""
+        return bool(self.result.get("failed"))
+
+
+Run = Callable[..., Outcome]
+
+
+def ansible_environment(**more: str) -> dict[str, str]:
+    """Environment in which this Python's Ansible runs from the working copy, whatever the caller's own settings are."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**own, "PATH": path, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **more}

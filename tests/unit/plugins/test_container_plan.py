@@ -1,0 +1,260 @@
+"""`container_plan`: what it refuses, what a container's hash covers, and that plans to be shown hold no secret."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from collection_under_test import plugin
+
+stack = plugin("filter.stack")
+
+SETTINGS = {
+    "stack": "desk",
+    "network": "desk",
+    "config_dir": "/etc/desk",
+    "publish_address": "127.0.0.1",
+    "health_interval": 30,
+    "log_size": "10m",
+    "log_files": 3,
+}
+DECLARED: dict[str, Any] = {
+    "name": "web",
+    "image": "example/web:1",
+    "user": "10001:10002",
+    "command": ["serve", "--port", "80"],
+    "entrypoint": ["/init"],
+    "working_dir": "/srv",
+    "environment": {"A": 1, "B": "two"},
+    "files": {"web.conf": "listen 80\n", "more/site.conf": "x\n"},
+    "secrets": {"password": "correct-horse-battery"},
+    "volumes": [{"name": "web-data", "path": "/data"}],
+    "binds": [{"source": "/opt/web", "path": "/opt/web"}],
+    "tmpfs": {"/run/web": "8m"},
+    "ports": [{"host": 8080, "container": 80}],
+    "memory": "512m",
+    "cpus": 0.5,
+    "pids": 100,
+    "shm_size": "64m",
+    "health": {"test": ["CMD", "true"]},
+    "aliases": ["www"],
+    "capabilities": ["CHOWN"],
+    "read_only": True,
+    "stop_timeout": 20,
+    "stop_signal": "SIGINT",
+}
+
+
+def plan_of(change: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+    """Plan of the declared container with some keys changed; None removes a key."""
+    container = {key: value for key, value in {**DECLARED, **(change or {})}.items() if value is not None}
+    return stack.container_plan([container], {**SETTINGS, **settings})[0]
+
+
+def test_spec_is_hardened_by_default() -> None:
+    """What is not declared is the strict choice."""
+    minimal = {key: DECLARED[key] for key in ("name", "image", "user", "memory", "cpus", "health")}
+    [plan] = stack.container_plan([minimal], SETTINGS)
+    spec = plan["spec"]
+    assert spec["read_only"] is True
+    assert spec["capabilities"] == []
+    assert spec["restart_policy"] == "unless-stopped"
+    assert spec["log_options"] == {"max-size": "10m", "max-file": "3"}
+    assert spec["published_ports"] == [] and spec["mounts"] == []
+    assert spec["tmpfs"] == ["/tmp:size=64m,mode=1777"]
+    assert spec["healthcheck"]["interval"] == "30s"
+    assert plan["limits"] == {"Memory": 512 * 2**20, "NanoCpus": 500_000_000, "PidsLimit": 512}
+
+
+def test_spec_says_what_is_declared() -> None:
+    """Names, mounts, ports and limits arrive in the engine's form."""
+    plan = plan_of()
+    spec = plan["spec"]
+    assert (plan["name"], plan["service"], plan["kind"], plan["network"]) == ("desk-web", "web", "service", "desk")
+    assert spec["env"] == {"A": "1", "B": "two"}
+    assert spec["published_ports"] == ["127.0.0.1:8080:80"]
+    assert spec["aliases"] == ["web", "www"]
+    assert spec["tmpfs"] == ["/run/web:size=8m,mode=0700,uid=10001,gid=10002", "/tmp:size=64m,mode=1777"]
+    assert {(mount["type"], mount["source"], mount["target"], mount["read_only"]) for mount in spec["mounts"]} == {
+        ("bind", "/etc/desk/web/config", "/run/config", True),
+        ("bind", "/etc/desk/web/secrets", "/run/secrets", True),
+        ("bind", "/opt/web", "/opt/web", True),
+        ("volume", "desk-web-data", "/data", False),
+    }
+    assert plan["trees"] == [{"path": "/etc/desk/web/config", "group": 10002, "files": DECLARED["files"]}]
+    assert plan["secret_trees"] == [{"path": "/etc/desk/web/secrets", "group": 10002, "files": DECLARED["secrets"]}]
+
+
+def test_a_step_is_not_restarted_and_needs_no_health_check() -> None:
+    """A step runs to its end once."""
+    spec = plan_of({"kind": "step", "health": None})["spec"]
+    assert spec["restart_policy"] == "no"
+    assert spec["healthcheck"] is None
+
+
+def test_a_port_may_have_its_own_address() -> None:
+    """One port can be published elsewhere than the others."""
+    ports = [{"host": 8080, "container": 80, "address": "10.0.0.1"}]
+    assert plan_of({"ports": ports})["spec"]["published_ports"] == ["10.0.0.1:8080:80"]
+
+
+REFUSED = {
+    "unknown key": ({"memmory": "1g"}, "unknown key 'memmory'. Did you mean 'memory'?"),
+    "unknown key like none": ({"zzzz": 1}, "unknown key 'zzzz'. Known are "),
+    "no image": ({"image": None}, "has no 'image'"),
+    "empty image": ({"image": ""}, "has no 'image'"),
+    "no user": ({"user": None}, "has no 'user'"),
+    "no memory": ({"memory": None}, "has no 'memory'"),
+    "no cpus": ({"cpus": None}, "has no 'cpus'"),
+    "root": ({"user": "0:0"}, "'user' is '0:0', expected are a user id other than 0"),
+    "user by name": ({"user": "web:web"}, "'user' is 'web:web'"),
+    "user without group": ({"user": "10001"}, "'user' is '10001'"),
+    "command as text": ({"command": "serve"}, "'command' is 'serve', expected is list"),
+    "environment as list": ({"environment": ["A=1"]}, "'environment' is ['A=1'], expected is dict"),
+    "truth as number": ({"stop_timeout": True}, "'stop_timeout' is True, expected is int"),
+    "text as truth": ({"read_only": "yes"}, "'read_only' is 'yes', expected is bool"),
+    "size in words": ({"memory": "half a gig"}, "'memory' is 'half a gig', which is not a size. Write it like 512m"),
+    "too little memory": ({"memory": "1m"}, "'memory' is '1m', less than the 6m that Docker takes"),
+    "no processor": ({"cpus": 0}, "'cpus' is 0, expected is a number of cores such as 0.5"),
+    "processors in words": ({"cpus": "many"}, "'cpus' is 'many', expected is a number of cores"),
+    "absurd processors": ({"cpus": 5000}, "'cpus' is 5000, expected is a number of cores"),
+    "port out of range": (
+        {"ports": [{"host": 70000, "container": 80}]},
+        "'ports' has host 70000, expected is 1 to 65535",
+    ),
+    "port without target": ({"ports": [{"host": 80}]}, "'ports' has container None"),
+    "unknown key of a port": (
+        {"ports": [{"hots": 80, "container": 80}]},
+        "'ports' has the unknown key 'hots'. Did you mean 'host'?",
+    ),
+    "port as text": ({"ports": ["80:80"]}, "'ports' holds '80:80', expected is a dictionary"),
+    "unknown key of a volume": ({"volumes": [{"name": "x", "target": "/x"}]}, "'volumes' has the unknown key 'target'"),
+    "no health": ({"health": None}, "has no 'health' with a 'test'"),
+    "health without test": ({"health": {"retries": 2}}, "has no 'health' with a 'test'"),
+    "unknown kind": ({"kind": "job"}, "'kind' is 'job', expected is 'service' or 'step'"),
+    "empty secret": ({"secrets": {"password": " \n"}}, "the secret 'password' is empty"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
+def test_refuses(change: dict[str, Any], message: str) -> None:
+    """Each wrong declaration is named with its container, its key and what is expected."""
+    with pytest.raises(AnsibleFilterError) as error:
+        plan_of(change)
+    assert message in str(error.value)
+    assert "web" in str(error.value)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "image": {"image": "example/web:2"},
+    "user": {"user": "10009:10002"},
+    "command": {"command": ["serve"]},
+    "entrypoint": {"entrypoint": None},
+    "working_dir": {"working_dir": "/"},
+    "environment value": {"environment": {"A": 2, "B": "two"}},
+    "environment removed": {"environment": {"A": 1}},
+    "file": {"files": {"web.conf": "listen 81\n", "more/site.conf": "x\n"}},
+    "file removed": {"files": {"web.conf": "listen 80\n"}},
+    "secret": {"secrets": {"password": "another"}},
+    "volume": {"volumes": [{"name": "other", "path": "/data"}]},
+    "bind": {"binds": [{"source": "/opt/web", "path": "/opt/web", "read_only": False}]},
+    "tmpfs": {"tmpfs": {"/run/web": "9m"}},
+    "port": {"ports": [{"host": 8081, "container": 80}]},
+    "memory": {"memory": "513m"},
+    "cpus": {"cpus": 0.6},
+    "pids": {"pids": 101},
+    "shm_size": {"shm_size": "65m"},
+    "health test": {"health": {"test": ["CMD", "false"]}},
+    "health retries": {"health": {"test": ["CMD", "true"], "retries": 9}},
+    "aliases": {"aliases": []},
+    "capabilities": {"capabilities": []},
+    "read_only": {"read_only": False},
+    "stop_timeout": {"stop_timeout": 21},
+    "stop_signal": {"stop_signal": None},
+}
+
+
+def test_every_input_changes_the_hash() -> None:
+    """The hash covers all that a container is made from, and tells all of it apart."""
+    hashes = {name: plan_of(change)["hash"] for name, change in CHANGES.items()}
+    settings = {"network": "b", "log_size": "11m", "log_files": 4, "publish_address": "0.0.0.0", "health_interval": 31}
+    for name, value in settings.items():
+        hashes[name] = plan_of(**{name: value})["hash"]
+    hashes["as declared"] = plan_of()["hash"]
+    assert len(set(hashes.values())) == len(hashes), hashes
+
+
+def test_order_does_not_change_the_hash() -> None:
+    """The order of a dictionary's keys means nothing."""
+
+    def turned(value: Any) -> Any:
+        return {key: turned(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    [other] = stack.container_plan([turned(DECLARED)], turned(SETTINGS))
+    assert other["hash"] == plan_of()["hash"]
+
+
+def test_two_plans_of_one_declaration_are_equal() -> None:
+    """Nothing random, and nothing taken from the clock; the declaration itself is left alone."""
+    before = copy.deepcopy(DECLARED)
+    assert plan_of() == plan_of()
+    assert before == DECLARED
+
+
+def test_public_plan_holds_no_content() -> None:
+    """Secrets and files stay out of what Ansible may print."""
+    plans = stack.container_plan([DECLARED], SETTINGS)
+    assert "correct-horse-battery" in json.dumps(plans)
+    shown = json.dumps(stack.public_plan(plans))
+    assert "correct-horse-battery" not in shown and "listen 80" not in shown
+    assert plans[0]["hash"] in shown
+
+
+def test_only_secret_trees_hold_secrets() -> None:
+    """A secret is nowhere else in a plan."""
+    [plan] = stack.container_plan([DECLARED], SETTINGS)
+    del plan["secret_trees"]
+    assert "correct-horse-battery" not in json.dumps(plan)
+
+
+def test_overrides_reach_into_dictionaries_and_replace_lists() -> None:
+    """The inventory changes a key at any depth."""
+    over = {"web": {"memory": "1g", "environment": {"B": "three"}, "command": ["other"]}}
+    [plan] = stack.container_plan([DECLARED], SETTINGS, over, "web_overrides")
+    assert plan["limits"]["Memory"] == 2**30
+    assert plan["spec"]["env"] == {"A": "1", "B": "three"}
+    assert plan["spec"]["command"] == ["other"]
+
+
+def test_an_override_can_take_the_port_away() -> None:
+    """An empty list publishes nothing."""
+    [plan] = stack.container_plan([DECLARED], SETTINGS, {"web": {"ports": []}}, "web_overrides")
+    assert plan["spec"]["published_ports"] == []
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"wbe": {}}, "web_overrides has the unknown key 'wbe'. Did you mean 'web'?"),
+        ({"web": {"memroy": "1g"}}, "web_overrides.web has the unknown key 'memroy'. Did you mean 'memory'?"),
+        ({"web": {"memory": "lots"}}, "web_overrides.web: 'memory' is 'lots'"),
+        ({"web": {"user": "root:root"}}, "web_overrides.web: 'user' is 'root:root'"),
+    ],
+)
+def test_a_wrong_override_names_the_variable(over: dict[str, Any], message: str) -> None:
+    """The operator reads which variable to correct."""
+    with pytest.raises(AnsibleFilterError) as error:
+        stack.container_plan([DECLARED], SETTINGS, over, "web_overrides")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512m", 512 * 2**20), ("1g", 2**30), ("1.5g", 3 * 2**29), (4096, 4096), ("64k", 65536), ("2GB", 2**31)],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    """Sizes as Docker writes them."""
+    assert stack.size_in_bytes(text, "memory") == size

@@ -1,0 +1,248 @@
+"""What the modules make of the engine's answers: drift, readiness, and an engine that does not answer."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from collection_under_test import Run, plugin
+
+engine = plugin("module_utils.engine")
+state = plugin("modules.container_state")
+waiting = plugin("modules.container_wait")
+
+DECLARED: dict[str, Any] = {
+    "name": "desk-web",
+    "kind": "service",
+    "hash": "abc",
+    "limits": {"Memory": 2**29, "NanoCpus": 500_000_000, "PidsLimit": 512},
+    "network": "desk",
+    "probe": ["CMD", "true"],
+}
+ITEM: dict[str, Any] = {
+    "Name": "/desk-web",
+    "Id": "0123",
+    "RestartCount": 0,
+    "Config": {"Labels": {"quantops.hash": "abc"}},
+    "State": {"Status": "running", "Running": True, "ExitCode": 0, "OOMKilled": False, "Health": {"Status": "healthy"}},
+    "HostConfig": {
+        "Memory": 2**29,
+        "NanoCpus": 500_000_000,
+        "PidsLimit": 512,
+        "RestartPolicy": {"Name": "unless-stopped"},
+    },
+    "NetworkSettings": {"Networks": {"desk": {}}},
+}
+
+
+def item(**changes: Any) -> dict[str, Any]:
+    """The engine's description with changes; ``State__Running=False`` reaches into a dictionary."""
+    result = copy.deepcopy(ITEM)
+    for key, value in changes.items():
+        *above, last = key.split("__")
+        place = result
+        for name in above:
+            place = place[name]
+        place[last] = value
+    return result
+
+
+def test_no_drift() -> None:
+    """A container as declared."""
+    assert state.drift_of(DECLARED, ITEM) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"Config__Labels": {"quantops.hash": "old"}}, "image, settings, configuration or secrets changed"),
+        ({"Config__Labels": None}, "image, settings, configuration or secrets changed"),
+        ({"State__Running": False, "State__Status": "exited"}, "not running (exited)"),
+        ({"State__Restarting": True, "State__Status": "restarting"}, "not running (restarting)"),
+        ({"State__Paused": True}, "paused"),
+        ({"HostConfig__Memory": 2**28}, "memory limit is 268435456, declared 536870912"),
+        ({"HostConfig__NanoCpus": 0}, "CPU limit is 0, declared 500000000"),
+        ({"HostConfig__PidsLimit": None}, "process limit is 0, declared 512"),
+        ({"HostConfig__RestartPolicy": {"Name": "no"}}, "restart policy is no"),
+        (
+            {"NetworkSettings__Networks": {"desk": {}, "bridge": {}}},
+            "networks are ['bridge', 'desk'], declared ['desk']",
+        ),
+        ({"NetworkSettings__Networks": {}}, "networks are [], declared ['desk']"),
+    ],
+)
+def test_drift_of_a_service(changes: dict[str, Any], sentence: str) -> None:
+    """Each hand edit is found and named, alone."""
+    assert state.drift_of(DECLARED, item(**changes)) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("changes", "force", "drift"),
+    [
+        ({"State__Running": False, "State__Status": "exited"}, False, []),
+        ({"State__Running": True}, False, []),
+        (
+            {"State__Running": False, "State__ExitCode": 3, "State__Status": "exited"},
+            False,
+            ["did not end well the last time (status 3)"],
+        ),
+        ({"State__Running": False, "State__Status": "created"}, False, ["did not end well the last time (status 0)"]),
+        ({"State__Running": False, "State__Status": "exited"}, True, ["what it made is gone"]),
+        ({"State__Running": True}, True, []),
+    ],
+)
+def test_drift_of_a_step(changes: dict[str, Any], force: bool, drift: list[str]) -> None:
+    """A step is done when it ended with 0, runs again when it failed or its work is gone, and is never doubled."""
+    assert state.drift_of({**DECLARED, "kind": "step", "force": force}, item(**changes)) == drift
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("ready", "")),
+        ({"State__Status": "exited", "State__ExitCode": 1}, ("failed", "ended with status 1")),
+        (
+            {"State__Status": "exited", "State__ExitCode": 137, "State__OOMKilled": True},
+            ("failed", "ended with status 137 (out of memory)"),
+        ),
+        ({"RestartCount": 3, "State__ExitCode": 2}, ("failed", "keeps restarting (3 times), the last status was 2")),
+        ({"State__Running": False, "State__Status": "created"}, ("waiting", "created")),
+    ],
+)
+def test_verdict_of_a_service(changes: dict[str, Any], expected: tuple[str, str]) -> None:
+    """Healthy is ready; one that ended or keeps restarting will not come up by waiting."""
+    assert waiting.verdict(DECLARED, item(**changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("waiting", "still at work")),
+        ({"State__Running": False, "State__Status": "created"}, ("waiting", "still at work")),
+        ({"State__Running": False, "State__Status": "exited"}, ("ready", "")),
+        ({"State__Running": False, "State__Status": "exited", "State__ExitCode": 4}, ("failed", "ended with status 4")),
+    ],
+)
+def test_verdict_of_a_step(changes: dict[str, Any], expected: tuple[str, str]) -> None:
+    """A step is ready when it ended with 0."""
+    assert waiting.verdict({**DECLARED, "kind": "step"}, item(**changes)) == expected
+
+
+def test_verdict_of_nothing() -> None:
+    """A container that is gone is a failure at once."""
+    assert waiting.verdict(DECLARED, None) == ("failed", "the container does not exist")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("exit 0", ("ready", "")),
+        ("echo refused; exit 1", ("waiting", "refused")),
+        ("exit 1", ("waiting", "its health check fails without a word")),
+    ],
+)
+def test_a_starting_service_is_asked_at_once(
+    fake_docker: Callable[[str], Path], body: str, expected: tuple[str, str]
+) -> None:
+    """Nobody waits for the engine's next interval: its own probe is run, in a shell where it asks for one."""
+    calls = fake_docker(body)
+    starting = item(State__Health={"Status": "starting"})
+    assert waiting.verdict({**DECLARED, "probe": ["CMD-SHELL", "test -e /ready"]}, starting) == expected
+    assert calls.read_text().strip() == "exec desk-web sh -c test -e /ready"
+
+
+def answer(fake_docker: Callable[[str], Path], tmp_path: Path, items: list[dict[str, Any]], more: str = "") -> Path:
+    """A docker client that inspects these items."""
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    return fake_docker(f"case $2 in inspect) cat {tmp_path}/items.json;; esac\n{more}")
+
+
+def test_inspect_finds_by_name_id_and_tag(fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+    """One call for all, keyed by the name that was asked for."""
+    image = {"Id": "sha256:9", "RepoTags": ["desk/web:1", "desk/web:2"]}
+    calls = answer(fake_docker, tmp_path, [ITEM, image])
+    found = engine.inspect("container", ["desk-web", "desk/web:2"])
+    assert {name: each["Id"] for name, each in found.items()} == {"desk-web": "0123", "desk/web:2": "sha256:9"}
+    assert calls.read_text().splitlines() == ["container inspect desk-web desk/web:2"]
+
+
+def test_inspect_without_names_asks_nothing(fake_docker: Callable[[str], Path]) -> None:
+    """No call for nothing."""
+    calls = fake_docker("exit 1")
+    assert engine.inspect("container", []) == {}
+    assert not calls.exists()
+
+
+def test_inspect_leaves_out_what_does_not_exist(fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+    """A missing object is no error."""
+    answer(fake_docker, tmp_path, [ITEM], 'echo "Error: No such container: desk-db" >&2; exit 1')
+    assert list(engine.inspect("container", ["desk-web", "desk-db"])) == ["desk-web"]
+
+
+def test_inspect_fails_when_the_engine_does_not_answer(fake_docker: Callable[[str], Path]) -> None:
+    """An engine that is away is never taken for an empty one."""
+    fake_docker('echo "Cannot connect to the Docker daemon" >&2; exit 1')
+    with pytest.raises(engine.EngineError, match="Cannot connect"):
+        engine.inspect("container", ["desk-web"])
+
+
+def test_no_client_and_a_hanging_client(
+    fake_docker: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both are reported in words."""
+    fake_docker("exec sleep 5")
+    assert engine.docker("version", timeout=0.2) == (124, "", "docker version did not answer within 0 s")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert engine.docker("version") == (127, "", "there is no docker client on this host")
+
+
+def test_container_state_reports(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+    """What exists and what drifted, without changing anything; in check mode drift is a change."""
+    answer(fake_docker, tmp_path, [ITEM], 'echo "Error: No such container: desk-db" >&2; exit 1')
+    declared = [DECLARED, {**DECLARED, "name": "desk-db"}]
+    result = run_module("container_state", containers=declared).result
+    assert not result["changed"]
+    assert result["containers"]["desk-web"]["ready"] and result["containers"]["desk-web"]["drift"] == []
+    absent = result["containers"]["desk-db"]
+    assert (absent["drift"], absent["exists"], absent["ready"]) == (["absent"], False, False)
+    assert run_module("container_state", check=True, containers=declared).result["changed"]
+
+
+def test_container_state_without_an_engine(run_module: Run, fake_docker: Callable[[str], Path]) -> None:
+    """An error in a run; in check mode, a fresh host on which all would be made."""
+    fake_docker('echo "Cannot connect to the Docker daemon" >&2; exit 1')
+    outcome = run_module("container_state", containers=[DECLARED])
+    assert outcome.failed and "Cannot connect" in outcome.result["msg"]
+    looked = run_module("container_state", check=True, containers=[DECLARED]).result
+    assert looked["containers"]["desk-web"]["drift"] == ["absent"]
+
+
+def test_container_wait_fails_with_the_log(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+    """The name, the reason and the last lines of the log."""
+    ended = item(State__Status="exited", State__Running=False, State__ExitCode=1)
+    answer(fake_docker, tmp_path, [ended], 'case $1 in logs) echo "no such table: job";; esac')
+    outcome = run_module("container_wait", containers=[DECLARED])
+    assert outcome.failed
+    assert "desk-web: ended with status 1" in outcome.result["msg"] and "no such table: job" in outcome.result["msg"]
+
+
+def test_container_wait_ends_its_slice_and_its_time(
+    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A slice says what is awaited; the last one fails with what the health check said."""
+    starting = item(State__Health={"Status": "starting"})
+    answer(fake_docker, tmp_path, [starting], 'case $1 in exec) echo "connection refused"; exit 7;; esac')
+    result = run_module("container_wait", containers=[DECLARED], slice=1).result
+    assert result["waiting"] == ["desk-web"] and result["progress"] == "0 of 1 ready, waiting for desk-web"
+    outcome = run_module("container_wait", containers=[DECLARED], slice=1, final=True)
+    assert outcome.failed and "not ready in time: connection refused" in outcome.result["msg"]
+
+
+def test_container_wait_is_done(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+    """Nothing is awaited when all are healthy."""
+    answer(fake_docker, tmp_path, [ITEM])
+    assert run_module("container_wait", containers=[DECLARED]).result["waiting"] == []

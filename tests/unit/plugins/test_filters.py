@@ -1,0 +1,221 @@
+"""Images, ports, password verifiers, bucket policies and the check of DAG files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from collection_under_test import plugin
+
+stack = plugin("filter.stack")
+
+SETTINGS: dict[str, Any] = {"repository": "desk", "args": {}, "salt": []}
+
+
+@pytest.fixture
+def definitions(tmp_path: Path) -> dict[str, Any]:
+    """A base, a child of it, a grandchild with two parents, and one that stands alone."""
+    for name in ("base", "python", "app", "alone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "Dockerfile").write_text(f"FROM {name}\n")
+    return {
+        "base": {"context": [str(tmp_path / "base")], "base": {"release": "trixie"}},
+        "python": {"context": [str(tmp_path / "python")], "from": ["base"]},
+        "app": {"context": [str(tmp_path / "app")], "from": ["python", "base"]},
+        "alone": {"context": [str(tmp_path / "alone")]},
+    }
+
+
+def refs(definitions: dict[str, Any], *wanted: str, **settings: Any) -> dict[str, str]:
+    """Name to reference of the wanted images and their parents."""
+    plans = stack.image_plan(definitions, list(wanted), {**SETTINGS, **settings})
+    return {plan["name"]: plan["ref"] for plan in plans}
+
+
+def test_parents_come_first_and_are_build_arguments(definitions: dict[str, Any]) -> None:
+    """A build knows its parents' references, and waves never build a child with its parent."""
+    plans = {plan["name"]: plan for plan in stack.image_plan(definitions, ["app"], SETTINGS)}
+    assert list(plans) == ["base", "python", "app"]
+    assert [plan["wave"] for plan in plans.values()] == [0, 1, 2]
+    assert plans["app"]["parents"] == ["python", "base"]
+    assert plans["app"]["args"] == {"PYTHON_IMAGE": plans["python"]["ref"], "BASE_IMAGE": plans["base"]["ref"]}
+    assert plans["base"]["ref"].startswith("desk/base:")
+
+
+def test_a_changed_file_changes_the_image_and_its_children_only(definitions: dict[str, Any]) -> None:
+    """The tag is the hash of the build context."""
+    before = refs(definitions, "app", "alone")
+    Path(definitions["python"]["context"][0], "Dockerfile").write_text("FROM base\nRUN true\n")
+    after = refs(definitions, "app", "alone")
+    assert {name for name in before if before[name] != after[name]} == {"python", "app"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"args": {"X": "1"}}, {"files": {"extra": "x"}}, {"base": {"release": "forky"}}],
+    ids=["argument", "file", "base"],
+)
+def test_what_an_image_is_made_from_changes_its_tag(definitions: dict[str, Any], change: dict[str, Any]) -> None:
+    """Arguments, further files and the base's identity are part of an image."""
+    before = refs(definitions, "base")
+    definitions["base"] |= change
+    assert refs(definitions, "base") != before
+
+
+def test_mirrors_do_not_change_tags_but_reach_builds(definitions: dict[str, Any]) -> None:
+    """A mirror brings the same bytes from elsewhere."""
+    mirror = {"APT_MIRROR": "http://mirror.example/debian"}
+    assert refs(definitions, "app", args=mirror) == refs(definitions, "app")
+    plans = stack.image_plan(definitions, ["app"], {**SETTINGS, "args": mirror})
+    assert all(plan["args"]["APT_MIRROR"] == mirror["APT_MIRROR"] for plan in plans)
+
+
+def test_the_salt_changes_every_tag(definitions: dict[str, Any]) -> None:
+    """What every image's hash covers."""
+    before, after = refs(definitions, "app"), refs(definitions, "app", salt=["new"])
+    assert not set(before.values()) & set(after.values())
+
+
+def test_later_contexts_lie_over_earlier_ones(definitions: dict[str, Any], tmp_path: Path) -> None:
+    """Two directories make one context, and caches are no part of it."""
+    over = tmp_path / "over"
+    (over / "__pycache__").mkdir(parents=True)
+    (over / "Dockerfile").write_text("FROM over\n")
+    (over / "__pycache__" / "x.pyc").write_bytes(b"\x00\xff")
+    (over / "logo.bin").write_bytes(b"\xff\xfe")
+    definitions["alone"]["context"].append(str(over))
+    [plan] = stack.image_plan(definitions, ["alone"], SETTINGS)
+    assert plan["files"] == {"Dockerfile": "FROM over\n", "logo.bin": "base64://4="}
+
+
+def test_an_undefined_image_and_a_missing_directory_are_named(definitions: dict[str, Any]) -> None:
+    """Both errors say what is missing and who wanted it."""
+    with pytest.raises(
+        AnsibleFilterError, match=r"image 'nope' \(wanted by a service\) is not defined in stack_images"
+    ):
+        stack.image_plan(definitions, ["nope"], SETTINGS)
+    definitions["alone"]["context"] = ["/does/not/exist"]
+    with pytest.raises(AnsibleFilterError, match="There is no directory /does/not/exist"):
+        stack.image_plan(definitions, ["alone"], SETTINGS)
+    definitions["alone"] = {"contxt": []}
+    with pytest.raises(AnsibleFilterError, match="Did you mean 'context'"):
+        stack.image_plan(definitions, ["alone"], SETTINGS)
+
+
+def test_missing_images_bring_their_missing_parents(definitions: dict[str, Any]) -> None:
+    """A parent is built only for a child that has to be built."""
+    plans = stack.image_plan(definitions, ["app", "alone"], SETTINGS)
+    ref = {plan["name"]: plan["ref"] for plan in plans}
+
+    def missing(*present: str) -> list[str]:
+        chosen = stack.image_missing(plans, [ref[name] for name in present], ["app", "alone"])
+        return [plan["name"] for plan in chosen]
+
+    assert sorted(missing()) == ["alone", "app", "base", "python"]
+    assert missing("app", "alone") == []
+    assert missing("base", "python", "alone") == ["app"]
+    assert missing("base", "app") == ["alone"]
+
+
+PLANS = [
+    {"name": "desk-web", "service": "web", "spec": {"published_ports": ["127.0.0.1:8080:80"]}},
+    {"name": "desk-db", "service": "db", "spec": {"published_ports": []}},
+]
+VARIABLES = {"stack_port_web": 8080, "stack_port_other": 9090}
+
+
+def test_a_taken_port_is_explained() -> None:
+    """Who holds it, which variable moves it."""
+    [sentence] = stack.port_conflicts(PLANS, {"8080": {"process": "nginx (process 7)"}}, VARIABLES)
+    assert sentence == (
+        "Port 8080, which web publishes, is taken by nginx (process 7). Stop that, or set stack_port_web to a free one."
+    )
+
+
+def test_a_port_of_the_containers_own_is_no_conflict() -> None:
+    """The stack that already runs does not stand in its own way; another container of it does."""
+    assert stack.port_conflicts(PLANS, {"8080": {"container": "desk-web", "process": "docker-proxy"}}, VARIABLES) == []
+    [sentence] = stack.port_conflicts(PLANS, {"8080": {"container": "desk-old", "process": "docker-proxy"}}, VARIABLES)
+    assert "taken by desk-old" in sentence
+
+
+def test_free_ports_and_others_listeners_are_no_conflict() -> None:
+    """Only published ports count."""
+    assert stack.port_conflicts(PLANS, {"22": {"process": "sshd"}}, VARIABLES) == []
+
+
+def test_one_port_for_two_containers_is_refused() -> None:
+    """Both are named."""
+    twice = [*PLANS, {"name": "desk-api", "service": "api", "spec": {"published_ports": ["127.0.0.1:8080:81"]}}]
+    [sentence] = stack.port_conflicts(twice, {}, VARIABLES)
+    assert sentence == "Port 8080 is published by web and by api: set stack_port_web to a free one."
+
+
+# The exchange of RFC 7677, section 3: user "user", password "pencil".
+RFC_SALT = "W22ZaJ0SNY7soEsUEjb6gQ=="
+RFC_NONCE = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+RFC_MESSAGE = f"n=user,r=rOprNGfwEbeRWgbNEkqO,r={RFC_NONCE},s={RFC_SALT},i=4096,c=biws,r={RFC_NONCE}".encode()
+RFC_PROOF = "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+RFC_SERVER_SIGNATURE = "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+
+
+def test_scram_verifier_accepts_the_client_of_rfc_7677(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the RFC's salt, the verifier's keys accept the RFC's client proof and give its server signature."""
+    salt = base64.b64decode(RFC_SALT)
+
+    def digest(key: bytes, message: bytes, algorithm: str) -> bytes:
+        return salt if message.startswith(b"salt of ") else hmac.digest(key, message, algorithm)
+
+    monkeypatch.setattr(stack, "hmac", types.SimpleNamespace(digest=digest))
+    mechanism, rounds_and_salt, keys = stack.scram_verifier("pencil", "user").split("$")
+    assert (mechanism, rounds_and_salt) == ("SCRAM-SHA-256", f"4096:{RFC_SALT}")
+    stored, server = (base64.b64decode(key) for key in keys.split(":"))
+    assert base64.b64encode(hmac.digest(server, RFC_MESSAGE, "sha256")).decode() == RFC_SERVER_SIGNATURE
+    signature = hmac.digest(stored, RFC_MESSAGE, "sha256")
+    client_key = bytes(a ^ b for a, b in zip(base64.b64decode(RFC_PROOF), signature, strict=True))
+    assert hashlib.sha256(client_key).digest() == stored
+
+
+def test_scram_verifier_is_stable_and_tells_passwords_and_roles_apart() -> None:
+    """The same input compares equal; the salt is 16 bytes and no part of the password is in it."""
+    verifiers = {stack.scram_verifier(password, role) for password in ("one", "two") for role in ("a", "b")}
+    assert len(verifiers) == 4
+    assert stack.scram_verifier("one", "a") == stack.scram_verifier("one", "a")
+    assert all(len(base64.b64decode(each.split("$")[1].split(":")[1])) == 16 for each in verifiers)
+
+
+def test_bucket_policy_covers_one_bucket() -> None:
+    """Everything in the bucket, nothing elsewhere."""
+    [statement] = json.loads(stack.bucket_policy("charts"))["Statement"]
+    assert statement["Effect"] == "Allow"
+    assert statement["Resource"] == ["arn:aws:s3:::charts", "arn:aws:s3:::charts/*"]
+
+
+def test_python_errors_name_file_line_and_reason() -> None:
+    """Only Python files that do not compile are named."""
+    files = {"good.py": "x = 1\n", "bad.py": "x = 1\ndef f(:\n", "null.py": "\0", "notes.txt": "def ("}
+    bad, null = stack.python_errors(files)
+    assert bad.startswith("bad.py, line 2: ")
+    assert null.startswith("null.py, line ")
+
+
+def test_the_projects_own_dags_compile() -> None:
+    """The files that are delivered pass the preflight's own check."""
+    files = stack.context_files("files/dags")
+    assert "daily_strategy_training.py" in files
+    assert stack.python_errors(files) == []
+
+
+def test_over_replaces_common_keys() -> None:
+    """A container's own key replaces the common one whole."""
+    assert stack.over({"environment": {"B": 2}}, {"environment": {"A": 1}, "user": "1:1"}) == {
+        "environment": {"B": 2},
+        "user": "1:1",
+    }

@@ -1,0 +1,118 @@
+"""The output that a person reads while a playbook runs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from collection_under_test import REPOSITORY, ansible_environment, plugin
+
+HOSTS = """
+[all]
+one ansible_connection=local ansible_python_interpreter="{{ ansible_playbook_python }}"
+[nobody]
+"""
+PLAYBOOK = """
+- name: First
+  hosts: one
+  gather_facts: false
+  tasks:
+    - name: Change something
+      ansible.builtin.command: "true"
+      changed_when: true
+    - name: Leave something
+      ansible.builtin.command: "true"
+      changed_when: false
+    - name: Skip something
+      ansible.builtin.command: "true"
+      when: false
+- name: Absent service
+  hosts: nobody
+  gather_facts: false
+  tasks:
+    - name: Never said
+      ansible.builtin.command: "true"
+- name: Second
+  hosts: one
+  gather_facts: false
+  tasks:
+    - name: Sleep a while
+      ansible.builtin.command: sleep 4
+      changed_when: false
+    - name: Tell the reader
+      ansible.builtin.debug:
+        msg: [a line, another line]
+    - name: Write a secret
+      ansible.builtin.command: echo s3cr3t-value
+      no_log: true
+    - name: Go wrong
+      ansible.builtin.assert:
+        that: false
+        fail_msg: The variable x is wrong. Set it to 1.
+        quiet: true
+"""
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Lines that a playbook with two steps and a failure prints; it runs once for all tests."""
+    directory = tmp_path_factory.mktemp("progress")
+    (directory / "play.yml").write_text(PLAYBOOK)
+    (directory / "hosts").write_text(HOSTS)
+    return run(directory, status=2)
+
+
+def run(directory: Path, status: int) -> list[str]:
+    """Run the playbook with a heartbeat of a second; its exit status must be `status`."""
+    environment = ansible_environment(ANSIBLE_STDOUT_CALLBACK="quantops.ibkr_stack.progress", QUANTOPS_HEARTBEAT="1")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(directory / "hosts"), str(directory / "play.yml")],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_steps_are_counted_without_absent_services(output: list[str]) -> None:
+    """A play without hosts is no step and is not mentioned."""
+    steps = [line for line in output if "━━" in line]
+    assert [step.split(" · ")[:2] for step in steps] == [["━━ Step 1 of 2", "First"], ["━━ Step 2 of 2", "Second"]]
+    assert not any("Absent service" in line or "Never said" in line for line in output)
+
+
+def test_changes_are_shown_and_the_rest_is_not(output: list[str]) -> None:
+    """An operator reads what changed."""
+    assert "  ✔ Change something [one]" in output
+    assert not any("Leave something" in line or "Skip something" in line for line in output)
+    assert "  a line" in output and "  another line" in output
+
+
+def test_a_long_task_speaks(output: list[str]) -> None:
+    """While a task takes long there is a line about it, with the time since it began."""
+    beats = [line for line in output if line.startswith("    … Sleep a while, since ")]
+    assert len(beats) >= 2
+
+
+def test_a_failure_is_told_with_its_remedy(output: list[str]) -> None:
+    """The task, the message, and the host's count at the end."""
+    at = output.index("  ✘ Go wrong [one]")
+    assert output[at + 1] == "    The variable x is wrong. Set it to 1."
+    assert any(line.startswith("one: failed (ok=") and "failed=1" in line for line in output)
+
+
+def test_no_log_is_kept(output: list[str]) -> None:
+    """What a task hides is not in the output; that it changed something is."""
+    assert not any("s3cr3t-value" in line for line in output)
+    assert any("Write a secret" in line for line in output)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (42.9, "42 s"), (60, "1 min 00 s"), (185, "3 min 05 s")])
+def test_durations(seconds: float, text: str) -> None:
+    """Durations as a person writes them."""
+    assert plugin("callback.progress").span(seconds) == text

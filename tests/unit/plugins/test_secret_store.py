@@ -1,0 +1,172 @@
+"""`secret_store`: generates once, keeps, and makes a certificate that strict clients accept."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import ssl
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from collection_under_test import Run, plugin
+from cryptography.fernet import Fernet
+
+KINDS = {"app_password": "password", "app_long": "long", "app_fernet": "fernet"}
+
+
+def test_generates_each_kind(run_module: Run, tmp_path: Path) -> None:
+    """Length and alphabet are what the programs take, and the files hold what is returned."""
+    result = run_module("secret_store", path=str(tmp_path / "s"), secrets=KINDS).result
+    assert result["changed"] and sorted(result["generated"]) == sorted(KINDS)
+    secrets = result["secrets"]
+    assert len(secrets["app_password"]) == 32 and secrets["app_password"].isalnum()
+    assert len(secrets["app_long"]) == 64 and secrets["app_long"].isalnum()
+    assert Fernet(secrets["app_fernet"]).decrypt(Fernet(secrets["app_fernet"]).encrypt(b"x")) == b"x"
+    assert len(base64.urlsafe_b64decode(secrets["app_fernet"])) == 32
+    assert not set(secrets["app_fernet"]) & set("-_")
+    for name, value in secrets.items():
+        assert (tmp_path / "s" / name).read_text() == f"{value}\n"
+
+
+def test_keeps_what_is_there(run_module: Run, tmp_path: Path) -> None:
+    """A second run returns the same, and only a new name is generated."""
+    first = run_module("secret_store", path=str(tmp_path / "s"), secrets=KINDS).result
+    second = run_module("secret_store", path=str(tmp_path / "s"), secrets={**KINDS, "new": "password"}).result
+    assert second["generated"] == ["new"]
+    assert {name: second["secrets"][name] for name in KINDS} == first["secrets"]
+    third = run_module("secret_store", path=str(tmp_path / "s"), secrets=KINDS).result
+    assert not third["changed"] and third["secrets"] == first["secrets"]
+
+
+def test_two_stores_differ(run_module: Run, tmp_path: Path) -> None:
+    """Secrets are random."""
+    one, two = (run_module("secret_store", path=str(tmp_path / name), secrets=KINDS).result["secrets"] for name in "ab")
+    assert all(one[name] != two[name] for name in KINDS)
+
+
+def test_only_the_owner_reads(run_module: Run, tmp_path: Path) -> None:
+    """Directory 0700, files 0600 whatever the umask; a file that was opened up is closed again."""
+    directory = tmp_path / "s"
+    before = os.umask(0)
+    try:
+        run_module("secret_store", path=str(directory), secrets=KINDS)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()} == {0o600}
+    (directory / "app_long").chmod(0o644)
+    run_module("secret_store", path=str(directory), secrets=KINDS)
+    assert stat.S_IMODE((directory / "app_long").stat().st_mode) == 0o600
+
+
+def test_empty_file_is_an_error(run_module: Run, tmp_path: Path) -> None:
+    """An empty password would let everyone in; the file is named, and nothing overwrites it."""
+    (tmp_path / "app_password").write_text(" \n")
+    outcome = run_module("secret_store", path=str(tmp_path), secrets={"app_password": "password"})
+    assert outcome.failed
+    assert "The secret app_password is empty" in outcome.result["msg"]
+    assert str(tmp_path / "app_password") in outcome.result["msg"]
+    assert (tmp_path / "app_password").read_text() == " \n"
+
+
+def test_values_of_the_inventory(run_module: Run, tmp_path: Path) -> None:
+    """They win, are not written to the directory, and an empty one is named by its variable."""
+    outcome = run_module(
+        "secret_store",
+        path=str(tmp_path / "s"),
+        secrets={"app_password": "password"},
+        values={"app_password": "from-vault"},
+    )
+    assert outcome.result["generated"] == [] and not outcome.result["changed"]
+    assert list((tmp_path / "s").iterdir()) == []
+    empty = run_module(
+        "secret_store", path=str(tmp_path), secrets={"app_password": "password"}, values={"app_password": ""}
+    )
+    assert empty.failed and "the variable secrets_values.app_password" in empty.result["msg"]
+
+
+@pytest.mark.parametrize("arguments", [{"check": True}, {"write": False}])
+def test_a_look_ahead_writes_nothing(run_module: Run, tmp_path: Path, arguments: dict[str, Any]) -> None:
+    """Check mode and the preflight return usable values and leave no trace."""
+    result = run_module("secret_store", path=str(tmp_path / "s"), secrets=KINDS, **arguments).result
+    assert sorted(result["generated"]) == sorted(KINDS) and all(result["secrets"].values())
+    assert result["changed"] == ("check" in arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unusable_directory_is_named(run_module: Run, tmp_path: Path) -> None:
+    """A file in the place of the directory."""
+    (tmp_path / "s").write_text("")
+    outcome = run_module("secret_store", path=str(tmp_path / "s"), secrets=KINDS)
+    assert outcome.failed and f"cannot be kept in {tmp_path / 's'}" in outcome.result["msg"]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated private key with its certificate, in one PEM file."""
+    path = tmp_path_factory.mktemp("tls") / "gateway.pem"
+    path.write_text(plugin("modules.secret_store").certificate(["ibkr-gateway", "localhost", "127.0.0.1"]))
+    return path
+
+
+def handshake(pem: Path, name: str, trust: Path | None = None) -> dict[str, Any]:
+    """Connect over loopback with Python 3.13's strict rules, as `name`; return the certificate that was accepted."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pem)
+    client = ssl.create_default_context(cafile=trust or pem)
+    client.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                try:
+                    server.wrap_socket(connection, server_side=True).close()
+                except (ssl.SSLError, OSError):
+                    return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            with (
+                socket.create_connection(listener.getsockname(), timeout=5) as plain,
+                client.wrap_socket(plain, server_hostname=name) as secure,
+            ):
+                return secure.getpeercert() or {}
+        finally:
+            thread.join(5)
+
+
+@pytest.mark.parametrize("name", ["ibkr-gateway", "localhost", "127.0.0.1"])
+def test_certificate_verifies_strictly(certificate: Path, name: str) -> None:
+    """Every declared name and address is accepted in a real handshake."""
+    names = handshake(certificate, name)["subjectAltName"]
+    assert set(names) == {("DNS", "ibkr-gateway"), ("DNS", "localhost"), ("IP Address", "127.0.0.1")}
+
+
+def test_certificate_verifies_without_partial_chains(certificate: Path) -> None:
+    """A client with OpenSSL's older defaults, which wants a root, accepts it too."""
+    store = ssl.create_default_context(cafile=certificate)
+    assert len(store.get_ca_certs()) == 1
+
+
+def test_certificate_is_good_for_nothing_else(certificate: Path, tmp_path: Path) -> None:
+    """Another name, and another stack's certificate, are refused."""
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        handshake(certificate, "minio")
+    other = tmp_path / "other.pem"
+    other.write_text(plugin("modules.secret_store").certificate(["localhost"]))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(certificate, "localhost", trust=other)
+
+
+def test_certificate_is_kept_with_its_key(run_module: Run, tmp_path: Path) -> None:
+    """Both stand in one secret, in the order that the gateway's role splits."""
+    arguments: dict[str, Any] = {"path": str(tmp_path), "secrets": {"tls": "tls"}, "tls_names": ["localhost"]}
+    first = run_module("secret_store", **arguments).result["secrets"]["tls"]
+    assert first.index("-----BEGIN PRIVATE KEY-----") < first.index("-----BEGIN CERTIFICATE-----")
+    assert run_module("secret_store", **arguments).result["secrets"]["tls"] == first

@@ -1,0 +1,124 @@
+"""The real gateway's entrypoint, with a stand-in for IBKR's archive: class path, keystore and configuration."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+import time
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+GATEWAY = REPOSITORY / "roles" / "ibkr_gateway" / "files" / "gateway"
+FIXTURE = REPOSITORY / "tests" / "fixtures" / "gateway_archive" / "make_archive.py"
+PASSWORD = "keystorePassword123"
+
+needs_jdk = pytest.mark.skipif(shutil.which("javac") is None, reason="a JDK builds the stand-in for IBKR's archive")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in, unpacked and write-protected."""
+    work = tmp_path_factory.mktemp("archive")
+    subprocess.run([str(FIXTURE), str(work / "gateway.zip")], check=True)
+    with zipfile.ZipFile(work / "gateway.zip") as packed:
+        packed.extractall(work / "gateway")
+    for path in [*(work / "gateway").rglob("*"), work / "gateway"]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return work / "gateway"
+
+
+@pytest.fixture
+def settings(archive: Path, tls, loopback_port: int, tmp_path: Path) -> dict[str, str]:
+    """The entrypoint's environment, all of it good."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "conf.yaml").write_text(
+        f"listenPort: {loopback_port}\nlistenSsl: true\n"
+        'sslCert: "vertx.jks"\nsslPwd: "shipped"\nips:\n  allow:\n    - "*"'
+    )
+    (tmp_path / "password").write_text(PASSWORD)
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "GATEWAY_HOME": str(archive),
+        "GATEWAY_CONFIG_DIR": str(tmp_path / "config"),
+        "GATEWAY_RUNTIME_DIR": str(tmp_path / "run"),
+        "GATEWAY_CERT_FILE": str(tls.cert),
+        "GATEWAY_KEY_FILE": str(tls.key),
+        "GATEWAY_PASSWORD_FILE": str(tmp_path / "password"),
+    }
+
+
+@needs_jdk
+def test_starts_with_our_certificate_and_shows_no_password(settings: dict[str, str], tls, tmp_path: Path) -> None:
+    conf = Path(settings["GATEWAY_CONFIG_DIR"]) / "conf.yaml"
+    port = conf.read_text().split()[1]
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen([str(GATEWAY / "entrypoint.sh")], env=settings, stdout=log, stderr=log) as process,
+    ):
+        try:
+            context = ssl.create_default_context(cafile=tls.cert)
+            with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False) as client:
+                deadline = time.monotonic() + 20
+                while True:
+                    try:
+                        root = client.get("/")
+                        break
+                    except httpx.ConnectError:
+                        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                        time.sleep(0.1)
+                assert root.status_code == 302
+                assert client.get("/v1/api/iserver/auth/status").status_code == 401
+            command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        finally:
+            process.terminate()
+    assert command.startswith(b"java\0") and PASSWORD.encode() not in command + environment
+    written = Path(settings["GATEWAY_RUNTIME_DIR"]) / "root"
+    text = (tmp_path / "log").read_text()
+    assert PASSWORD not in text and f"file:{written}/logback.xml" in text
+    settings_lines = (written / "conf.yaml").read_text().splitlines()
+    assert sum(line.startswith(("sslCert", "sslPwd")) for line in settings_lines) == 2
+    assert 'sslCert: "gateway.p12"' in (written / "conf.yaml").read_text()
+    assert {path.name: path.stat().st_mode & 0o777 for path in written.iterdir()} == {
+        "conf.yaml": 0o600,
+        "gateway.p12": 0o600,
+        "logback.xml": 0o600,
+        "webapps": 0o555,
+    }
+    assert (written / "logback.xml").read_bytes() == (GATEWAY / "logback.xml").read_bytes()
+
+
+@needs_jdk
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_HOME", "/nonexistent"),
+        ("GATEWAY_CONFIG_DIR", "/nonexistent"),
+        ("GATEWAY_RUNTIME_DIR", "/nonexistent"),
+        ("GATEWAY_CERT_FILE", "/nonexistent"),
+        ("GATEWAY_KEY_FILE", "/nonexistent"),
+        ("GATEWAY_KEY_FILE", str(Path(__file__))),
+        ("GATEWAY_PASSWORD_FILE", "/nonexistent"),
+        ("GATEWAY_PASSWORD_FILE", "/dev/null"),
+        ("GATEWAY_PASSWORD_FILE", str(Path(__file__))),
+    ],
+)
+def test_a_bad_setting_is_named(settings: dict[str, str], name: str, value: str) -> None:
+    ended = subprocess.run(
+        [str(GATEWAY / "entrypoint.sh")], env=settings | {name: value}, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert name in ended.stderr.splitlines()[-1]
+
+
+def test_logging_goes_to_the_console_only() -> None:
+    root = ElementTree.parse(GATEWAY / "logback.xml").getroot()
+    assert [appender.get("class") for appender in root.iter("appender")] == ["ch.qos.logback.core.ConsoleAppender"]
+    assert {logger.get("name"): logger.get("level") for logger in root.iter("logger")}["HttpMessageLogger"] == "OFF"

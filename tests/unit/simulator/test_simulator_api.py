@@ -1,0 +1,231 @@
+"""The simulated gateway over real TLS: what it answers, refuses and says about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+AAPL, FB, GOOG, IBM, MSFT = "265598", "107113386", "208813720", "8314", "272093"
+HISTORY = "iserver/marketdata/history"
+
+
+def day(bar: dict[str, float]) -> str:
+    return datetime.fromtimestamp(bar["t"] / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def test_every_answer_and_the_page_and_the_log_say_simulated(simulator, client: httpx.Client) -> None:
+    for path in ("/", "/v1/api/tickle", "/v1/api/nothing", "/v1/api/iserver/account/DU0000001/orders"):
+        assert client.get(simulator.url + path).headers["x-simulated"] == "true", path
+    page = client.get(simulator.url + "/")
+    assert page.status_code == 200 and '<span class="badge">SIMULATED</span>' in page.text
+    assert "SIMULATED Client Portal gateway" in simulator.log.read_text()
+
+
+def test_session_endpoints(client: httpx.Client) -> None:
+    for method in ("GET", "POST"):
+        status = client.request(method, "iserver/auth/status").json()
+        assert (status["authenticated"], status["connected"], status["competing"]) == (True, True, False)
+        assert status["serverInfo"]["serverName"] == "SIMULATED"
+        assert client.request(method, "tickle").json()["iserver"]["authStatus"] == status
+    assert client.get("sso/validate").json()["RESULT"] is True
+    opened = client.post("iserver/auth/ssodh/init", json={"publish": True, "compete": True})
+    assert opened.json()["authenticated"] is True
+
+
+def test_account_adds_up(client: httpx.Client) -> None:
+    account = client.get("iserver/accounts").json()["selectedAccount"]
+    assert account.startswith("DU")
+    (details,) = client.get("portfolio/accounts").json()
+    assert details["accountId"] == account and "SIMULATED" in details["accountTitle"]
+    rows = client.get(f"portfolio/{account}/positions/0").json()
+    assert [row["contractDesc"] for row in rows] == ["AAPL", "GOOG", "IBM", "MSFT", "FB"]
+    assert all(row["mktValue"] == pytest.approx(row["position"] * row["mktPrice"]) for row in rows)
+    assert client.get(f"portfolio/{account}/positions/1").json() == []
+    stock = sum(row["mktValue"] for row in rows)
+    summary = client.get(f"portfolio/{account}/summary").json()
+    cash = summary["totalcashvalue"]["amount"]
+    assert cash == pytest.approx(250_000 - sum(row["position"] * row["avgCost"] for row in rows)) and cash > 0
+    assert summary["netliquidation"] | {"amount": 0} == summary["totalcashvalue"] | {"amount": 0}
+    assert summary["netliquidation"]["amount"] == pytest.approx(cash + stock)
+    ledger = client.get(f"portfolio/{account}/ledger").json()
+    assert ledger["BASE"]["netliquidationvalue"] == pytest.approx(cash + stock)
+    assert ledger["USD"]["stockmarketvalue"] == pytest.approx(stock)
+    assert client.get("portfolio/U999/summary").status_code == 400
+
+
+def test_contracts_are_found_by_symbol_and_conid(client: httpx.Client) -> None:
+    for symbol, conid in (("AAPL", AAPL), ("fb", FB), ("META", FB), ("GOOG", GOOG), ("IBM", IBM), ("MSFT", MSFT)):
+        by_get = client.get("iserver/secdef/search", params={"symbol": symbol}).json()
+        assert [row["conid"] for row in by_get] == [conid]
+        assert client.post("iserver/secdef/search", json={"symbol": symbol}).json() == by_get
+        info = client.get(f"iserver/contract/{conid}/info").json()
+        assert (info["con_id"], info["currency"], info["instrument_type"]) == (int(conid), "USD", "STK")
+    stocks = client.get("trsrv/stocks", params={"symbols": "IBM,ZZZZ"}).json()
+    assert stocks["ZZZZ"] == []
+    assert stocks["IBM"][0]["contracts"] == [{"conid": 8314, "exchange": "NYSE", "isUS": True}]
+    assert client.get("iserver/secdef/search", params={"symbol": "ZZZZ"}).status_code == 400
+    assert client.post("iserver/secdef/search", content=b"[").status_code == 400
+    assert client.post("iserver/secdef/search", content=b"[]").status_code == 400
+
+
+def test_history_of_days(client: httpx.Client) -> None:
+    answer = client.get(HISTORY, params={"conid": AAPL, "period": "3d", "bar": "1d", "outsideRth": "false"}).json()
+    assert [day(bar) for bar in answer["data"]] == ["2013-02-27", "2013-02-28", "2013-03-01"]
+    assert answer["data"][-1] == {
+        "o": 438.0, "c": 430.47, "h": 438.1799, "l": 429.98, "v": 19_730_300, "t": 1_362_148_200_000
+    }  # fmt: skip
+    assert (answer["points"], answer["symbol"], answer["timePeriod"], answer["barLength"]) == (3, "AAPL", "3d", 86_400)
+    assert answer["startTime"] == "20130227-14:30:00"
+    assert answer["low"] == "42998/19730300/2880"
+
+
+@pytest.mark.parametrize(
+    ("period", "bar", "points"),
+    [("1y", "1d", 250), ("1y", "1w", 53), ("1y", "1m", 13), ("2w", "1d", 9), ("15y", "1d", 1000), ("15y", "1m", 157)],
+)
+def test_history_periods_and_bars(client: httpx.Client, period: str, bar: str, points: int) -> None:
+    answer = client.get(HISTORY, params={"conid": IBM, "period": period, "bar": bar}).json()
+    assert answer["points"] == len(answer["data"]) == points
+    times = [bar["t"] for bar in answer["data"]]
+    assert times == sorted(set(times))
+
+
+def test_paging_back_by_start_time_reads_each_day_once(client: httpx.Client) -> None:
+    pages, start = [], None
+    while True:
+        params = {"conid": AAPL, "period": "1000d", "bar": "1d"} | ({"startTime": start} if start else {})
+        answer = client.get(HISTORY, params=params)
+        if answer.status_code == 500:
+            break
+        pages.append(answer.json()["data"])
+        start = datetime.fromtimestamp(pages[-1][0]["t"] / 1000, UTC).strftime("%Y%m%d-%H:%M:%S")
+    bars = [bar for page in reversed(pages) for bar in page]
+    assert [len(page) for page in pages] == [1000, 1000, 1000, 270]
+    assert len({bar["t"] for bar in bars}) == 3270
+    assert (day(bars[0]), day(bars[-1])) == ("2000-03-01", "2013-03-01")
+
+
+def test_history_forward_from_start_time(client: httpx.Client) -> None:
+    params = {"conid": IBM, "period": "2d", "bar": "1d", "startTime": "20000301-00:00:00"}
+    assert client.get(HISTORY, params=params).status_code == 500
+    forward = client.get(HISTORY, params=params | {"direction": "1"}).json()
+    assert [day(bar) for bar in forward["data"]] == ["2000-03-01", "2000-03-02"]
+    month = client.get(HISTORY, params=params | {"direction": "1", "period": "1m"}).json()
+    assert (day(month["data"][0]), day(month["data"][-1])) == ("2000-03-01", "2000-03-31")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ({"conid": ""}, "conid"),
+        ({"conid": "1"}, "conid"),
+        ({"conid": "x"}, "conid"),
+        ({"period": "0d"}, "period"),
+        ({"period": "1q"}, "period"),
+        ({"period": "1001d"}, "period"),
+        ({"period": "16y"}, "period"),
+        ({"bar": "1y"}, "bar"),
+        ({"bar": "2d"}, "bar"),
+        ({"startTime": "2010-01-01"}, "startTime"),
+        ({"direction": "0"}, "direction"),
+        ({"direction": "1"}, "startTime"),
+        ({"outsideRth": "perhaps"}, "outsideRth"),
+    ],
+)
+def test_bad_history_parameters_are_named(client: httpx.Client, parameters: dict[str, str], name: str) -> None:
+    answer = client.get(HISTORY, params={"conid": AAPL, "period": "1w", "bar": "1d"} | parameters)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(f"Bad Request: {name}: ")
+
+
+@pytest.mark.parametrize("extra", [{"bar": "5min"}, {"period": "2h"}, {"startTime": "19990101-00:00:00"}])
+def test_no_chart_data(client: httpx.Client, extra: dict[str, str]) -> None:
+    answer = client.get(HISTORY, params={"conid": AAPL, "period": "1w", "bar": "1d"} | extra)
+    assert (answer.status_code, answer.json()["error"]) == (500, "Chart data unavailable")
+
+
+def test_the_sixth_concurrent_history_request_is_refused(simulator) -> None:
+    async def ask_together(number: int) -> Counter[int]:
+        context = ssl.create_default_context(cafile=simulator.tls.cert)
+        async with httpx.AsyncClient(base_url=simulator.url, verify=context, trust_env=False) as connected:
+            # Open the connections first, so that the requests meet.
+            await asyncio.gather(*(connected.get("/v1/api/tickle") for _ in range(number)))
+            query = f"/v1/api/{HISTORY}?conid={AAPL}&period=1d&bar=1d"
+            answers = await asyncio.gather(*(connected.get(query) for _ in range(number)))
+            return Counter(answer.status_code for answer in answers)
+
+    assert asyncio.run(ask_together(5)) == {200: 5}
+    twelve = asyncio.run(ask_together(12))
+    assert twelve[429] >= 1 and twelve[200] >= 5 and twelve.total() == 12
+    assert asyncio.run(ask_together(5)) == {200: 5}
+
+
+def test_snapshot_subscribes_first_then_answers(client: httpx.Client) -> None:
+    client.get("iserver/marketdata/unsubscribeall")
+    parameters = {"conids": f"{AAPL},{IBM}", "fields": "31,55,82,83,7741,84"}
+    first = client.get("iserver/marketdata/snapshot", params=parameters).json()
+    assert first == [{"conid": 265598, "conidEx": "265598"}, {"conid": 8314, "conidEx": "8314"}]
+    apple, ibm = client.get("iserver/marketdata/snapshot", params=parameters).json()
+    assert (apple["31"], apple["55"], apple["82"], apple["7741"]) == ("430.47", "AAPL", "-10.93", "441.40")
+    assert ibm["31"] == "202.91" and apple["_updated"] == 1_362_171_600_000
+    assert "84" not in apple
+    assert client.get("iserver/marketdata/snapshot", params={"conids": "1"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "iserver/account/DU0000001/orders"),
+        ("POST", "iserver/account/DU0000001/order"),
+        ("POST", "iserver/account/DU0000001/orders/whatif"),
+        ("DELETE", "iserver/account/DU0000001/order/1"),
+        ("GET", "iserver/account/orders"),
+        ("GET", "iserver/account/order/status/1"),
+        ("POST", "iserver/reply/1"),
+    ],
+)
+def test_orders_are_refused(client: httpx.Client, method: str, path: str) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == 403 and "no orders" in answer.json()["error"]
+
+
+def test_before_login_the_api_answers_401_and_the_page_200(start_simulator) -> None:
+    with start_simulator(SIMULATOR_LOGGED_IN="false") as simulator, simulator.client() as client:
+        for path in ("iserver/auth/status", "tickle", "iserver/accounts", "portfolio/accounts", "nothing", HISTORY):
+            assert client.get(f"/v1/api/{path}").status_code == 401, path
+        assert client.post("/v1/api/iserver/account/DU0000001/orders").status_code == 403
+        assert "Logged out" in client.get("/").text
+        assert client.post("/sso/Login").headers["location"] == "/"
+        assert client.get("/v1/api/iserver/accounts").status_code == 200
+        assert "Logged in" in client.get("/").text
+        assert client.post("/v1/api/logout").json() == {"status": True}
+        assert client.get("/v1/api/iserver/accounts").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SIMULATOR_PORT", "http"),
+        ("SIMULATOR_PORT", "70000"),
+        ("SIMULATOR_LOGGED_IN", "maybe"),
+        ("SIMULATOR_CERT_FILE", ""),
+        ("SIMULATOR_CERT_FILE", "/nonexistent/cert.pem"),
+        ("SIMULATOR_KEY_FILE", "/nonexistent/key.pem"),
+        ("SIMULATOR_KEY_FILE", str(Path(__file__))),
+    ],
+)
+def test_a_bad_setting_is_named_in_one_line(environment: dict[str, str], name: str, value: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "ibkr_simulator"], env=environment | {name: value}, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1 and name in ended.stderr
+    assert ended.stdout == ""
