@@ -43,9 +43,7 @@ PARAMS = {
     "symbol": Param("AAPL", type="string", pattern=SYMBOL_PATTERN, description="Ticker, as the backend knows it"),
     "start": Param("2000-01-01", type="string", format="date", description="First day of bars"),
     "end": Param(None, type=["null", "string"], format="date", description="Last day of bars; empty: today"),
-    "allow_unadjusted": Param(
-        False, type="boolean", description="Train although the bars are not adjusted for splits"
-    ),
+    "allow_unadjusted": Param(False, type="boolean", description="Train although the bars are not adjusted for splits"),
     "cost_bps": Param(
         5.0, type="number", minimum=0, maximum=200, description="Cost of trading the whole capital once, basis points"
     ),

@@ -23,12 +23,12 @@ options:
     ini: [{section: callback_progress, key: heartbeat}]
 """
 
-import threading  # noqa: E402
-import time  # noqa: E402
-from typing import Any  # noqa: E402
+import threading
+import time
+from typing import Any
 
-from ansible import constants as C  # noqa: E402
-from ansible.plugins.callback.default import CallbackModule as Default  # noqa: E402
+from ansible import constants as C
+from ansible.plugins.callback.default import CallbackModule as Default
 
 WATCH = 1.0  # seconds between two looks at the clock
 
@@ -73,7 +73,7 @@ class CallbackModule(Default):
         """Speak when nothing has been said for a while."""
         while not self.stop.wait(WATCH):
             now = time.monotonic()
-            if self.task_name and now - self.spoken >= self.get_option("heartbeat"):
+            if self.task_name and now - max(self.spoken, self.task_begun) >= self.get_option("heartbeat"):
                 what = f"{self.task_name}: {self.awaited}" if self.awaited else self.task_name
                 self.say(f"    … {what}, since {span(now - self.task_begun)}", C.COLOR_VERBOSE)
 
@@ -123,7 +123,10 @@ class CallbackModule(Default):
         """Show which step begins, once there is something to do in it."""
         if self.header_due:
             self.header_due = False
-            self.say(f"\n━━ Step {self.step} of {self.plays} · {self.play_name} · {span(time.monotonic() - self.begun)}", C.COLOR_HIGHLIGHT)
+            self.say(
+                f"\n━━ Step {self.step} of {self.plays} · {self.play_name} · {span(time.monotonic() - self.begun)}",
+                C.COLOR_HIGHLIGHT,
+            )
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         """Remember what is going on.
@@ -136,6 +139,8 @@ class CallbackModule(Default):
         self.task_name = task.get_name().split(" : ")[-1].strip()
         self.task_begun = time.monotonic()
         self.awaited = ""
+        if task.action == "quantops.ibkr_stack.container_wait":
+            self.task_name = ""  # says itself what it waits for
         if self._display.verbosity:
             super().v2_playbook_on_task_start(task, is_conditional)
 
@@ -158,11 +163,12 @@ class CallbackModule(Default):
             result: What Ansible reports.
             color: One of Ansible's colours.
         """
+        name = self.task_name or result._task.get_name().split(" : ")[-1]
         label = "" if result._result.get("_ansible_no_log") else self._get_item_label(result._result)
         host = "" if result._host.get_name() == "localhost" else f" [{result._host.get_name()}]"
         took = time.monotonic() - self.task_begun
         self.say(
-            f"  {mark} {self.task_name}{f': {label}' if label else ''}{host}{f' ({span(took)})' if took >= 3 else ''}", color
+            f"  {mark} {name}{f': {label}' if label else ''}{host}{f' ({span(took)})' if took >= 3 else ''}", color
         )
 
     def v2_runner_on_ok(self, result: Any) -> None:
@@ -208,7 +214,9 @@ class CallbackModule(Default):
             super().v2_runner_item_on_ok(result)
         elif result._task.action in C._ACTION_DEBUG:
             self.message(result._result)
-        elif result._result.get("changed") and not (result._result.get("started") and not result._result.get("finished")):
+        elif result._result.get("changed") and not (
+            result._result.get("started") and not result._result.get("finished")
+        ):
             self.line("✔", result, C.COLOR_CHANGED)
             if result._task.diff:
                 self._show_diff(result._result)
@@ -248,7 +256,9 @@ class CallbackModule(Default):
         """
         found = result._result
         if self._display.verbosity or "results" in found or not found.get("msg") or ignore_errors:
-            if not (ignore_errors and not self._display.verbosity) and not ("results" in found and not self._display.verbosity):
+            if not (ignore_errors and not self._display.verbosity) and not (
+                "results" in found and not self._display.verbosity
+            ):
                 super().v2_runner_on_failed(result, ignore_errors)
             return
         self.failure(result)

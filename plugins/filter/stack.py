@@ -147,7 +147,9 @@ def ids_of(user: str, where: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"([1-9]\d*):(\d+)", user)
     if not match:
-        raise AnsibleFilterError(f"{where}: 'user' is {user!r}, expected are a user id other than 0 and a group id: 10001:10001.")
+        raise AnsibleFilterError(
+            f"{where}: 'user' is {user!r}, expected are a user id other than 0 and a group id: 10001:10001."
+        )
     return int(match[1]), int(match[2])
 
 
@@ -192,7 +194,9 @@ def check_container(container: dict[str, Any], where: str) -> None:
     except ValueError:
         cpus = 0.0
     if not 0.01 <= cpus <= 1024:
-        raise AnsibleFilterError(f"{where}: 'cpus' is {container['cpus']!r}, expected is a number of cores such as 0.5.")
+        raise AnsibleFilterError(
+            f"{where}: 'cpus' is {container['cpus']!r}, expected is a number of cores such as 0.5."
+        )
     for port in container.get("ports") or []:
         for side in ("host", "container"):
             if not str(port.get(side, "")).isdigit() or not 0 < int(port[side]) < 65536:
@@ -236,21 +240,24 @@ def mounts_of(container: dict[str, Any], directory: str, stack: str) -> list[dic
 
 
 def container_plan(
-    containers: list[dict[str, Any]], settings: dict[str, Any], overrides: dict[str, Any] | None = None, variable: str = ""
+    containers: list[dict[str, Any]],
+    settings: dict[str, Any],
+    overrides: dict[str, Any] | None = None,
+    variable: str = "",
 ) -> list[dict[str, Any]]:
     """Turn declared containers into plans.
 
     Args:
-        containers: Declarations, see ``CONTAINER_KEYS``. ``live_files`` are directories whose change needs no new container:
-            name on the host to ``path`` in the container and ``files``.
-        settings: ``stack``, ``network``, ``config_dir``, ``publish_address``, ``health_interval`` (seconds), ``log_size``
-            and ``log_files``.
+        containers: Declarations, see ``CONTAINER_KEYS``. ``live_files`` are directories whose change needs no new
+            container: name on the host to ``path`` in the container and ``files``.
+        settings: ``stack``, ``network``, ``config_dir``, ``publish_address``, ``health_interval`` (seconds),
+            ``log_size`` and ``log_files``.
         overrides: Name to what the inventory changes of a declaration.
         variable: Name of the variable that holds the overrides, for errors.
 
     Returns:
-        One dictionary a container: ``name`` on the host, ``service``, ``kind``, ``hash`` of all it is made from, ``spec``
-        for ``community.docker.docker_container``, ``limits``, ``network``, ``probe``, ``trees`` and ``secret_trees`` for
+        One dictionary a container: ``name`` on the host, ``service``, ``kind``, ``hash`` of all it is made from,
+        ``spec`` for ``community.docker.docker_container``, ``limits``, ``network``, ``trees`` and ``secret_trees`` for
         ``config_tree``. Only ``secret_trees`` holds secrets.
 
     Raises:
@@ -335,7 +342,6 @@ def container_plan(
                 "spec": spec,
                 "limits": limits,
                 "network": settings["network"],
-                "probe": health.get("test", []),
                 "protect": container.get("protect", False),
                 "force": container.get("force", False),
                 "trees": trees["files"],
@@ -378,7 +384,9 @@ def port_conflicts(plans: list[dict[str, Any]], listening: dict[str, Any], varia
             holder = listening.get(port, {})
             who = holder.get("container") or holder.get("process") or "another program"
             if port in listening and who != plan["name"]:
-                found.append(f"Port {port}, which {plan['service']} publishes, is taken by {who}. Stop that, or {remedy}.")
+                found.append(
+                    f"Port {port}, which {plan['service']} publishes, is taken by {who}. Stop that, or {remedy}."
+                )
             if port in taken:
                 found.append(f"Port {port} is published by {taken[port]} and by {plan['service']}: {remedy}.")
             taken[port] = plan["service"]
@@ -395,9 +403,7 @@ def settled_services(checked: dict[str, list[dict[str, Any]]], states: dict[str,
     Returns:
         Services whose containers are all ready and as declared.
     """
-    return [
-        name for name, plans in checked.items() if all(states.get(plan["name"], {}).get("ready") for plan in plans)
-    ]
+    return [name for name, plans in checked.items() if all(states.get(plan["name"], {}).get("ready") for plan in plans)]
 
 
 def build_failure(text: str) -> str:
@@ -486,7 +492,9 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
         }
         # Mirrors and proxies say where the same bytes come from: they are not part of what an image is.
         identity = {key: value for key, value in args.items() if key not in settings["args"]}
-        made_from = json.dumps([files, identity, settings["salt"], definition.get("base", {})], sort_keys=True, default=str)
+        made_from = json.dumps(
+            [files, identity, settings["salt"], definition.get("base", {})], sort_keys=True, default=str
+        )
         digest = hashlib.sha256(made_from.encode()).hexdigest()[:16]
         plans[name] = {
             "name": name,
@@ -557,7 +565,8 @@ def bucket_policy(bucket: str) -> str:
         bucket: Name of the bucket.
 
     Returns:
-        A policy document in JSON, in the form in which MinIO gives it back: everything in this bucket, nothing elsewhere.
+        A policy document in JSON, in the form in which MinIO gives it back: everything in this bucket, and nothing
+        elsewhere.
     """
     resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
     statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": resources}

@@ -67,13 +67,13 @@ paths:
   elements: str
 """
 
-import base64  # noqa: E402
-import contextlib  # noqa: E402
-import os  # noqa: E402
-import stat  # noqa: E402
-import tempfile  # noqa: E402
+import base64
+import contextlib
+import os
+import stat
+import tempfile
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 
 class Tree:

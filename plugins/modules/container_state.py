@@ -41,8 +41,8 @@ containers:
     started_at: {description: When it was started., type: str}
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError, inspect  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError, inspect
 
 
 def drift_of(declared: dict, item: dict) -> list[str]:
@@ -108,7 +108,7 @@ def main() -> None:
         report[container["name"]] = {
             "exists": bool(item),
             "running": bool(state.get("Running")),
-            "ready": not drift and (container["kind"] == "step" and not state.get("Running") or health == "healthy"),
+            "ready": not drift and ((container["kind"] == "step" and not state.get("Running")) or health == "healthy"),
             "drift": drift,
             "hash": ((item or {}).get("Config", {}).get("Labels") or {}).get("quantops.hash", ""),
             "started_at": state.get("StartedAt", ""),

@@ -13,10 +13,10 @@ description:
   - Asks the containers' own health checks, so that nobody waits for the engine's next interval.
   - Fails when a container ends or keeps restarting, with its last health output and its last log lines.
 options:
-  containers:
-    description: Containers as planned by the filter P(quantops.ibkr_stack.container_plan#filter).
+  names:
+    description: Names of the containers. One that the engine never restarts is a step, every other a service.
     type: list
-    elements: dict
+    elements: str
     required: true
   timeout:
     description: Seconds after which what is still awaited is an error.
@@ -37,7 +37,7 @@ author:
 EXAMPLES = r"""
 - name: Wait
   quantops.ibkr_stack.container_wait:
-    containers: "{{ plan }}"
+    names: [quantops-postgres, quantops-redis]
     timeout: 120
 """
 
@@ -53,10 +53,10 @@ progress:
   type: str
 """
 
-import time  # noqa: E402
+import time
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (
     EngineError,
     docker,
     inspect,
@@ -66,27 +66,30 @@ PAUSE = 0.5  # seconds between two looks
 RESTARTS = 3  # a service that restarted so often will not come up by waiting
 
 
-def probe(container: dict) -> tuple[bool, str]:
+def probe(name: str, item: dict) -> tuple[bool, str]:
     """Run a container's health check now.
 
     Args:
-        container: Plan of one container.
+        name: Container.
+        item: The engine's description.
 
     Returns:
         Whether it succeeded, and what it printed.
     """
-    kind, *words = container["probe"]
+    kind, *words = (item["Config"].get("Healthcheck") or {}).get("Test") or ["NONE"]
+    if kind == "NONE":
+        return True, ""
     if kind == "CMD-SHELL":
         words = ["sh", "-c", *words]
-    status, out, err = docker("exec", container["name"], *words, timeout=10)
+    status, out, err = docker("exec", name, *words, timeout=10)
     return status == 0, (out + err).strip()
 
 
-def verdict(container: dict, item: dict | None) -> tuple[str, str]:
+def verdict(name: str, item: dict | None) -> tuple[str, str]:
     """Judge one container.
 
     Args:
-        container: Plan of one container.
+        name: Container.
         item: The engine's description, or nothing.
 
     Returns:
@@ -95,7 +98,7 @@ def verdict(container: dict, item: dict | None) -> tuple[str, str]:
     if item is None:
         return "failed", "the container does not exist"
     state = item["State"]
-    if container["kind"] == "step":
+    if item["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"):
         if state["Running"] or state["Status"] == "created":
             return "waiting", "still at work"
         return ("ready", "") if state["ExitCode"] == 0 else ("failed", f"ended with status {state['ExitCode']}")
@@ -108,7 +111,7 @@ def verdict(container: dict, item: dict | None) -> tuple[str, str]:
     health = state.get("Health") or {}
     if health.get("Status") == "healthy":
         return "ready", ""
-    good, said = probe(container)
+    good, said = probe(name, item)
     return ("ready", "") if good else ("waiting", said or "its health check fails without a word")
 
 
@@ -131,14 +134,14 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "containers": {"type": "list", "elements": "dict", "required": True},
+            "names": {"type": "list", "elements": "str", "required": True},
             "timeout": {"type": "int", "default": 300},
             "slice": {"type": "int", "default": 10},
             "final": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    open_ones = {container["name"]: container for container in module.params["containers"]}
+    open_ones = list(module.params["names"])
     total = len(open_ones)
     if module.check_mode:
         module.exit_json(changed=False, waiting=[], progress="check mode: nothing is awaited")
@@ -146,16 +149,16 @@ def main() -> None:
     end = time.monotonic() + module.params["slice"]
     while True:
         try:
-            existing = inspect("container", list(open_ones))
+            existing = inspect("container", open_ones)
         except EngineError as error:
             module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
-        for name, container in list(open_ones.items()):
-            state, reason = verdict(container, existing.get(name))
+        for name in list(open_ones):
+            state, reason = verdict(name, existing.get(name))
             reasons[name] = reason
             if state == "failed":
                 module.fail_json(msg=describe(name, reason))
             if state == "ready":
-                del open_ones[name]
+                open_ones.remove(name)
         if not open_ones or time.monotonic() >= end:
             break
         time.sleep(PAUSE)
@@ -164,7 +167,7 @@ def main() -> None:
         module.fail_json(msg=texts)
     module.exit_json(
         changed=False,
-        waiting=list(open_ones),
+        waiting=open_ones,
         progress=f"{total - len(open_ones)} of {total} ready, waiting for {', '.join(open_ones)}" if open_ones else "",
     )
 

@@ -58,14 +58,14 @@ host:
     python_requests: {description: Whether the module's Python has what the Docker modules need., type: bool}
 """
 
-import importlib.util  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import platform  # noqa: E402
-import shutil  # noqa: E402
+import importlib.util
+import json
+import os
+import platform
+import shutil
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import docker, inspect  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import docker, inspect
 
 LISTEN = "0A"  # st column of /proc/net/tcp
 

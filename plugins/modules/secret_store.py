@@ -17,12 +17,12 @@ options:
     type: path
     required: true
   secrets:
-    description: Name to kind. C(password) is 32 letters and digits, C(long) 64, C(fernet) a Fernet key and C(tls) a private
-      key with a self-signed certificate in PEM.
+    description: Name to kind. C(password) is 32 letters and digits, C(long) 64, C(fernet) a Fernet key and C(tls) a
+      private key with a self-signed certificate in PEM.
     type: dict
     required: true
   values:
-    description: Secrets that the inventory names itself, from a vault for example. They are not written to the directory.
+    description: Secrets that the inventory names itself, from a vault for example. They are not written anywhere.
     type: dict
     default: {}
   tls_names:
@@ -60,14 +60,14 @@ generated:
   elements: str
 """
 
-import base64  # noqa: E402
-import datetime  # noqa: E402
-import ipaddress  # noqa: E402
-import os  # noqa: E402
-import secrets as random  # noqa: E402
-import string  # noqa: E402
+import base64
+import datetime
+import ipaddress
+import os
+import secrets as random
+import string
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 # Airflow expands variables in its settings and URLs have delimiters: letters and digits need no quoting anywhere.
 ALPHABET = string.ascii_letters + string.digits
@@ -120,7 +120,7 @@ def certificate(names: list[str]) -> str:
             alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
             alternatives.append(x509.DNSName(name))
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     unused = dict.fromkeys(
         (
             "content_commitment",

@@ -71,8 +71,13 @@ class Stack:
         names = [f"--env={name}" for name in environment or {}]
         return subprocess.run(
             ["docker", "exec", "--interactive", *names, f"{self.name}-{container}", *words],
-            input=stdin or "", capture_output=True, text=True, timeout=120, check=False, env=os.environ | (environment or {}),
-        )  # fmt: skip
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env=os.environ | (environment or {}),
+        )
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """The engine's description of each container, by its name without the stack's."""

@@ -215,9 +215,7 @@ def performance(daily: pd.DataFrame) -> dict[str, float]:
 def evaluate(out_of_sample: pd.DataFrame, cost_bps: float) -> dict[str, float]:
     """Metrics of a `walk_forward` result, of buying and holding on the same days, and of its probabilities."""
     rose = (out_of_sample["market_return"] > 0).astype(int)
-    hold = net_returns(
-        pd.Series(1.0, index=out_of_sample.index), out_of_sample["market_return"], cost_bps
-    )
+    hold = net_returns(pd.Series(1.0, index=out_of_sample.index), out_of_sample["market_return"], cost_bps)
     return {
         "oos_days": float(len(out_of_sample)),
         "oos_log_loss": float(log_loss(rose, out_of_sample["probability"], labels=[0, 1])),

@@ -67,8 +67,15 @@ class Lineage:
         """Describe a training on these bars."""
         first, last = bars.frame.index[0], bars.frame.index[-1]
         return cls(
-            bars.symbol, bars.source, bars.simulated, bars.adjusted, f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}",
-            bars.digest, recipe.to_json(), cost_bps,
+            bars.symbol,
+            bars.source,
+            bars.simulated,
+            bars.adjusted,
+            f"{first:%Y-%m-%d}",
+            f"{last:%Y-%m-%d}",
+            bars.digest,
+            recipe.to_json(),
+            cost_bps,
         )
 
     def tags(self) -> dict[str, str]:
@@ -178,9 +185,7 @@ def find_champion(client: MlflowClient, name: str) -> ModelVersion | None:
     return None if holder is None else client.get_model_version(name, holder)
 
 
-def decide(
-    bars: pd.DataFrame, candidate: Lineage, champion: Lineage | None, min_confidence: float
-) -> Decision:
+def decide(bars: pd.DataFrame, candidate: Lineage, champion: Lineage | None, min_confidence: float) -> Decision:
     """Say whether the candidate becomes the champion.
 
     Two fitted models cannot be compared on days that either was trained on, so the comparison is between recipes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from collection_under_test import plugin
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLES = sorted(path.parent for path in ROOT.glob("roles/*/tasks"))
@@ -72,3 +74,11 @@ class TestRole:
         if role.name in ("stack", "container_service") or not (role / "tasks" / f"{entry}.yml").exists():
             return
         assert specs(role)[entry]["options"] == specs(role)["main"]["options"]
+
+
+def test_every_key_of_a_container_is_documented() -> None:
+    """The table in docs/adding-a-service.md names the keys that the filter knows, and no other."""
+    text = (ROOT / "docs" / "adding-a-service.md").read_text(encoding="utf-8")
+    rows = text.partition("## Keys of a container")[2].splitlines()
+    named = {key for row in rows if row.startswith("| `") for key in re.findall("`([^`]+)`", row.split("|")[1])}
+    assert named == set(plugin("filter.stack").CONTAINER_KEYS)

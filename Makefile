@@ -1,0 +1,111 @@
+# The commands of this project; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+INVENTORY ?= inventories/local
+PYTHON ?= python3
+BIN := .venv/bin
+# Further options, such as OPTIONS='--check --diff' or OPTIONS='-e destroy_data=true'.
+OPTIONS ?=
+# A password is asked for only where sudo wants one.
+ASK := $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2> /dev/null || echo --ask-become-pass)
+PLAY := $(BIN)/ansible-playbook -i $(INVENTORY) $(ASK) $(OPTIONS)
+
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+# ---- the stack
+
+.PHONY: up check status verify stop start destroy
+up: .venv/controller ## Bring the whole stack up, or make it again what the inventory says
+	@$(PLAY) site.yml
+
+check: .venv/controller ## Show what `make up` would change
+	@$(PLAY) site.yml --check --diff
+
+status: .venv/controller ## Show what runs, its health, memory and version
+	@$(PLAY) playbooks/status.yml
+
+verify: .venv/controller ## Show that the stack works: train a model and follow it to MLflow and MinIO
+	@$(PLAY) playbooks/verify.yml
+
+stop: .venv/controller ## Stop the containers
+	@$(PLAY) playbooks/stop.yml
+
+start: .venv/controller ## Start the containers again
+	@$(PLAY) playbooks/start.yml
+
+destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-e destroy_data=true'
+	@$(PLAY) playbooks/destroy.yml
+
+# ---- tests
+
+.PHONY: test lint unit molecule collection
+test: lint unit molecule ## Run every test: lint, unit, and the whole stack in Molecule
+
+lint: .venv/test ## Check style, types of variables, and that generated files are up to date
+	@echo "── lint"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/ansible-lint -q
+	@$(BIN)/python tools/role_readmes.py --check
+	@shellcheck $$(git ls-files | xargs grep -lE '^#!/bin/(ba)?sh')
+
+unit: .venv/test .venvs/backend .venvs/simulator .venvs/dags ## Run the unit tests
+	@echo "── unit tests: plugins"
+	@$(BIN)/pytest -q tests/unit/plugins
+	@for suite in simulator backend dags; do \
+	    echo "── unit tests: $$suite"; \
+	    .venvs/$$suite/bin/python -m pytest -q -p no:cacheprovider tests/unit/$$suite; \
+	done
+
+molecule: .venv/test ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
+	@echo "── molecule: the whole stack"
+	@$(BIN)/molecule test
+
+collection: .venv/controller ## Build the collection's archive
+	@$(BIN)/ansible-galaxy collection build --force
+
+# ---- environments
+
+.PHONY: lock
+lock: .venv/controller ## Resolve the requirements again
+	@for file in requirements/*.in; do \
+	    $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $$file -o $${file%.in}.lock; \
+	done
+
+.venv/uv: roles/container_image/files/python-build/uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "This needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON to another one." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || \
+	    { echo "Python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making .venv: Ansible and what it needs, from requirements/controller.lock"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	@touch $@
+
+.venv/controller: requirements/controller.lock .venv/uv
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --only-binary :all: -r $<
+	@touch $@
+
+.venv/test: requirements/test.lock .venv/controller
+	@echo "Adding what the tests need, from requirements/test.lock"
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r $<
+	@command -v chromium shellcheck openssl javac > /dev/null || { \
+	    echo "Installing chromium, shellcheck, openssl and a JDK for the tests"; \
+	    sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	    $$sudo apt-get update -qq; \
+	    $$sudo apt-get install -qq --yes --no-install-recommends chromium shellcheck openssl default-jdk-headless > /dev/null; }
+	@touch $@
+
+.venvs/%: requirements/unit-%.lock .venv/controller
+	@echo "Making $@, from $<"
+	@rm -rf $@
+	@.venv/bin/uv venv --quiet --python .venv/bin/python $@
+	@.venv/bin/uv pip install --quiet --python $@/bin/python --require-hashes -r $<

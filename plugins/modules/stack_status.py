@@ -1,0 +1,130 @@
+#!/usr/bin/python
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Show what runs of a stack."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: stack_status
+short_description: Show what runs of a stack
+description:
+  - Reports state, health, memory against its limit and version of each container of a stack on this host.
+  - Changes nothing.
+options:
+  stack:
+    description: Name of the stack.
+    type: str
+    required: true
+  versions:
+    description: Container to the command in it that prints a version.
+    type: dict
+    default: {}
+author:
+  - The quantops.ibkr_stack maintainers
+"""
+
+EXAMPLES = r"""
+- name: Look at the containers
+  quantops.ibkr_stack.stack_status:
+    stack: quantops
+"""
+
+RETURN = r"""
+containers:
+  description: Container to C(state), C(health), C(memory_mb), C(limit_mb), C(restarts), C(image) and C(version).
+  returned: always
+  type: dict
+lines:
+  description: The same as a table.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import json
+import re
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (
+    EngineError,
+    docker,
+    inspect,
+)
+
+USAGE = re.compile(r"([\d.]+)\s*([KMG]?)i?B")
+MIB = {"": 2**-20, "K": 2**-10, "M": 1, "G": 2**10}
+VERSION = re.compile(r"v?\d+(\.\d+)+\S*|RELEASE\S+|DEVELOPMENT\S+")
+
+
+def memory_in_use(names: list[str]) -> dict[str, int]:
+    """Ask for the memory of running containers.
+
+    Args:
+        names: Containers that run.
+
+    Returns:
+        Name to MiB, as ``docker stats`` counts it: without the page cache.
+    """
+    if not names:
+        return {}
+    status, out, err = docker("stats", "--no-stream", "--format", "{{json .}}", *names)
+    if status:
+        raise EngineError(err)
+    rows = [json.loads(line) for line in out.splitlines()]
+    used = {row["Name"]: USAGE.match(row["MemUsage"]) for row in rows}
+    return {name: round(float(match[1]) * MIB[match[2]]) for name, match in used.items() if match}
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "stack": {"type": "str", "required": True},
+            "versions": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    stack = module.params["stack"]
+    status, out, err = docker("ps", "--all", "--filter", f"label=quantops.stack={stack}", "--format", "{{.Names}}")
+    if status:
+        module.fail_json(msg=f"The Docker engine cannot be asked: {err}")
+    try:
+        found = inspect("container", out.split())
+        memory = memory_in_use([name for name, item in found.items() if item["State"]["Running"]])
+    except EngineError as error:
+        module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
+    containers = {}
+    row = "{:<28} {:<12} {:<11} {:>16} {:>9}  {}".format
+    lines = [row("Container", "State", "Health", "Memory/limit MiB", "Restarts", "Version or image")]
+    for name, item in sorted(found.items()):
+        state = item["State"]
+        step = item["HostConfig"]["RestartPolicy"]["Name"] in ("", "no")
+        version = ""
+        service = name.removeprefix(f"{stack}-")
+        if state["Running"] and service in module.params["versions"]:
+            _, printed, _ = docker("exec", name, *module.params["versions"][service])
+            match = VERSION.search(printed)
+            version = match.group(0).rstrip(",") if match else ""
+        one = containers[name] = {
+            "state": state["Status"]
+            if not step
+            else "done"
+            if state["ExitCode"] == 0
+            else f"failed ({state['ExitCode']})",
+            "health": (state.get("Health") or {}).get("Status", "-"),
+            "memory_mb": memory.get(name, 0),
+            "limit_mb": item["HostConfig"]["Memory"] // 2**20,
+            "restarts": item["RestartCount"],
+            "image": item["Config"]["Image"],
+            "version": version,
+        }
+        usage = f"{one['memory_mb']} / {one['limit_mb']}" if state["Running"] else "-"
+        lines.append(row(name, one["state"], one["health"], usage, one["restarts"], version or one["image"]))
+    module.exit_json(
+        changed=False, containers=containers, lines=lines if found else [f"Nothing of {stack} is on this host."]
+    )
+
+
+if __name__ == "__main__":
+    main()

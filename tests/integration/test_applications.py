@@ -1,0 +1,189 @@
+"""Gateway, backend, Celery, Flower, MLflow and Airflow answer, to those that they should."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from stack_under_test import Stack, eventually
+from test_data_services import psql, s3
+
+TIMEOUT = 30
+
+
+@pytest.fixture(scope="module")
+def gateway_certificate(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate that was generated for the gateway."""
+    pem = stack.secret("ibkr_gateway_tls")
+    path = tmp_path_factory.mktemp("gateway") / "gateway.crt"
+    path.write_text(pem[pem.index("-----BEGIN CERTIFICATE-----") :] + "\n")
+    return path
+
+
+def test_gateway_speaks_verified_tls(stack: Stack, gateway_certificate: Path) -> None:
+    """Its certificate is the generated one and passes Python 3.13's strict rules; without it nobody is trusted."""
+    address = ("127.0.0.1", stack.port("ibkr_gateway"))
+    trusting = ssl.create_default_context(cafile=gateway_certificate)
+    trusting.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    with (
+        socket.create_connection(address, timeout=TIMEOUT) as plain,
+        trusting.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        assert secure.version() in ("TLSv1.2", "TLSv1.3")
+    with socket.create_connection(address, timeout=TIMEOUT) as plain, pytest.raises(ssl.SSLCertVerificationError):
+        ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+
+
+def test_gateway_says_that_it_is_simulated(stack: Stack, gateway_certificate: Path) -> None:
+    """On its page, and in the API."""
+    base = stack.url("ibkr_gateway", scheme="https")
+    page = requests.get(f"{base}/", verify=str(gateway_certificate), timeout=TIMEOUT)
+    assert page.status_code == 200 and "SIMULATED" in page.text
+    status = requests.get(f"{base}/v1/api/iserver/auth/status", verify=str(gateway_certificate), timeout=TIMEOUT)
+    assert status.status_code == 200 and "SIMULATED" in status.text
+
+
+def backend(stack: Stack, path: str) -> Any:
+    """Ask the backend's API."""
+    answer = requests.get(stack.url("backend", path), timeout=TIMEOUT)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def test_backend_is_ready(stack: Stack) -> None:
+    """Each dependency answers, by name; and /health asks none of them."""
+    assert backend(stack, "/health")["status"] == "ok"
+    report = backend(stack, "/ready")
+    assert report["ready"] is True
+    states = {name: found["state"] for name, found in report["dependencies"].items()}
+    assert states == dict.fromkeys(("postgres", "redis", "minio", "gateway", "mlflow", "airflow"), "ok")
+    gateway = report["dependencies"]["gateway"]
+    assert (gateway["up"], gateway["ibkr_reachable"], gateway["logged_in"], gateway["simulated"]) == (True,) * 4
+
+
+def test_beat_brings_the_bars(stack: Stack) -> None:
+    """Nobody asked: beat sent the refresh, the worker fetched, PostgreSQL keeps, and the API tells the source."""
+
+    def refreshed() -> dict[str, Any] | None:
+        [symbol] = [each for each in backend(stack, "/api/v1/symbols") if each["symbol"] == "AAPL"]
+        return symbol if symbol["count"] else None
+
+    symbol = eventually(refreshed, seconds=180)
+    assert symbol["last_error"] is None
+    found = backend(stack, "/api/v1/bars/AAPL?start=2005-01-01&end=2005-12-31")
+    assert (found["source"], found["simulated"], found["adjusted"]) == ("simulated", True, True)
+    # The days on which US exchanges traded in 2005.
+    assert len(found["bars"]) == 252
+    first = found["bars"][0]
+    query = f"SELECT close FROM bars WHERE symbol = 'AAPL' AND source = 'simulated' AND date = '{first['date']}'"
+    status, kept = psql(stack, "backend", "backend", query)
+    assert status == 0 and float(kept) == pytest.approx(first["close"])
+    assert first["date"] == "2005-01-03"
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(symbol["last_refresh"])
+    assert age < datetime.timedelta(hours=2)
+
+
+def test_an_unknown_symbol_is_told(stack: Stack) -> None:
+    """With the variable that adds it."""
+    answer = requests.get(stack.url("backend", "/api/v1/bars/NVDA"), timeout=TIMEOUT)
+    assert answer.status_code == 404 and "BARS_SYMBOLS" in answer.json()["detail"]
+
+
+def test_celery_end_to_end(stack: Stack) -> None:
+    """A task goes through the broker to the worker, and its result comes back."""
+    program = "from ibkr_backend.tasks import ping; print(ping.delay().get(timeout=60))"
+    done = stack.execute("celery-worker", "python3", "-c", program)
+    assert (done.returncode, done.stdout.strip()) == (0, "pong"), done.stderr
+
+
+def test_flower_asks_for_a_password(stack: Stack) -> None:
+    """Nothing without it, nothing with a wrong one; with it, the worker."""
+    address = stack.url("flower", "/api/workers")
+    assert requests.get(address, timeout=TIMEOUT).status_code == 401
+    assert requests.get(stack.url("flower"), timeout=TIMEOUT).status_code == 401
+    assert requests.get(address, auth=("flower", "wrong"), timeout=TIMEOUT).status_code == 401
+    credentials = ("flower", stack.secret("flower_password"))
+    page = requests.get(stack.url("flower"), auth=credentials, timeout=TIMEOUT)
+    assert page.status_code == 200 and "backend@celery-worker" in page.text
+
+
+class MLflow:
+    """MLflow's REST API, without any S3 key."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Use the published port."""
+        self.base = stack.url("mlflow", "/api/2.0")
+
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        """Call an operation."""
+        answer = requests.post(f"{self.base}/mlflow/{path}", json=body, timeout=TIMEOUT)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def get(self, path: str, **parameters: str) -> dict[str, Any]:
+        """Ask."""
+        answer = requests.get(f"{self.base}/mlflow/{path}", params=parameters, timeout=TIMEOUT)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def test_mlflow_proxies_artifacts(stack: Stack) -> None:
+    """A client with no S3 key logs a run and a file, which then is an object in MLflow's bucket."""
+    mlflow = MLflow(stack)
+    experiment = mlflow.post("experiments/create", name=f"probe {uuid.uuid4()}")["experiment_id"]
+    try:
+        run = mlflow.post("runs/create", experiment_id=experiment)["run"]["info"]
+        assert run["artifact_uri"].startswith("mlflow-artifacts:/")
+        mlflow.post("runs/log-metric", run_id=run["run_id"], key="score", value=0.5, timestamp=0)
+        path = run["artifact_uri"].removeprefix("mlflow-artifacts:/").lstrip("/") + "/note.txt"
+        address = f"{mlflow.base}/mlflow-artifacts/artifacts/{path}"
+        assert requests.put(address, data=b"kept", timeout=TIMEOUT).status_code == 200
+        assert requests.get(address, timeout=TIMEOUT).content == b"kept"
+        found = mlflow.get("runs/get", run_id=run["run_id"])["run"]["data"]["metrics"]
+        assert [(each["key"], each["value"]) for each in found] == [("score", 0.5)]
+        stored = s3(stack, "mlflow").get_object(Bucket="mlflow", Key=f"artifacts/{path}")
+        assert stored["Body"].read() == b"kept"
+    finally:
+        mlflow.post("experiments/delete", experiment_id=experiment)
+
+
+def test_mlflow_refuses_other_names(stack: Stack) -> None:
+    """A page of another site, opened in a browser here, cannot reach it by rebinding its name."""
+    answer = requests.get(stack.url("mlflow", "/"), headers={"Host": "evil.example"}, timeout=TIMEOUT)
+    assert answer.status_code == 403
+
+
+def test_airflow_is_healthy(stack: Stack) -> None:
+    """Database, scheduler, DAG processor and triggerer."""
+    health = requests.get(stack.url("airflow", "/api/v2/monitor/health"), timeout=TIMEOUT).json()
+    states = {name: part["status"] for name, part in health.items()}
+    assert states == dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
+
+
+def test_airflow_lets_in_its_administrator_only(stack: Stack, airflow: requests.Session) -> None:
+    """With the generated password; not with another, and nobody without a token."""
+    token = stack.url("airflow", "/auth/token")
+    wrong = requests.post(token, json={"username": "admin", "password": "admin"}, timeout=TIMEOUT)
+    assert wrong.status_code == 401
+    assert requests.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).status_code == 401
+    assert airflow.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).status_code == 200
+
+
+def test_airflow_has_the_dags_without_errors(stack: Stack, airflow: requests.Session) -> None:
+    """Both are there, none is broken, and nobody else's are."""
+
+    def dags() -> set[str]:
+        return {
+            each["dag_id"] for each in airflow.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).json()["dags"]
+        }
+
+    expected = {"daily_strategy_training", "stack_maintenance"}
+    assert eventually(lambda: dags() >= expected and dags(), seconds=120) == expected
+    errors = airflow.get(stack.url("airflow", "/api/v2/importErrors"), timeout=TIMEOUT).json()
+    assert errors["import_errors"] == []

@@ -1,0 +1,166 @@
+"""PostgreSQL, Redis and MinIO: who may do what, and who may not."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import boto3
+import botocore.config
+import botocore.exceptions
+import pytest
+from stack_under_test import Stack
+
+OWNERS = ("airflow", "backend", "mlflow")
+BUCKETS = ("airflow-logs", "mlflow", "trading-charts")
+
+
+def psql(stack: Stack, user: str, database: str, query: str, password: str | None = None) -> tuple[int, str]:
+    """Ask PostgreSQL over TCP with a password; returns psql's status and all that it says."""
+    given = stack.secret(f"postgres_{user}_password") if password is None else password
+    words = ("psql", "--no-psqlrc", "-At", "--host=127.0.0.1", f"--username={user}", f"--dbname={database}", "--file=-")
+    done = stack.execute("postgres", *words, stdin=query, environment={"PGPASSWORD": given})
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_an_owner_rules_its_database(stack: Stack, owner: str) -> None:
+    """It owns the database and can make and drop a table in it."""
+    query = f"SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{owner}'"
+    assert psql(stack, owner, owner, query) == (0, owner)
+    table = f"probe_{uuid.uuid4().hex}"
+    status, said = psql(stack, owner, owner, f"CREATE TABLE {table} (x int); DROP TABLE {table};")
+    assert (status, said) == (0, "CREATE TABLE\nDROP TABLE")
+
+
+@pytest.mark.parametrize(("owner", "other"), [(a, b) for a in OWNERS for b in (*OWNERS, "postgres") if a != b])
+def test_an_owner_stays_in_its_database(stack: Stack, owner: str, other: str) -> None:
+    """It cannot even connect to another's; in the administrator's it can make nothing."""
+    status, said = psql(stack, owner, other, "CREATE TABLE intruder (x int)")
+    if other == "postgres":
+        assert "permission denied for schema public" in said or "permission denied for database" in said
+    else:
+        assert status != 0 and f'permission denied for database "{other}"' in said
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_a_wrong_password_is_refused(stack: Stack, owner: str) -> None:
+    """Over TCP nobody is trusted."""
+    status, said = psql(stack, owner, owner, "SELECT 1", password="wrong")
+    assert status != 0 and "password authentication failed" in said
+
+
+def test_the_administrator_comes_from_inside_only(stack: Stack) -> None:
+    """Over the network the administrator is refused, with the right password too."""
+    password = stack.secret("postgres_admin_password")
+    status, said = psql(stack, "postgres", "postgres", "SELECT 1", password=password)
+    assert status != 0 and "pg_hba.conf rejects connection" in said
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_owners_are_nothing_more(stack: Stack, owner: str) -> None:
+    """No attribute that reaches beyond the own database; the password is kept as a SCRAM verifier."""
+    query = f"SELECT rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication FROM pg_roles WHERE rolname = '{owner}'"
+    assert psql(stack, owner, owner, query) == (0, "f")
+    words = ("psql", "--no-psqlrc", "-At", "--username=postgres", "--dbname=postgres", "--file=-")
+    kept = stack.execute(
+        "postgres", *words, stdin=f"SELECT left(rolpassword, 14) FROM pg_authid WHERE rolname = '{owner}'"
+    )
+    assert kept.stdout.strip() == "SCRAM-SHA-256$"
+
+
+def test_server_version(stack: Stack) -> None:
+    """PostgreSQL 17."""
+    assert psql(stack, "backend", "backend", "SHOW server_version_num")[1].startswith("17")
+
+
+def redis(stack: Stack, *words: str, password: str = "") -> str:
+    """Ask Redis over TCP."""
+    environment = {"REDISCLI_AUTH": password} if password else {}
+    done = stack.execute("redis", "redis-cli", "--no-auth-warning", *words, environment=environment)
+    return (done.stdout + done.stderr).strip()
+
+
+def test_redis_needs_its_password(stack: Stack) -> None:
+    """Nothing without it, nothing with a wrong one."""
+    assert "NOAUTH" in redis(stack, "PING")
+    assert "WRONGPASS" in redis(stack, "PING", password="wrong")
+    assert redis(stack, "PING", password=stack.secret("redis_password")) == "PONG"
+
+
+def test_redis_keeps_what_it_accepted(stack: Stack) -> None:
+    """The append-only file is on and written without error, and nothing is evicted."""
+    password = stack.secret("redis_password")
+    info = dict(line.split(":", 1) for line in redis(stack, "INFO", password=password).splitlines() if ":" in line)
+    assert info["redis_version"].startswith("8.")
+    assert (info["aof_enabled"], info["aof_last_write_status"], info["rdb_last_bgsave_status"]) == ("1", "ok", "ok")
+    assert info["maxmemory_policy"] == "noeviction" and int(info["maxmemory"]) > 0
+
+
+def s3(stack: Stack, bucket: str, secret: str | None = None) -> Any:
+    """A client with the key of a bucket's own user."""
+    return boto3.client(
+        "s3",
+        endpoint_url=stack.url("minio"),
+        region_name="us-east-1",
+        aws_access_key_id=bucket,
+        aws_secret_access_key=secret or stack.secret(f"minio_{bucket.replace('-', '_')}_secret"),
+        config=botocore.config.Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}),
+    )
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_client_uses_its_bucket(stack: Stack, bucket: str) -> None:
+    """It writes, reads, lists and deletes."""
+    client, key = s3(stack, bucket), f"probe/{uuid.uuid4()}"
+    client.put_object(Bucket=bucket, Key=key, Body=b"kept")
+    assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"kept"
+    assert [item["Key"] for item in client.list_objects_v2(Bucket=bucket, Prefix=key)["Contents"]] == [key]
+    client.delete_object(Bucket=bucket, Key=key)
+    assert client.list_objects_v2(Bucket=bucket, Prefix=key)["KeyCount"] == 0
+
+
+@pytest.mark.parametrize(("bucket", "other"), [(a, b) for a in BUCKETS for b in BUCKETS if a != b])
+def test_a_client_stays_in_its_bucket(stack: Stack, bucket: str, other: str) -> None:
+    """Another's bucket can be neither listed nor read nor written, and is not shown."""
+    client = s3(stack, bucket)
+    for attempt in (
+        lambda: client.list_objects_v2(Bucket=other),
+        lambda: client.put_object(Bucket=other, Key="intruder", Body=b""),
+        lambda: client.get_object(Bucket=other, Key="anything"),
+        lambda: client.create_bucket(Bucket=f"of-{bucket}"),
+    ):
+        with pytest.raises(botocore.exceptions.ClientError) as error:
+            attempt()
+        assert error.value.response["Error"]["Code"] == "AccessDenied"
+    assert [each["Name"] for each in client.list_buckets()["Buckets"]] == [bucket]
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_wrong_key_is_refused(stack: Stack, bucket: str) -> None:
+    """The user exists; its secret counts."""
+    with pytest.raises(botocore.exceptions.ClientError) as error:
+        s3(stack, bucket, secret="wrong-wrong-wrong").list_objects_v2(Bucket=bucket)
+    assert error.value.response["Error"]["Code"] == "SignatureDoesNotMatch"
+
+
+def test_minio_has_exactly_the_declared_buckets_and_no_anonymous_access(stack: Stack) -> None:
+    """As the root user sees it."""
+    root = s3(stack, "minio-root", secret=stack.secret("minio_root_password"))
+    assert sorted(each["Name"] for each in root.list_buckets()["Buckets"]) == sorted(BUCKETS)
+    for bucket in BUCKETS:
+        with pytest.raises(botocore.exceptions.ClientError) as error:
+            root.get_bucket_policy(Bucket=bucket)
+        assert error.value.response["Error"]["Code"] == "NoSuchBucketPolicy"
+
+
+def test_root_is_nobodys_client(stack: Stack, containers: dict[str, dict[str, Any]]) -> None:
+    """Root's password is on the host in MinIO's own directory only."""
+    password = stack.secret("minio_root_password").encode()
+    holders = {
+        path.relative_to(stack.config_dir).parts[0]
+        for path in stack.config_dir.rglob("*")
+        if path.is_file() and password in path.read_bytes()
+    }
+    assert holders == {"minio"}
+    assert "minio" in containers
