@@ -233,6 +233,7 @@ def mounts_of(container: dict[str, Any], directory: str, stack: str) -> list[dic
             "source": f"{stack}-{volume['name']}",
             "target": volume["path"],
             "read_only": volume.get("read_only", False),
+            "labels": {"quantops.stack": stack},
         }
         for volume in container.get("volumes") or []
     ]

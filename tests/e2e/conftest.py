@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, Response, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, Route, expect, sync_playwright
 
 INTEGRATION = Path(__file__).parents[1] / "integration"
 sys.path.insert(0, str(INTEGRATION))
@@ -19,7 +19,8 @@ from stack_under_test import REPOSITORY  # noqa: E402
 SCREENSHOTS = REPOSITORY / "artifacts" / "screenshots"
 CHROMIUM = "/usr/bin/chromium"
 OWN_HOSTS = ("localhost", "127.0.0.1")
-OpenPage = Callable[..., "Iterator[Page]"]
+# Two busy cores; a page that is there is not waited for.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ MODEL = "daily_strategy_AAPL"
 def test_stack_page(visit: Visit, stack: Stack) -> None:
     """Ready, every service ok, SIMULATED said loud, and the bars that are kept."""
     with visit("backend") as page:
-        page.goto(stack.url("backend", "/"))
+        page.goto(stack.page("backend", "/"))
         expect(page).to_have_title(re.compile(rf"^{stack.name} .* ready$"))
         expect(page.get_by_role("heading", level=1)).to_have_text(stack.name)
         for title in ("PostgreSQL", "Redis", "MinIO", "IBKR gateway", "MLflow", "Airflow"):
@@ -27,18 +27,16 @@ def test_stack_page(visit: Visit, stack: Stack) -> None:
         row = page.locator("tbody tr", has=page.get_by_role("rowheader", name="AAPL"))
         expect(row).to_contain_text("2000-03-01")
         expect(row).to_contain_text("2013-03-01")
-        for name in ("MLflow", "Airflow", "Flower", "MinIO console"):
-            expect(page.get_by_role("link", name=name)).to_have_attribute(
-                "href", re.compile(rf":\d*{stack.offset or ''}\d*/")
-            )
 
 
 def test_links_of_the_stack_page_lead_to_the_services(visit: Visit, stack: Stack) -> None:
     """Every link answers in the browser: none leads to a name that only containers know."""
     with visit("backend-links") as page:
-        page.goto(stack.url("backend", "/"))
+        page.goto(stack.page("backend", "/"))
         links = {link.inner_text(): link.get_attribute("href") for link in page.locator("ul.links a").all()}
-        assert len(links) == 5, links
+        ports = {"MinIO console": "minio_console", "Flower": "flower", "MLflow": "mlflow", "Airflow": "airflow"}
+        expected = {name: stack.page(port) for name, port in ports.items()}
+        assert links == expected | {"IBKR gateway (SIMULATED)": stack.page("ibkr_gateway", scheme="https")}
         for name, address in links.items():
             answer = requests.get(
                 address, timeout=30, verify=False, allow_redirects=True
@@ -49,7 +47,7 @@ def test_links_of_the_stack_page_lead_to_the_services(visit: Visit, stack: Stack
 def test_gateway_page(visit: Visit, stack: Stack) -> None:
     """Says SIMULATED, shows the real prices' last day, and logs out and in."""
     with visit("gateway") as page:
-        page.goto(stack.url("ibkr_gateway", "/", scheme="https"))
+        page.goto(stack.page("ibkr_gateway", "/", scheme="https"))
         expect(page).to_have_title("SIMULATED Client Portal gateway")
         expect(page.locator(".badge")).to_have_text("SIMULATED")
         expect(page.get_by_text("Session: Logged in")).to_be_visible()
@@ -60,7 +58,7 @@ def test_flower(visit: Visit, stack: Stack) -> None:
     """With its password: the worker, online."""
     credentials = {"username": "flower", "password": stack.secret("flower_password")}
     with visit("flower", http_credentials=credentials) as page:
-        page.goto(stack.url("flower", "/workers"))
+        page.goto(stack.page("flower", "/workers"))
         row = page.get_by_role("row", name=re.compile("backend@celery-worker"))
         expect(row).to_contain_text("Online")
 
@@ -68,10 +66,11 @@ def test_flower(visit: Visit, stack: Stack) -> None:
 def test_minio_console(visit: Visit, stack: Stack) -> None:
     """Root logs in and sees the three buckets."""
     with visit("minio-console") as page:
-        page.goto(stack.url("minio_console", "/login"))
+        page.goto(stack.page("minio_console", "/login"))
         page.locator("#accessKey").fill("minio-root")
         page.locator("#secretKey").fill(stack.secret("minio_root_password"))
         page.locator("button[type=submit]").click()
+        page.get_by_role("button", name="Acknowledge").click()
         for bucket in ("mlflow", "airflow-logs", "trading-charts"):
             expect(page.get_by_text(bucket, exact=True).first).to_be_visible()
 
@@ -79,45 +78,57 @@ def test_minio_console(visit: Visit, stack: Stack) -> None:
 def test_minio_console_refuses_a_wrong_password(visit: Visit, stack: Stack) -> None:
     """And says so."""
     with visit("minio-console-refused") as page:
-        page.goto(stack.url("minio_console", "/login"))
+        page.goto(stack.page("minio_console", "/login"))
         page.locator("#accessKey").fill("minio-root")
         page.locator("#secretKey").fill("wrong-wrong-wrong")
         page.locator("button[type=submit]").click()
         expect(page.get_by_text(re.compile("invalid login", re.IGNORECASE)).first).to_be_visible()
 
 
-def test_mlflow_experiment(visit: Visit, stack: Stack, dag_run: dict[str, Any]) -> None:
-    """The experiment is listed, and its run can be opened."""
+def test_mlflow_experiments(visit: Visit, stack: Stack, dag_run: dict[str, Any]) -> None:
+    """The training's experiment is listed."""
     with visit("mlflow-experiments") as page:
-        page.goto(stack.url("mlflow", "/#/experiments"))
-        link = page.get_by_role("link", name="daily_strategy", exact=True).first
-        expect(link).to_be_visible()
-        link.click()
-        expect(page.get_by_text("AAPL").first).to_be_visible()
+        page.goto(stack.page("mlflow", "/#/experiments"))
+        expect(page.get_by_role("link", name="daily_strategy", exact=True).first).to_be_visible()
+
+
+def test_mlflow_run(visit: Visit, stack: Stack, dag_run: dict[str, Any]) -> None:
+    """The training's run with its parameters and out-of-sample metrics."""
+    api = stack.url("mlflow", "/api/2.0/mlflow")
+    found = requests.get(f"{api}/experiments/get-by-name?experiment_name=daily_strategy", timeout=30).json()[
+        "experiment"
+    ]
+    body = {"experiment_ids": [found["experiment_id"]], "filter": f"run_name LIKE '%{dag_run['dag_run_id']}'"}
+    [run] = requests.post(f"{api}/runs/search", json=body, timeout=30).json()["runs"]
+    with visit("mlflow-run") as page:
+        page.goto(stack.page("mlflow", f"/#/experiments/{found['experiment_id']}/runs/{run['info']['run_id']}"))
+        for text in ("symbol", "AAPL", "cost_bps", "simulated"):
+            expect(page.get_by_text(text, exact=True).first).to_be_visible()
+        expect(page.get_by_text("Finished").first).to_be_visible()
 
 
 def test_mlflow_model(visit: Visit, stack: Stack, dag_run: dict[str, Any]) -> None:
     """The registered model with its champion."""
     with visit("mlflow-model") as page:
-        page.goto(stack.url("mlflow", f"/#/models/{MODEL}"))
+        page.goto(stack.page("mlflow", f"/#/models/{MODEL}"))
         expect(page.get_by_text(MODEL).first).to_be_visible()
         expect(page.get_by_text(re.compile("champion")).first).to_be_visible()
 
 
 def login_to_airflow(page: Page, stack: Stack) -> None:
     """Log in as the administrator, as a person does."""
-    page.goto(stack.url("airflow", "/"))
+    page.goto(stack.page("airflow", "/"))
     page.locator("#username").fill("admin")
     page.locator("#password").fill(stack.secret("airflow_admin_password"))
     page.locator("input[type=submit], button[type=submit]").first.click()
+    expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
 
 
 def test_airflow_dags(visit: Visit, stack: Stack, dag_run: dict[str, Any]) -> None:
     """After the login: both DAGs, and no import error."""
     with visit("airflow-dags") as page:
         login_to_airflow(page, stack)
-        page.wait_for_url(lambda url: "/auth/login" not in url)
-        page.goto(stack.url("airflow", "/dags"))
+        page.goto(stack.page("airflow", "/dags"))
         for dag in ("daily_strategy_training", "stack_maintenance"):
             expect(page.get_by_text(dag, exact=True).first).to_be_visible()
         expect(page.get_by_text(re.compile("import error", re.IGNORECASE))).to_have_count(0)
@@ -127,17 +138,17 @@ def test_airflow_task_log(visit: Visit, stack: Stack, dag_run: dict[str, Any]) -
     """A task's log, which came from MinIO, in the page that an operator opens when a task fails."""
     with visit("airflow-task-log") as page:
         login_to_airflow(page, stack)
-        page.wait_for_url(lambda url: "/auth/login" not in url)
         run_id = requests.utils.quote(dag_run["dag_run_id"], safe="")
-        page.goto(stack.url("airflow", f"/dags/daily_strategy_training/runs/{run_id}/tasks/promote"))
-        expect(page.get_by_text(re.compile("s3://airflow-logs/")).first).to_be_visible()
+        page.goto(stack.page("airflow", f"/dags/daily_strategy_training/runs/{run_id}/tasks/promote"))
         expect(page.get_by_text(re.compile("out of sample")).first).to_be_visible()
+        page.get_by_text("Log message source details").click()
+        expect(page.get_by_text(re.compile("s3://airflow-logs/")).first).to_be_visible()
 
 
 def test_airflow_refuses_a_wrong_password(visit: Visit, stack: Stack) -> None:
     """And says so."""
     with visit("airflow-refused") as page:
-        page.goto(stack.url("airflow", "/"))
+        page.goto(stack.page("airflow", "/"))
         page.locator("#username").fill("admin")
         page.locator("#password").fill("admin")
         page.locator("input[type=submit], button[type=submit]").first.click()

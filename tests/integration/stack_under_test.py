@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,21 +21,20 @@ PORTS = {
 Found = TypeVar("Found")
 
 
-def command(*words: str, stdin: str | None = None, environment: dict[str, str] | None = None) -> str:
-    """Run a command and return what it prints.
+def as_root(*words: str, keep: Iterable[str] = ()) -> list[str]:
+    """The command as root runs it; a user with sudo asks for that, and keeps the named variables."""
+    return (
+        list(words) if os.geteuid() == 0 else ["sudo", "--non-interactive", f"--preserve-env={','.join(keep)}", *words]
+    )
+
+
+def command(*words: str, stdin: str | None = None) -> str:
+    """Run a command as root and return what it prints.
 
     Raises:
         AssertionError: It did not end with 0; with what it said.
     """
-    done = subprocess.run(
-        words,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | (environment or {}),
-    )
+    done = subprocess.run(as_root(*words), input=stdin, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -60,6 +59,10 @@ class Stack:
         """Address on this host."""
         return f"{scheme}://127.0.0.1:{self.port(service)}{path}"
 
+    def page(self, service: str, path: str = "/", scheme: str = "http") -> str:
+        """Address as a person's browser has it: the one of the access table."""
+        return f"{scheme}://localhost:{self.port(service)}{path}"
+
     def secret(self, name: str) -> str:
         """A secret's value."""
         return (self.secrets_dir / name).read_text().strip()
@@ -68,15 +71,17 @@ class Stack:
         self, container: str, *words: str, stdin: str | None = None, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a container; values of `environment` reach it without a command line."""
-        names = [f"--env={name}" for name in environment or {}]
+        environment = environment or {}
+        names = [f"--env={name}" for name in environment]
+        words = ("docker", "exec", "--interactive", *names, f"{self.name}-{container}", *words)
         return subprocess.run(
-            ["docker", "exec", "--interactive", *names, f"{self.name}-{container}", *words],
+            as_root(*words, keep=environment),
             input=stdin or "",
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
-            env=os.environ | (environment or {}),
+            env=os.environ | environment,
         )
 
     def containers(self) -> dict[str, dict[str, Any]]:

@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
+from stack_under_test import REPOSITORY, command
 
-REPOSITORY = Path(__file__).parents[2]
 STACK = "preflight"
+PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "airflow_worker")
 PORTS = {
     "minio": 29100, "minio_console": 29101, "ibkr_gateway": 25155, "backend": 28100, "flower": 25655, "mlflow": 25600,
@@ -30,7 +31,7 @@ PORTS = {
 
 def docker(*words: str) -> list[str]:
     """Lines that the engine's client prints."""
-    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout.splitlines()
+    return command("docker", *words).splitlines()
 
 
 def traces() -> list[str]:
@@ -67,7 +68,7 @@ class Site:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
         before = traces(), sorted(self.secrets.glob("*"))
         done = subprocess.run(
-            ["ansible-playbook", "playbooks/site.yml", "--inventory", str(inventory), "--tags", "always",
+            [PLAYBOOK, "playbooks/site.yml", "--inventory", str(inventory), "--tags", "always",
              "--extra-vars", json.dumps(variables)],
             cwd=REPOSITORY,
             env=own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"} | (environment or {}),
@@ -212,6 +213,7 @@ def test_data_of_another_postgresql(site: Site, old_data: None) -> None:
     assert "restore the dump" in said
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="sudo has a PATH of its own")
 def test_no_engine(site: Site, path_without_docker: str) -> None:
     """An engine is missing and may not be installed."""
     said = site.refused(environment={"PATH": path_without_docker}, docker_host_install=False)

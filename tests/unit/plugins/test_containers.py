@@ -21,13 +21,12 @@ DECLARED: dict[str, Any] = {
     "hash": "abc",
     "limits": {"Memory": 2**29, "NanoCpus": 500_000_000, "PidsLimit": 512},
     "network": "desk",
-    "probe": ["CMD", "true"],
 }
 ITEM: dict[str, Any] = {
     "Name": "/desk-web",
     "Id": "0123",
     "RestartCount": 0,
-    "Config": {"Labels": {"quantops.hash": "abc"}},
+    "Config": {"Labels": {"quantops.hash": "abc"}, "Healthcheck": {"Test": ["CMD", "true"]}},
     "State": {"Status": "running", "Running": True, "ExitCode": 0, "OOMKilled": False, "Health": {"Status": "healthy"}},
     "HostConfig": {
         "Memory": 2**29,
@@ -115,7 +114,7 @@ def test_drift_of_a_step(changes: dict[str, Any], force: bool, drift: list[str])
 )
 def test_verdict_of_a_service(changes: dict[str, Any], expected: tuple[str, str]) -> None:
     """Healthy is ready; one that ended or keeps restarting will not come up by waiting."""
-    assert waiting.verdict(DECLARED, item(**changes)) == expected
+    assert waiting.verdict("desk-web", item(**changes)) == expected
 
 
 @pytest.mark.parametrize(
@@ -129,12 +128,12 @@ def test_verdict_of_a_service(changes: dict[str, Any], expected: tuple[str, str]
 )
 def test_verdict_of_a_step(changes: dict[str, Any], expected: tuple[str, str]) -> None:
     """A step is ready when it ended with 0."""
-    assert waiting.verdict({**DECLARED, "kind": "step"}, item(**changes)) == expected
+    assert waiting.verdict("desk-web", item(HostConfig__RestartPolicy={"Name": "no"}, **changes)) == expected
 
 
 def test_verdict_of_nothing() -> None:
     """A container that is gone is a failure at once."""
-    assert waiting.verdict(DECLARED, None) == ("failed", "the container does not exist")
+    assert waiting.verdict("desk-web", None) == ("failed", "the container does not exist")
 
 
 @pytest.mark.parametrize(
@@ -150,8 +149,9 @@ def test_a_starting_service_is_asked_at_once(
 ) -> None:
     """Nobody waits for the engine's next interval: its own probe is run, in a shell where it asks for one."""
     calls = fake_docker(body)
-    starting = item(State__Health={"Status": "starting"})
-    assert waiting.verdict({**DECLARED, "probe": ["CMD-SHELL", "test -e /ready"]}, starting) == expected
+    test = {"Test": ["CMD-SHELL", "test -e /ready"]}
+    starting = item(State__Health={"Status": "starting"}, Config__Healthcheck=test)
+    assert waiting.verdict("desk-web", starting) == expected
     assert calls.read_text().strip() == "exec desk-web sh -c test -e /ready"
 
 
@@ -225,7 +225,7 @@ def test_container_wait_fails_with_the_log(run_module: Run, fake_docker: Callabl
     """The name, the reason and the last lines of the log."""
     ended = item(State__Status="exited", State__Running=False, State__ExitCode=1)
     answer(fake_docker, tmp_path, [ended], 'case $1 in logs) echo "no such table: job";; esac')
-    outcome = run_module("container_wait", containers=[DECLARED])
+    outcome = run_module("container_wait", names=["desk-web"])
     assert outcome.failed
     assert "desk-web: ended with status 1" in outcome.result["msg"] and "no such table: job" in outcome.result["msg"]
 
@@ -236,13 +236,13 @@ def test_container_wait_ends_its_slice_and_its_time(
     """A slice says what is awaited; the last one fails with what the health check said."""
     starting = item(State__Health={"Status": "starting"})
     answer(fake_docker, tmp_path, [starting], 'case $1 in exec) echo "connection refused"; exit 7;; esac')
-    result = run_module("container_wait", containers=[DECLARED], slice=1).result
+    result = run_module("container_wait", names=["desk-web"], slice=1).result
     assert result["waiting"] == ["desk-web"] and result["progress"] == "0 of 1 ready, waiting for desk-web"
-    outcome = run_module("container_wait", containers=[DECLARED], slice=1, final=True)
+    outcome = run_module("container_wait", names=["desk-web"], slice=1, final=True)
     assert outcome.failed and "not ready in time: connection refused" in outcome.result["msg"]
 
 
 def test_container_wait_is_done(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
     """Nothing is awaited when all are healthy."""
     answer(fake_docker, tmp_path, [ITEM])
-    assert run_module("container_wait", containers=[DECLARED]).result["waiting"] == []
+    assert run_module("container_wait", names=["desk-web"]).result["waiting"] == []
