@@ -160,10 +160,14 @@ def test_mlflow_refuses_other_names(stack: Stack) -> None:
 
 
 def test_airflow_is_healthy(stack: Stack) -> None:
-    """Database, scheduler, DAG processor and triggerer."""
-    health = requests.get(stack.url("airflow", "/api/v2/monitor/health"), timeout=TIMEOUT).json()
-    states = {name: part["status"] for name, part in health.items()}
-    assert states == dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
+    """Database, scheduler, DAG processor and triggerer; a heartbeat may be late while a browser holds both cores."""
+    expected = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
+
+    def all_healthy() -> bool:
+        health = requests.get(stack.url("airflow", "/api/v2/monitor/health"), timeout=TIMEOUT).json()
+        return {name: part["status"] for name, part in health.items()} == expected
+
+    assert eventually(all_healthy, seconds=60)
 
 
 def test_airflow_lets_in_its_administrator_only(stack: Stack, airflow: requests.Session) -> None:
