@@ -54,6 +54,7 @@ host:
     ports: {description: Who listens on each TCP port., type: dict}
     networks: {description: Names and subnets of the engine's networks., type: dict}
     volumes: {description: Names of the engine's volumes., type: list}
+    images: {description: References of the engine's images., type: list}
     volume_files: {description: Content of those of the wanted files that exist., type: dict}
     python_requests: {description: Whether the module's Python has what the Docker modules need., type: bool}
 """
@@ -193,13 +194,14 @@ def main() -> None:
     ports = listeners()
     for port, name in own.items():
         ports.setdefault(port, {"process": ""})["container"] = name
-    networks, volumes = {}, []
+    networks, volumes, images = {}, [], []
     if engine["answers"]:
         names = docker("network", "ls", "--format", "{{.Name}}")[1].split()
         for name, item in inspect("network", names).items():
             configs = (item.get("IPAM") or {}).get("Config") or []
             networks[name] = [config["Subnet"] for config in configs if "Subnet" in config]
         volumes = docker("volume", "ls", "--format", "{{.Name}}")[1].split()
+        images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")[1].split()
     with open("/proc/1/comm", encoding="utf-8") as comm:
         init = comm.read().strip()
     module.exit_json(
@@ -216,6 +218,7 @@ def main() -> None:
             "ports": ports,
             "networks": networks,
             "volumes": volumes,
+            "images": images,
             "volume_files": read_volume_files(module.params["volume_files"], volumes),
             "python_requests": importlib.util.find_spec("requests") is not None,
         },

@@ -10,7 +10,7 @@ module: secret_store
 short_description: Keep generated secrets, one file each
 description:
   - Reads the secrets of a stack from a directory and generates those that are not there yet.
-  - Runs on the controller. Never overwrites a secret.
+  - Runs on the controller, within Ansible itself. Never overwrites a secret.
 options:
   path:
     description: Directory of the secrets; made with mode 0700.
@@ -44,7 +44,6 @@ EXAMPLES = r"""
     path: secrets
     secrets:
       redis_password: password
-  delegate_to: localhost
   no_log: true
 """
 
@@ -61,11 +60,14 @@ generated:
 """
 
 import base64
+import contextlib
 import datetime
 import ipaddress
 import os
 import secrets as random
 import string
+from collections.abc import Callable
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -156,62 +158,98 @@ def certificate(names: list[str]) -> str:
     return pem.decode()
 
 
-def main() -> None:
-    """Entry point."""
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "required": True},
-            "secrets": {"type": "dict", "required": True, "no_log": False},
-            "values": {"type": "dict", "default": {}, "no_log": True},
-            "tls_names": {"type": "list", "elements": "str", "default": ["localhost"]},
-            "write": {"type": "bool", "default": True},
-        },
-        supports_check_mode=True,
-    )
-    path = module.params["path"]
-    makers = {
-        "password": lambda: text(32),
-        "long": lambda: text(64),
-        "fernet": fernet,
-        "tls": lambda: certificate(module.params["tls_names"]),
+class SecretError(Exception):
+    """A secret cannot be read, generated or kept; the text says which and why."""
+
+
+def kept(file: str, make: Callable[[], str], write: bool) -> tuple[str, bool]:
+    """Read a secret's file, or generate the secret.
+
+    Args:
+        file: Absolute path.
+        make: Generates a value.
+        write: Whether a generated value is written, and too wide permissions are narrowed.
+
+    Returns:
+        The value, and whether it was generated.
+    """
+    if not os.path.exists(file):
+        value = make()
+        if not write:
+            return value, True
+        with contextlib.suppress(FileExistsError):  # another host of this run was faster: its value counts
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as content:
+                content.write(value)
+            return value, True
+    if write and os.stat(file).st_mode & 0o077:
+        os.chmod(file, 0o600)
+    with open(file, encoding="utf-8") as content:
+        return content.read(), False
+
+
+def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Read the secrets, and generate those that are not there.
+
+    Args:
+        params: Options of the module.
+        check_mode: Whether nothing may be written.
+
+    Returns:
+        The module's result.
+
+    Raises:
+        SecretError: If a secret is empty or cannot be kept.
+    """
+    path, values = params["path"], params["values"]
+    makers: dict[str, Callable[[], str]] = {
+        "password": lambda: text(32) + "\n",
+        "long": lambda: text(64) + "\n",
+        "fernet": lambda: fernet() + "\n",
+        "tls": lambda: certificate(params["tls_names"]),
     }
-    write = module.params["write"] and not module.check_mode
-    known = dict(module.params["values"])
+    write = params["write"] and not check_mode
+    known: dict[str, str] = {}
     generated = []
     try:
         if write:
             os.makedirs(path, mode=0o700, exist_ok=True)
-        for name, kind in module.params["secrets"].items():
-            if name in known:
-                source = f"the variable secrets_values.{name}"
+            os.chmod(path, 0o700)
+        for name, kind in params["secrets"].items():
+            if name in values:
+                source, value = f"the variable secrets_values.{name}", str(values[name])
             else:
-                source = file = os.path.join(path, name)
-                if os.path.exists(file):
-                    with open(file, encoding="utf-8") as content:
-                        known[name] = content.read()
-                    if os.stat(file).st_mode & 0o077 and write:
-                        os.chmod(file, 0o600)
-                else:
-                    known[name] = makers[kind]() + ("" if kind == "tls" else "\n")
-                    generated.append(name)
-                    if write:
-                        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                        with os.fdopen(handle, "w", encoding="utf-8") as content:
-                            content.write(known[name])
-            known[name] = str(known[name]) if kind == "tls" else str(known[name]).strip()
-            if not known[name].strip():
-                module.fail_json(
-                    msg=f"The secret {name} is empty ({source}). Put a value there, or remove it to have one generated."
+                source = os.path.join(path, name)
+                value, new = kept(source, makers[kind], write)
+                generated += [name] if new else []
+            known[name] = value if kind == "tls" else value.strip()
+            if not value.strip():
+                raise SecretError(
+                    f"The secret {name} is empty ({source}). Put a value there, or remove it to have one generated."
                 )
-    except ImportError:
-        module.fail_json(msg=missing_required_lib("cryptography"))
+    except ImportError as error:
+        raise SecretError(missing_required_lib("cryptography")) from error
     except OSError as error:
-        module.fail_json(msg=f"The secrets cannot be kept in {path}: {error}")
-    module.exit_json(
-        changed=bool(generated) and module.params["write"],
-        secrets={name: known[name] for name in module.params["secrets"]},
-        generated=generated,
-    )
+        raise SecretError(f"The secrets cannot be kept in {path}: {error}") from error
+    return {"changed": bool(generated) and params["write"], "secrets": known, "generated": generated}
+
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "path": {"type": "path", "required": True},
+    "secrets": {"type": "dict", "required": True, "no_log": False},
+    "values": {"type": "dict", "default": {}, "no_log": True},
+    "tls_names": {"type": "list", "elements": "str", "default": ["localhost"]},
+    "write": {"type": "bool", "default": True},
+}
+
+
+def main() -> None:
+    """Entry point where the action plugin of the same name is not used."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    try:
+        module.exit_json(**keep(module.params, module.check_mode))
+    except SecretError as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

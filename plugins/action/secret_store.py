@@ -1,0 +1,32 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Keep the secrets on the controller, as whoever runs Ansible, without a process of a module's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.quantops.ibkr_stack.plugins.modules.secret_store import ARGUMENT_SPEC, SecretError, keep
+
+
+class ActionModule(ActionBase):
+    """Does what the module of the same name documents."""
+
+    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Keep the secrets.
+
+        Args:
+            tmp: Unused.
+            task_vars: Variables of the task.
+
+        Returns:
+            The module's result.
+        """
+        result = super().run(tmp, task_vars)
+        _, params = self.validate_argument_spec(ARGUMENT_SPEC)
+        try:
+            result.update(keep(params, self._task.check_mode))
+        except SecretError as error:
+            result.update(failed=True, msg=str(error))
+        return result
