@@ -14,6 +14,9 @@ ASK := $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2> /dev/null || echo --ask-be
 PLAY := $(BIN)/ansible-playbook -i $(INVENTORY) $(ASK) $(OPTIONS)
 
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Trust what this machine trusts, as pip does: a network may have an authority of its own.
+export UV_SYSTEM_CERTS := true
+export UV_NATIVE_TLS := true
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
