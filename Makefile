@@ -17,6 +17,8 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # Trust what this machine trusts, as pip does: a network may have an authority of its own.
 export UV_SYSTEM_CERTS := true
 export UV_NATIVE_TLS := true
+# Lines are shown when they are written, in a log of CI too.
+export PYTHONUNBUFFERED := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help

@@ -63,7 +63,6 @@ class CallbackModule(Default):
         self.task_begun = self.begun
         self.spoken = self.begun
         self.header_due = False
-        self.awaited = ""
         self.stop = threading.Event()
         self.plays = 0
 
@@ -74,8 +73,8 @@ class CallbackModule(Default):
         while not self.stop.wait(WATCH):
             now = time.monotonic()
             if self.task_name and now - max(self.spoken, self.task_begun) >= self.get_option("heartbeat"):
-                what = f"{self.task_name}: {self.awaited}" if self.awaited else self.task_name
-                self.say(f"    … {what}, since {span(now - self.task_begun)}", C.COLOR_VERBOSE)
+                begun = time.strftime("%H:%M:%S", time.localtime(time.time() - (now - self.task_begun)))
+                self.say(f"    … {self.task_name}: {span(now - self.task_begun)}, since {begun}", C.COLOR_VERBOSE)
 
     def say(self, text: str, color: str | None = None) -> None:
         """Show a line.
@@ -138,7 +137,6 @@ class CallbackModule(Default):
         self.header()
         self.task_name = task.get_name().split(" : ")[-1].strip()
         self.task_begun = time.monotonic()
-        self.awaited = ""
         if task.action == "quantops.ibkr_stack.container_wait":
             self.task_name = ""  # says itself what it waits for
         if self._display.verbosity:
@@ -240,12 +238,13 @@ class CallbackModule(Default):
             super().v2_runner_item_on_skipped(result)
 
     def v2_runner_retry(self, result: Any) -> None:
-        """Remember what is awaited, for the clock.
+        """Say nothing of each attempt: the clock says what is awaited and since when.
 
         Args:
             result: What Ansible reports.
         """
-        self.awaited = self._get_item_label(result._result) or ""
+        if self._display.verbosity:
+            super().v2_runner_retry(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Show a failure: what was done, and what is wrong.
