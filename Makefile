@@ -60,7 +60,7 @@ lint: .venv/test ## Check style, types of variables, and that generated files ar
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint -q
 	@$(BIN)/python tools/role_readmes.py --check
-	@shellcheck $$(git ls-files | xargs grep -lE '^#!/bin/(ba)?sh')
+	@shellcheck $$(git ls-files -s | awk '$$1 != 120000 { print $$4 }' | xargs awk 'FNR == 1 && /^#!\/bin\/(ba)?sh/ { print FILENAME }')
 
 unit: .venv/test .venvs/backend .venvs/simulator .venvs/dags ## Run the unit tests
 	@echo "── unit tests: plugins"
