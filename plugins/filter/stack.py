@@ -615,5 +615,4 @@ class FilterModule:
             "over": over,
             "python_errors": python_errors,
             "scram_verifier": scram_verifier,
-            "size_in_bytes": size_in_bytes,
         }
