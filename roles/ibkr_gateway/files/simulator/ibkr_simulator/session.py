@@ -35,9 +35,7 @@ MESSAGES = {
 class Session:
     """State, and what IBKR forgets when a brokerage session ends: subscriptions and warm-up requests."""
 
-    def __init__(
-        self, *, logged_in: bool, idle_seconds: int = 0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, logged_in: bool, idle_seconds: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin logged in or not; the brokerage session lasts `idle_seconds` without a request, 0 is for ever."""
         self._clock = clock
         self.listeners: set[Callable[[], None]] = set()
