@@ -91,8 +91,9 @@ def tls_fault(pem: str, names: list[str], now: datetime.datetime | None = None) 
         return "has a certificate that cannot be read"
     if certificate.public_key().public_bytes(*public) != key:
         return "has a private key that does not belong to its first certificate"
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        return f"is not valid now, but from {certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not first <= now <= last:
+        return f"is not valid now, but from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
     try:
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
