@@ -101,7 +101,7 @@ def running(tls: Tls, environment: dict[str, str], log: Path) -> Iterator[Simula
         simulator = Simulator(f"https://localhost:{port}", tls, log)
         try:
             with simulator.client() as client:
-                deadline = time.monotonic() + 20
+                deadline = time.monotonic() + 60
                 while True:
                     try:
                         client.get("/")

@@ -172,8 +172,9 @@ def connected(simulator, **settings: Any) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ibind writes its logs nowhere, and no proxy is asked."""
+    """ibind, which reads this when it is imported, writes no log files; its stream ends within a ping interval."""
     monkeypatch.setenv("IBIND_LOG_TO_FILE", "false")
+    monkeypatch.setenv("IBIND_WS_PING_INTERVAL", "1")
     monkeypatch.setenv("NO_PROXY", "localhost")
     monkeypatch.chdir(tmp_path)
 
@@ -296,7 +297,7 @@ def streaming(simulator) -> Iterator[tuple[Any, Events]]:
             assert client.start() is True
             yield client, emitted
         finally:
-            client.shutdown()
+            assert client.shutdown() is True
 
 
 def test_stream(simulator) -> None:
