@@ -190,6 +190,20 @@ def test_gateway_archive_not_the_expected_one(site: Site, tmp_path: Path) -> Non
     assert "has the sha256 " in said and "Download it again, or correct the variable" in said
 
 
+def test_gateway_settings(site: Site) -> None:
+    """Each fault of the gateway's settings, with its variable."""
+    said = site.refused(
+        ibkr_gateway_allowed_addresses=["home"],
+        ibkr_gateway_cors_origin="*",
+        ibkr_gateway_cors_credentials=True,
+        secrets_values={"ibkr_gateway_tls": "not a certificate"},
+    )
+    assert "ibkr_gateway_allowed_addresses: 'home' is not an IPv4 address" in said
+    assert "set ibkr_gateway_cors_credentials to false" in said
+    assert "The secret ibkr_gateway_tls is not a private key followed by a certificate, in PEM" in said
+    assert "Set secrets_values.ibkr_gateway_tls to" in said
+
+
 def test_empty_secret(site: Site) -> None:
     """An empty password would let everyone in."""
     site.secrets.mkdir()
