@@ -107,6 +107,7 @@ def serve(answer: Callable[[str], tuple[int, object]], headers: Callable[[], dic
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, body = answer(self.path)
             content = b"" if self.command == "HEAD" else json.dumps(body).encode()
             self.send_response(status)

@@ -195,10 +195,15 @@ def test_nothing_kept_is_said_with_the_remedy(client: TestClient, symbol: str, w
 
 
 @pytest.mark.parametrize(
-    "path", ["A$PL", "AAPL?start=yesterday", "AAPL?start=2026-01-02&end=2026-01-01", "AAPL?source=other", "A" * 16]
+    "path", ["A$PL", "AAPL?start=yesterday", "AAPL?start=20260102", "AAPL?source=other", "A" * 16]
 )
 def test_bad_input_is_refused(client: TestClient, path: str) -> None:
     assert client.get(f"/api/v1/bars/{path}").status_code == 422
+
+
+def test_a_start_after_the_end_is_told(client: TestClient) -> None:
+    answer = client.get("/api/v1/bars/AAPL", params={"start": "2026-01-02", "end": "2026-01-01"})
+    assert answer.status_code == 404 and "start 2026-01-02 is after end 2026-01-01" in answer.json()["detail"]
 
 
 def test_symbols(client: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:

@@ -309,7 +309,7 @@ def _router(settings: ApiSettings) -> APIRouter:
         router.get("/models", responses=_problems(502))(models)
     if settings.airflow_url:
         router.get("/training-runs", responses=_problems(502))(training_runs)
-        router.post("/training-runs", status_code=202, responses=_problems(404, 502))(train)
+        router.post("/training-runs/{symbol}", status_code=202, responses=_problems(404, 502))(train)
     return router
 
 
@@ -397,7 +397,7 @@ async def bars(
 ) -> Response:
     """Return kept daily bars, ascending, always of one source; at most a second behind the database."""
     if start and end and start > end:
-        raise HTTPException(422, [_misfit("start", f"{start} is after end {end}")])
+        raise HTTPException(404, f"There is no day between them: start {start} is after end {end}.")
     question = (symbol, start, end, source)
     kept: BarsCache = request.app.state.bars
     answer = kept.fresh(question)
@@ -414,10 +414,6 @@ async def bars(
         headers["Content-Encoding"] = "gzip"
         return Response(answer.compressed, media_type="application/json", headers=headers)
     return Response(answer.body, media_type="application/json", headers=headers)
-
-
-def _misfit(field: str, problem: str) -> dict[str, Any]:
-    return {"type": "value_error", "loc": ["query", field], "msg": problem}
 
 
 def _nothing_kept(symbol: str, source: str | None, settings: ApiSettings) -> str:
@@ -467,7 +463,7 @@ def signals(
 ) -> SignalsOut:
     """Return the signals made from bars of one source, ascending, each with the version of the model that made it."""
     if start and end and start > end:
-        raise HTTPException(422, [_misfit("start", f"{start} is after end {end}")])
+        raise HTTPException(404, f"There is no day between them: start {start} is after end {end}.")
     answering = source or answering_source(session, symbol)
     if not answering:
         raise HTTPException(404, _nothing_kept(symbol, source, settings))
@@ -556,12 +552,10 @@ def training_runs(
     return [RunOut(**vars(run)) for run in airflow.runs(count)]
 
 
-def train(
-    request: Request, settings: Configured, symbol: Annotated[str, Query(pattern=f"(?i){SYMBOL_PATTERN}")]
-) -> RunOut:
+def train(symbol: NormalSymbol, request: Request, settings: Configured) -> RunOut:
     """Start a training of a configured symbol."""
-    _configured(symbol.upper(), settings)
+    _configured(symbol, settings)
     airflow: Airflow = request.app.state.airflow
-    return RunOut(**vars(airflow.train(symbol.upper())))
+    return RunOut(**vars(airflow.train(symbol)))
 
 
