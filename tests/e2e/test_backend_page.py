@@ -52,7 +52,17 @@ def test_the_page(visit: Visit, stack: Stack) -> None:
         log_in(page, stack)
         expect(page).to_have_title(re.compile(rf"^{stack.name} .* ready$"))
         expect(page.get_by_role("note")).to_contain_text("SIMULATED")
-        titles = ("PostgreSQL", "Redis", "MinIO", "IBKR gateway", "MLflow", "Airflow", "Celery worker", "Celery beat", "Flower")
+        titles = (
+            "PostgreSQL",
+            "Redis",
+            "MinIO",
+            "IBKR gateway",
+            "MLflow",
+            "Airflow",
+            "Celery worker",
+            "Celery beat",
+            "Flower",
+        )
         for title in titles:
             card = page.locator("li.card", has=page.get_by_text(title, exact=True))
             expect(card.locator(".state")).to_have_text("ok")

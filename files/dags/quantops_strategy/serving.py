@@ -13,6 +13,7 @@ import pandas as pd
 import skops.io
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
+
 from quantops_strategy.evaluation import Recipe, positions
 from quantops_strategy.features import build_features
 

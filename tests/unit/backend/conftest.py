@@ -24,7 +24,6 @@ from ibkr_backend.gateway import Gateway  # noqa: E402
 from ibkr_backend.settings import ApiSettings, DatabaseSettings  # noqa: E402
 from sqlalchemy.orm import Session  # noqa: E402
 
-
 TOKEN = "token-of-the-tests"
 PASSWORD = "open sesame"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}

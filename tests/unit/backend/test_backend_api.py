@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from ibkr_backend import brokerage_session
 from ibkr_backend.api import create_app
 from ibkr_backend.gateway import Gateway
-from ibkr_backend.settings import ApiSettings
 from ibkr_backend.history import refresh
+from ibkr_backend.settings import ApiSettings
 from sqlalchemy.orm import Session
 
 NOW = datetime(TODAY.year, TODAY.month, TODAY.day, 22, tzinfo=UTC)
@@ -194,9 +194,7 @@ def test_nothing_kept_is_said_with_the_remedy(client: TestClient, symbol: str, w
     assert words in answer.json()["detail"]
 
 
-@pytest.mark.parametrize(
-    "path", ["A$PL", "AAPL?start=yesterday", "AAPL?start=20260102", "AAPL?source=other", "A" * 16]
-)
+@pytest.mark.parametrize("path", ["A$PL", "AAPL?start=yesterday", "AAPL?start=20260102", "AAPL?source=other", "A" * 16])
 def test_bad_input_is_refused(client: TestClient, path: str) -> None:
     assert client.get(f"/api/v1/bars/{path}").status_code == 422
 
@@ -347,7 +345,12 @@ def test_metrics_of_api_celery_and_session(
     assert 'celery_tasks_total{state="SUCCESS",task="refresh_bars"} 3.0' in text
     assert "celery_queue_length 4.0" in text
     assert 'service_up{service="worker"} 1.0' in text
-    for line in ("gateway_up 1.0", "gateway_logged_in 1.0", "gateway_session_alert 0.0", "gateway_session_drops_total 0.0"):
+    for line in (
+        "gateway_up 1.0",
+        "gateway_logged_in 1.0",
+        "gateway_session_alert 0.0",
+        "gateway_session_drops_total 0.0",
+    ):
         assert line in text
 
 

@@ -50,9 +50,7 @@ def test_a_day_that_ibkr_does_not_have_is_told_and_asked_for_once(
     assert len(ibkr.requests) == before
 
 
-def test_an_exchange_without_a_calendar_has_no_gaps_to_tell(
-    session: Session, gateway: Gateway, ibkr: FakeIbkr
-) -> None:
+def test_an_exchange_without_a_calendar_has_no_gaps_to_tell(session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:
     ibkr.exchange = "ELSEWHERE"
     refresh(session, gateway, "AAPL", START, NOW)
     assert fill_gaps(session, gateway, "AAPL", weekdays) == []
@@ -61,7 +59,7 @@ def test_an_exchange_without_a_calendar_has_no_gaps_to_tell(
 
 def test_a_split_is_noted_with_its_day_and_ratio(session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:
     refresh(session, gateway, "AAPL", START, NOW - timedelta(days=1))
-    *before, split = sorted(ibkr.closes)
+    *_, split = sorted(ibkr.closes)
     session.execute(delete(KeptBar).where(KeptBar.date == split))
     session.commit()
     ibkr.closes = {day: close / 4 for day, close in ibkr.closes.items()}

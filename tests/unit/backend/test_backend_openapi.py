@@ -74,7 +74,9 @@ def whole(
 
     refresh(session, gateway, "AAPL", date(2026, 11, 1), NOW)
     brokerage_session.keep_portfolios(session, gateway, NOW)
-    sender = Celery(broker="memory://")
+    # Celery prefers the environment's broker to any.
+    monkeypatch.setenv("CELERY_BROKER_URL", "memory://")
+    sender = Celery()
     sender.backend_cls = "disabled"
     monkeypatch.setattr(api, "_sender", lambda: sender)
     more = {"MLFLOW_URL": research_url, "AIRFLOW_URL": research_url, "AIRFLOW_PASSWORD": "secret-of-airflow"}

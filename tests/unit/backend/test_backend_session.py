@@ -84,9 +84,7 @@ def test_a_gateway_that_is_away_for_a_moment_is_no_alert(
     assert (record.drops, alerts(caplog)) == (1, 1)
 
 
-def test_ibkr_out_of_reach_does_not_hang(
-    session: Session, gateway_url: str, ca_file: Path, ibkr: FakeIbkr
-) -> None:
+def test_ibkr_out_of_reach_does_not_hang(session: Session, gateway_url: str, ca_file: Path, ibkr: FakeIbkr) -> None:
     ibkr.hang = threading.Event()
     record = keep_session(session, Gateway(gateway_url, ca_file, timeout=0.2, spacing=0), NOW)
     assert record.logged_in is False and "IBKR cannot be reached" in record.reason
@@ -138,6 +136,11 @@ def test_no_order_ever_leaves(gateway_url: str, ca_file: Path, ibkr: FakeIbkr, o
 
 
 def test_the_list_of_allowed_requests_names_no_order() -> None:
-    for path in ("iserver/account/DU1/orders", "iserver/account/orders", "iserver/reply/1", "iserver/account/DU1/order/2"):
+    for path in (
+        "iserver/account/DU1/orders",
+        "iserver/account/orders",
+        "iserver/reply/1",
+        "iserver/account/DU1/order/2",
+    ):
         for method in ("GET", "POST", "DELETE", "PUT"):
             assert not ALLOWED.fullmatch(f"{method} {path}")

@@ -100,9 +100,7 @@ def test_a_model_of_simulated_prices_never_scores_real_ones(kept: Session, score
     assert "trained on simulated prices" in (kept.get_one(Scoring, "AAPL").error or "")
 
 
-def test_a_failure_is_recorded_and_tried_again_after_an_hour(
-    kept: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_is_recorded_and_tried_again_after_an_hour(kept: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def fail(*_: object) -> None:
@@ -146,10 +144,13 @@ print(json.dumps([run, tracking.train_and_register(run)]))
 
 def test_the_training_s_own_model_scores_raw_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the DAG's code to a signal: trained and registered there, loaded and scored here without the DAG's code."""
-    pytest.importorskip("matplotlib", reason="the training's chart")
     monkeypatch.chdir(tmp_path)
     days = trading_days(date(2024, 1, 2), LAST)
-    rows = [{"date": bar.date.isoformat()} | {name: getattr(bar, name) for name in ("open", "high", "low", "close", "volume")} for bar in bars(days)]
+    rows = [
+        {"date": bar.date.isoformat()}
+        | {name: getattr(bar, name) for name in ("open", "high", "low", "close", "volume")}
+        for bar in bars(days)
+    ]
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, str(DAGS), uri],
@@ -187,5 +188,5 @@ def test_what_goes_wrong_in_that_process_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("ibkr_backend.isolated.__file__", str(tmp_path / "x" / "isolated.py"))
     with pytest.raises(IsolatedError, match="broken_probe: the model is gone"):
         call("broken_probe", {})
-    with pytest.raises(IsolatedError, match="longer than 0.3 s"):
+    with pytest.raises(IsolatedError, match=r"longer than 0\.3 s"):
         call("slow_probe", {}, timeout=0.3)

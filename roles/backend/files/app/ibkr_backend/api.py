@@ -557,5 +557,3 @@ def train(symbol: NormalSymbol, request: Request, settings: Configured) -> RunOu
     _configured(symbol, settings)
     airflow: Airflow = request.app.state.airflow
     return RunOut(**vars(airflow.train(symbol)))
-
-

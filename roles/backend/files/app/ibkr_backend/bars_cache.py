@@ -60,9 +60,7 @@ class BarsCache:
         with Session(self._engine) as session:
             source = asked or answering_source(session, symbol)
             of_source = (KeptBar.symbol == symbol, KeptBar.source == source)
-            count, written = session.execute(
-                select(func.count(), func.max(KeptBar.fetched_at)).where(*of_source)
-            ).one()
+            count, written = session.execute(select(func.count(), func.max(KeptBar.fetched_at)).where(*of_source)).one()
             if not source or not count:
                 self._answers.pop(question, None)
                 return None

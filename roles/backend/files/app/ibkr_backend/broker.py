@@ -38,9 +38,7 @@ class ReadOnlyClient(IbkrClient):
     def __init__(self, url: str, ca_file: Path | None, timeout: float) -> None:
         """Connect lazily; TLS is verified against ``ca_file``, or the system's authorities without one."""
         self.simulated = False
-        super().__init__(
-            url=f"{url}/v1/api/", cacert=str(ca_file) if ca_file else True, timeout=timeout, max_retries=0
-        )
+        super().__init__(url=f"{url}/v1/api/", cacert=str(ca_file) if ca_file else True, timeout=timeout, max_retries=0)
 
     def make_session(self) -> None:
         """Open a session that follows no proxy of the environment and notes who answers."""

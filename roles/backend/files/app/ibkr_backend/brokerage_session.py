@@ -55,7 +55,7 @@ def keep_session(session: Session, gateway: Gateway, now: datetime) -> GatewaySe
     if alive:
         if record.alert or reopened:
             log.warning("the gateway's session is back%s", ": it was opened again" if reopened else "")
-        if not record.logged_in and record.missed == 0 or record.alert:
+        if (not record.logged_in and record.missed == 0) or record.alert:
             record.logged_in_at = now
         record.alert = record.alerted_at = None
         record.missed, record.reopened = 0, record.reopened + reopened

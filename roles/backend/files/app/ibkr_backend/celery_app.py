@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 from celery import Celery, Task
-from celery.signals import setup_logging, task_postrun, task_prerun, worker_init
+from celery.exceptions import QueueNotFound
+from celery.signals import celeryd_after_setup, setup_logging, task_postrun, task_prerun, worker_init
 
 from ibkr_backend import logs
 from ibkr_backend.heartbeat import WORKER_HEARTBEAT, WorkerHeartbeat
@@ -105,6 +106,10 @@ def _check_worker_settings(**_: object) -> None:
     """Stop at once, not at the first task, when a setting that the tasks need is missing."""
     WORKER_HEARTBEAT.unlink(missing_ok=True)
     WorkerSettings.load()
+
+
+@celeryd_after_setup.connect
+def _check_own_queues(**_: object) -> None:
     check_queues(app, set(app.amqp.queues.consume_from))
 
 
@@ -118,7 +123,10 @@ def check_queues(app: Celery, consumed: set[str]) -> None:
     sent = {entry["task"]: entry.get("options", {}) for entry in app.conf.beat_schedule.values()}
     sent |= {name: sent.get(name, {}) for name in app.tasks if name.startswith("ibkr_backend.")}
     for task, options in sent.items():
-        queue = app.amqp.router.route(dict(options), task)["queue"].name
+        try:
+            queue = app.amqp.router.route(dict(options), task)["queue"].name
+        except QueueNotFound:
+            queue = str(options.get("queue"))
         if queue not in consumed:
             raise SettingsError(
                 f"{task} is sent to the queue {queue}, but this worker reads {', '.join(sorted(consumed))}: "

@@ -150,9 +150,7 @@ def price_chart(
     )
 
 
-def _strip(
-    points: Sequence[Point], positions: Sequence[Position], left: float, right: float, top: float
-) -> list[str]:
+def _strip(points: Sequence[Point], positions: Sequence[Position], left: float, right: float, top: float) -> list[str]:
     """Draw runs of equal positions as bars of a strip."""
     held = {each.date: each for each in sorted(positions, key=lambda each: each.live)}
     scale = (right - left) / len(points)
@@ -169,7 +167,10 @@ def _strip(
     paths: dict[str, str] = {}
     for position, begin, end in runs:
         kind = kinds[int(position)]
-        paths[kind] = paths.get(kind, "") + f"M{left + begin * scale:.1f} {top}h{(end - begin) * scale:.1f}v7h{-(end - begin) * scale:.1f}z"
+        paths[kind] = (
+            paths.get(kind, "")
+            + f"M{left + begin * scale:.1f} {top}h{(end - begin) * scale:.1f}v7h{-(end - begin) * scale:.1f}z"
+        )
     return [f'<path class="{kind}" d="{path}"/>' for kind, path in sorted(paths.items())]
 
 

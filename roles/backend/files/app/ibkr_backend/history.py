@@ -100,7 +100,9 @@ def missing_bars(
     if last and complete:
         begin = max(start, last - OVERLAP)
         # The connection must not wait inside a transaction for a slow gateway.
-        kept = {bar.date: bar.close for bar in kept_bars(session, symbol, stock.source, begin, last - timedelta(days=1))}
+        kept = {
+            bar.date: bar.close for bar in kept_bars(session, symbol, stock.source, begin, last - timedelta(days=1))
+        }
         session.rollback()
         try:
             bars = gateway.daily_bars(stock, begin, today)

@@ -27,11 +27,13 @@ class RequestMetrics:
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         """Wrap ``app``."""
         self._app = app
-        self._count = Counter(
-            "http_requests", "Requests answered", ("method", "route", "status"), registry=registry
-        )
+        self._count = Counter("http_requests", "Requests answered", ("method", "route", "status"), registry=registry)
         self._seconds = Histogram(
-            "http_request_duration_seconds", "Time to the end of the answer", ("route",), registry=registry, buckets=BUCKETS
+            "http_request_duration_seconds",
+            "Time to the end of the answer",
+            ("route",),
+            registry=registry,
+            buckets=BUCKETS,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

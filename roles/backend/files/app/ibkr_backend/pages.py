@@ -23,6 +23,8 @@ from ibkr_backend.readiness import Dependency, answers
 from ibkr_backend.settings import ApiSettings
 from ibkr_backend.views import RANGES, WORDS, symbol_chart
 
+# Typographic: an en dash where there is no figure, and a minus sign as wide as a digit.
+NOTHING, MINUS = "\u2013", "\u2212"
 RUNS_SHOWN = 8
 SIGNALS_SHOWN = 12
 TITLES = {
@@ -344,15 +346,15 @@ def _age(moment: datetime | None, now: datetime) -> str:
 
 
 def _money(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    return NOTHING if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
 
 
 def _signed(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:+,.{digits}f}".replace("-", "−")
+    return NOTHING if value is None else f"{value:+,.{digits}f}".replace("-", MINUS)
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}%}".replace("-", "−")
+    return NOTHING if value is None else f"{value:.{digits}%}".replace("-", MINUS)
 
 
 TEMPLATES = Environment(

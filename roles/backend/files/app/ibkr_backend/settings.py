@@ -10,7 +10,17 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, HttpUrl, Json, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    HttpUrl,
+    Json,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -162,7 +172,6 @@ class ApiSettings(WorkerSettings):
     flower_url: BaseUrl | None = None
     stack_name: str = "IBKR stack"
     stack_public_urls: Json[dict[str, HttpUrl]] = Field(default_factory=dict)
-
 
     @model_validator(mode="after")
     def _airflow_needs_a_password(self) -> Self:

@@ -73,9 +73,7 @@ def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, no
     return kept > 0
 
 
-def keep_signals(
-    session: Session, champion: ModelVersion, source: str, answer: dict[str, Any], now: datetime
-) -> int:
+def keep_signals(session: Session, champion: ModelVersion, source: str, answer: dict[str, Any], now: datetime) -> int:
     """Keep what `scoring.score` answered; returns how many signals are new."""
     of_symbol = (Signal.symbol == champion.symbol, Signal.source == source)
     mine = (*of_symbol, Signal.model_version == champion.version)

@@ -47,5 +47,3 @@ def _said(signals: list) -> str:  # type: ignore[type-arg]
         return "No live signal in this range."
     newest = live[-1]
     return f"Newest signal: {WORDS[newest.position]} at the close of {newest.date}, by version {newest.model_version}."
-
-
