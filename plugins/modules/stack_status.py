@@ -20,6 +20,11 @@ options:
     description: Container to the command in it that prints a version.
     type: dict
     default: {}
+  gateway:
+    description: Where the IBKR gateway of this host listens (C(host), C(port)), and the C(url) at which a person logs
+      in. Empty where there is none.
+    type: dict
+    default: {}
 author:
   - The quantops.ibkr_stack maintainers
 """
@@ -35,6 +40,12 @@ containers:
   description: Container to C(state), C(health), C(memory_mb), C(limit_mb), C(restarts), C(image) and C(version).
   returned: always
   type: dict
+gateway:
+  description: Whether the gateway is C(up), IBKR is reachable from it (C(ibkr_reachable)), someone is C(logged_in), the
+    answers are C(simulated), and the C(account) is paper or live, with the C(reason). Empty where there is none. Asked
+    for in 8 s at most.
+  returned: always
+  type: dict
 lines:
   description: The same as a table.
   returned: always
@@ -44,6 +55,7 @@ lines:
 
 import json
 import re
+from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (
@@ -51,6 +63,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
     docker,
     inspect,
 )
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.gateway import gateway_states, sentence
 
 USAGE = re.compile(r"([\d.]+)\s*([KMG]?)i?B")
 MIB = {"": 2**-20, "K": 2**-10, "M": 1, "G": 2**10}
@@ -82,6 +95,7 @@ def main() -> None:
         argument_spec={
             "stack": {"type": "str", "required": True},
             "versions": {"type": "dict", "default": {}},
+            "gateway": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -121,9 +135,14 @@ def main() -> None:
         }
         usage = f"{one['memory_mb']} / {one['limit_mb']}" if state["Running"] else "-"
         lines.append(row(name, one["state"], one["health"], usage, one["restarts"], version or one["image"]))
-    module.exit_json(
-        changed=False, containers=containers, lines=lines if found else [f"Nothing of {stack} is on this host."]
-    )
+    if not found:
+        lines = [f"Nothing of {stack} is on this host."]
+    gateway = module.params["gateway"]
+    states = None
+    if found and gateway:
+        states = gateway_states(gateway["host"], int(gateway["port"]))
+        lines += ["", sentence(states, gateway["url"])]
+    module.exit_json(changed=False, containers=containers, gateway=asdict(states) if states else {}, lines=lines)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ def environment(tls: Tls) -> dict[str, str]:
         "PYTHONPATH": str(SIMULATOR),
         "PYTHONDONTWRITEBYTECODE": "1",
         "SIMULATOR_HOST": "127.0.0.1",
+        # Tests ask faster than IBKR allows; those of the limits turn them on again.
+        "SIMULATOR_PACING": "false",
         "SIMULATOR_CERT_FILE": str(tls.cert),
         "SIMULATOR_KEY_FILE": str(tls.key),
     }
@@ -128,6 +130,14 @@ def start_simulator(
 ) -> Callable[..., contextmanager[Iterator[Simulator]]]:
     """Start one more simulator, with other settings."""
     return lambda **settings: running(tls, environment | settings, tmp_path / "log")
+
+
+@pytest.fixture(scope="module")
+def start_module_simulator(
+    tls: Tls, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., contextmanager[Iterator[Simulator]]]:
+    """The same for all tests of a module."""
+    return lambda **settings: running(tls, environment | settings, tmp_path_factory.mktemp("simulator") / "log")
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import subprocess
 import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -54,35 +56,41 @@ def settings(archive: Path, tls, loopback_port: int, tmp_path: Path) -> dict[str
     }
 
 
-@needs_jdk
-def test_starts_with_our_certificate_and_shows_no_password(settings: dict[str, str], tls, tmp_path: Path) -> None:
-    conf = Path(settings["GATEWAY_CONFIG_DIR"]) / "conf.yaml"
-    port = conf.read_text().split()[1]
+@contextmanager
+def started(settings: dict[str, str], tls, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """The gateway, answering, and a client that trusts its certificate."""
+    port = (Path(settings["GATEWAY_CONFIG_DIR"]) / "conf.yaml").read_text().split()[1]
+    context = ssl.create_default_context(cafile=tls.cert)
     with (
-        (tmp_path / "log").open("wb") as log,
-        subprocess.Popen([str(GATEWAY / "entrypoint.sh")], env=settings, stdout=log, stderr=log) as process,
+        log.open("wb") as output,
+        subprocess.Popen([str(GATEWAY / "entrypoint.sh")], env=settings, stdout=output, stderr=output) as process,
+        httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False) as client,
     ):
         try:
-            context = ssl.create_default_context(cafile=tls.cert)
-            with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False) as client:
-                deadline = time.monotonic() + 20
-                while True:
-                    try:
-                        root = client.get("/")
-                        break
-                    except httpx.ConnectError:
-                        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-                        time.sleep(0.1)
-                assert root.status_code == 302
-                assert client.get("/v1/api/iserver/auth/status").status_code == 401
-            command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    client.get("/")
+                    break
+                except httpx.ConnectError:
+                    assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.1)
+            yield process, client
         finally:
             process.terminate()
+
+
+@needs_jdk
+def test_starts_with_our_certificate_and_shows_no_password(settings: dict[str, str], tls, tmp_path: Path) -> None:
+    with started(settings, tls, tmp_path / "log") as (process, client):
+        assert client.get("/").status_code == 302
+        assert client.get("/v1/api/iserver/auth/status").status_code == 401
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
     assert command.startswith(b"java\0") and PASSWORD.encode() not in command + environment
     written = Path(settings["GATEWAY_RUNTIME_DIR"]) / "root"
     text = (tmp_path / "log").read_text()
-    assert PASSWORD not in text and f"file:{written}/logback.xml" in text
+    assert PASSWORD not in text and "/root/logback.xml" in text
     settings_lines = (written / "conf.yaml").read_text().splitlines()
     assert sum(line.startswith(("sslCert", "sslPwd")) for line in settings_lines) == 2
     assert 'sslCert: "gateway.p12"' in (written / "conf.yaml").read_text()
@@ -96,12 +104,31 @@ def test_starts_with_our_certificate_and_shows_no_password(settings: dict[str, s
 
 
 @needs_jdk
+def test_what_is_written_in_the_working_directory_stays_and_no_secret_is_there(
+    settings: dict[str, str], tls, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    for start in (1, 2):
+        with started(settings | {"GATEWAY_STATE_DIR": str(state)}, tls, tmp_path / "log") as (process, _):
+            # Vert.x keeps copies of the class path's files where this says.
+            cache = f"-Dvertx.cacheDirBase={settings['GATEWAY_RUNTIME_DIR']}/vertx"
+            assert cache.encode() in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        assert f"STAND-IN gateway, start {start} in this directory" in (tmp_path / "log").read_text()
+        # After the container has stopped, its tmpfs is gone.
+        shutil.rmtree(settings["GATEWAY_RUNTIME_DIR"])
+        Path(settings["GATEWAY_RUNTIME_DIR"]).mkdir()
+    assert [path.name for path in state.iterdir() if not path.is_symlink()] == ["starts"]
+
+
+@needs_jdk
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("GATEWAY_HOME", "/nonexistent"),
         ("GATEWAY_CONFIG_DIR", "/nonexistent"),
         ("GATEWAY_RUNTIME_DIR", "/nonexistent"),
+        ("GATEWAY_STATE_DIR", "/nonexistent"),
         ("GATEWAY_CERT_FILE", "/nonexistent"),
         ("GATEWAY_KEY_FILE", "/nonexistent"),
         ("GATEWAY_KEY_FILE", str(Path(__file__))),

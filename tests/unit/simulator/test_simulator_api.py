@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 AAPL, FB, GOOG, IBM, MSFT = "265598", "107113386", "208813720", "8314", "272093"
+ACCOUNT = "DU0000001"
 HISTORY = "iserver/marketdata/history"
 
 
@@ -38,27 +39,87 @@ def test_session_endpoints(client: httpx.Client) -> None:
     assert client.get("sso/validate").json()["RESULT"] is True
     opened = client.post("iserver/auth/ssodh/init", json={"publish": True, "compete": True})
     assert opened.json()["authenticated"] is True
+    assert client.post("iserver/reauthenticate").json() == {"message": "triggered"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"publish": False, "compete": True}, 500, "publish"),
+        ({"compete": True}, 400, "publish: "),
+        ({"publish": True, "compete": 1}, 400, "compete: "),
+    ],
+)
+def test_a_bad_request_for_a_session_is_named(
+    client: httpx.Client, body: dict[str, object], status: int, words: str
+) -> None:
+    answer = client.post("iserver/auth/ssodh/init", json=body)
+    assert answer.status_code == status and words in answer.json()["error"]
+
+
+def test_the_history_service_starts_with_its_first_request(start_simulator) -> None:
+    query = f"/v1/api/hmds/history?conid={AAPL}&period=3d&bar=1d"
+    with start_simulator() as simulator, simulator.client() as client:
+        assert client.get(query).status_code == 404
+        answer = client.get(query).json()
+        assert answer["points"] == 3 and answer["data"][-1]["c"] == 430.47
+        assert answer["startTimeVal"] == answer["data"][0]["t"]
+        assert client.get(query + "&barType=Midpoint").status_code == 500
 
 
 def test_account_adds_up(client: httpx.Client) -> None:
     account = client.get("iserver/accounts").json()["selectedAccount"]
-    assert account.startswith("DU")
     (details,) = client.get("portfolio/accounts").json()
     assert details["accountId"] == account and "SIMULATED" in details["accountTitle"]
+    assert client.get(f"portfolio/{account}/meta").json() == details
+    assert client.get("portfolio/subaccounts").json() == [details]
+    assert client.get("portfolio/subaccounts2", params={"page": 0}).json()["subaccounts"] == [details]
     rows = client.get(f"portfolio/{account}/positions/0").json()
     assert [row["contractDesc"] for row in rows] == ["AAPL", "GOOG", "IBM", "MSFT", "FB"]
     assert all(row["mktValue"] == pytest.approx(row["position"] * row["mktPrice"]) for row in rows)
-    assert client.get(f"portfolio/{account}/positions/1").json() == []
     stock = sum(row["mktValue"] for row in rows)
     summary = client.get(f"portfolio/{account}/summary").json()
     cash = summary["totalcashvalue"]["amount"]
     assert cash == pytest.approx(250_000 - sum(row["position"] * row["avgCost"] for row in rows)) and cash > 0
     assert summary["netliquidation"] | {"amount": 0} == summary["totalcashvalue"] | {"amount": 0}
     assert summary["netliquidation"]["amount"] == pytest.approx(cash + stock)
+    short = client.get(f"iserver/account/{account}/summary").json()
+    assert (short["netLiquidationValue"], short["securitiesGVP"]) == pytest.approx((cash + stock, stock))
     ledger = client.get(f"portfolio/{account}/ledger").json()
     assert ledger["BASE"]["netliquidationvalue"] == pytest.approx(cash + stock)
     assert ledger["USD"]["stockmarketvalue"] == pytest.approx(stock)
-    assert client.get("portfolio/U999/summary").status_code == 400
+    allocation = client.get(f"portfolio/{account}/allocation").json()
+    assert allocation["assetClass"]["long"] == pytest.approx({"STK": stock, "CASH": cash})
+    assert sum(allocation["sector"]["long"].values()) == pytest.approx(stock)
+    assert sum(allocation["group"]["long"].values()) == pytest.approx(stock)
+    assert client.get("portfolio/allocation", params={"acctIds": account}).json() == allocation
+    profit = client.get("iserver/account/pnl/partitioned").json()["upnl"][f"{account}.Core"]
+    assert profit["upl"] == pytest.approx(sum(row["unrealizedPnl"] for row in rows))
+    before = summary["previousdayequitywithloanvalue"]["amount"]
+    assert profit["dpl"] == pytest.approx(cash + stock - before) and profit["dpl"] != 0
+
+
+@pytest.mark.parametrize("what", ["summary", "ledger", "positions/0", "allocation", "meta"])
+def test_another_account_is_refused(client: httpx.Client, what: str) -> None:
+    assert client.get(f"portfolio/U999/{what}").status_code == 400
+    assert client.post("iserver/account", json={"acctId": "U999"}).status_code == 400
+
+
+def test_positions_are_paged_sorted_and_found_by_contract(client: httpx.Client) -> None:
+    base = f"portfolio/{ACCOUNT}"
+    rows = client.get(f"{base}/positions/0").json()
+    assert client.get(f"{base}/positions/1").json() == []
+    largest = client.get(f"{base}/positions/0", params={"sort": "mktValue", "direction": "d"}).json()
+    assert [row["mktValue"] for row in largest] == sorted((row["mktValue"] for row in rows), reverse=True)
+    assert client.get(f"{base}/positions/0", params={"sort": "nothing"}).status_code == 400
+    assert client.get(f"{base}/positions/0", params={"sort": "mktValue", "direction": "x"}).status_code == 400
+    ibm = [row for row in rows if row["conid"] == int(IBM)]
+    assert client.get(f"{base}/position/{IBM}").json() == ibm
+    assert client.get(f"portfolio/positions/{IBM}").json() == {ACCOUNT: ibm}
+    assert client.post(f"{base}/positions/invalidate").json() == rows
+    again = client.get(f"portfolio2/{ACCOUNT}/positions").json()
+    assert [(row["conid"], row["marketValue"]) for row in again] == [(str(r["conid"]), r["mktValue"]) for r in rows]
+    assert client.get(f"{base}/combo/positions").json() == client.get("iserver/account/trades/").json() == []
 
 
 def test_contracts_are_found_by_symbol_and_conid(client: httpx.Client) -> None:
@@ -72,8 +133,30 @@ def test_contracts_are_found_by_symbol_and_conid(client: httpx.Client) -> None:
     assert stocks["ZZZZ"] == []
     assert stocks["IBM"][0]["contracts"] == [{"conid": 8314, "exchange": "NYSE", "isUS": True}]
     assert client.get("iserver/secdef/search", params={"symbol": "ZZZZ"}).status_code == 400
+    assert client.get("iserver/secdef/search", params={"symbol": "IBM", "secType": "IND"}).status_code == 400
+    by_name = client.get("iserver/secdef/search", params={"symbol": "micro", "name": "true"}).json()
+    assert [row["symbol"] for row in by_name] == ["MSFT"]
     assert client.post("iserver/secdef/search", content=b"[").status_code == 400
     assert client.post("iserver/secdef/search", content=b"[]").status_code == 400
+
+
+def test_contract_details(client: httpx.Client) -> None:
+    (definition,) = client.get("iserver/secdef/info", params={"conid": AAPL, "sectype": "STK"}).json()
+    assert (definition["conid"], definition["listingExchange"], definition["secType"]) == (int(AAPL), "NASDAQ", "STK")
+    assert client.get("iserver/secdef/info", params={"conid": AAPL, "sectype": "OPT"}).status_code == 400
+    strikes = client.get("iserver/secdef/strikes", params={"conid": AAPL, "sectype": "OPT", "month": "MAR13"})
+    assert strikes.json() == {"call": [], "put": []}
+    info = client.get(f"iserver/contract/{AAPL}/info").json()
+    with_rules = client.get(f"iserver/contract/{AAPL}/info-and-rules", params={"isBuy": "true"}).json()
+    rules = with_rules.pop("rules")
+    assert with_rules == info and rules["orderTypes"] == rules["canTradeAcctIds"] == []
+    assert client.post("iserver/contract/rules", json={"conid": int(AAPL)}).json() == rules
+    details = client.get("trsrv/secdef", params={"conids": f"{AAPL},{IBM}"}).json()["secdef"]
+    assert [(row["conid"], row["ticker"]) for row in details] == [(int(AAPL), "AAPL"), (int(IBM), "IBM")]
+    on_nyse = client.get("trsrv/all-conids", params={"exchange": "NYSE"}).json()
+    assert on_nyse == [{"ticker": "IBM", "conid": int(IBM), "exchange": "NYSE"}]
+    for path in ("iserver/contract/1/info", "trsrv/secdef?conids=1", "iserver/secdef/info?conid=1"):
+        assert client.get(path).status_code == 400, path
 
 
 def test_history_of_days(client: httpx.Client) -> None:
@@ -170,6 +253,7 @@ def test_the_sixth_concurrent_history_request_is_refused(simulator) -> None:
 
 def test_snapshot_subscribes_first_then_answers(client: httpx.Client) -> None:
     client.get("iserver/marketdata/unsubscribeall")
+    client.get("iserver/accounts")
     parameters = {"conids": f"{AAPL},{IBM}", "fields": "31,55,82,83,7741,84"}
     first = client.get("iserver/marketdata/snapshot", params=parameters).json()
     assert first == [{"conid": 265598, "conidEx": "265598"}, {"conid": 8314, "conidEx": "8314"}]
@@ -177,6 +261,9 @@ def test_snapshot_subscribes_first_then_answers(client: httpx.Client) -> None:
     assert (apple["31"], apple["55"], apple["82"], apple["7741"]) == ("430.47", "AAPL", "-10.93", "441.40")
     assert ibm["31"] == "202.91" and apple["_updated"] == 1_362_171_600_000
     assert "84" not in apple
+    assert client.post("iserver/marketdata/unsubscribe", json={"conid": 8314}).json() == {"success": True}
+    assert client.post("iserver/marketdata/unsubscribe", json={"conid": 8314}).status_code == 404
+    assert "31" not in client.get("iserver/marketdata/snapshot", params={"conids": IBM}).json()[0]
     assert client.get("iserver/marketdata/snapshot", params={"conids": "1"}).status_code == 400
 
 
@@ -188,13 +275,17 @@ def test_snapshot_subscribes_first_then_answers(client: httpx.Client) -> None:
         ("POST", "iserver/account/DU0000001/orders/whatif"),
         ("DELETE", "iserver/account/DU0000001/order/1"),
         ("GET", "iserver/account/orders"),
+        ("GET", "iserver/account/orders/"),
         ("GET", "iserver/account/order/status/1"),
         ("POST", "iserver/reply/1"),
+        ("POST", "iserver/notification"),
+        ("POST", "fa/model/invest-divest"),
+        ("POST", "fa/model/submit-transfers"),
     ],
 )
 def test_orders_are_refused(client: httpx.Client, method: str, path: str) -> None:
     answer = client.request(method, path)
-    assert answer.status_code == 403 and "no orders" in answer.json()["error"]
+    assert answer.status_code == 403 and "there are no orders here" in answer.json()["error"]
 
 
 def test_before_login_the_api_answers_401_and_the_page_200(start_simulator) -> None:
@@ -216,6 +307,8 @@ def test_before_login_the_api_answers_401_and_the_page_200(start_simulator) -> N
         ("SIMULATOR_PORT", "http"),
         ("SIMULATOR_PORT", "70000"),
         ("SIMULATOR_LOGGED_IN", "maybe"),
+        ("SIMULATOR_LIVE", "yes"),
+        ("SIMULATOR_IDLE_SECONDS", "-1"),
         ("SIMULATOR_CERT_FILE", ""),
         ("SIMULATOR_CERT_FILE", "/nonexistent/cert.pem"),
         ("SIMULATOR_KEY_FILE", "/nonexistent/key.pem"),

@@ -4,6 +4,7 @@
 # GATEWAY_HOME           unpacked archive, read only                    (/opt/gateway)
 # GATEWAY_CONFIG_DIR     holds conf.yaml, keys at the line's beginning  (/run/config)
 # GATEWAY_RUNTIME_DIR    writable, best a tmpfs: the secrets end there  (/run/gateway)
+# GATEWAY_STATE_DIR      writable, best a volume: the working directory (/run/gateway/state)
 # GATEWAY_CERT_FILE      PEM certificate, with its chain                (/run/secrets/gateway.crt)
 # GATEWAY_KEY_FILE       PEM private key                                (/run/secrets/gateway.key)
 # GATEWAY_PASSWORD_FILE  keystore password, letters and digits          (/run/secrets/gateway_keystore_password)
@@ -15,6 +16,7 @@ umask 077
 home=${GATEWAY_HOME:-/opt/gateway}
 config_dir=${GATEWAY_CONFIG_DIR:-/run/config}
 runtime_dir=${GATEWAY_RUNTIME_DIR:-/run/gateway}
+state_dir=${GATEWAY_STATE_DIR:-$runtime_dir/state}
 cert_file=${GATEWAY_CERT_FILE:-/run/secrets/gateway.crt}
 key_file=${GATEWAY_KEY_FILE:-/run/secrets/gateway.key}
 password_file=${GATEWAY_PASSWORD_FILE:-/run/secrets/gateway_keystore_password}
@@ -33,6 +35,9 @@ fail() {
 [ -r "$password_file" ] || fail "GATEWAY_PASSWORD_FILE: cannot read $password_file"
 [ -d "$runtime_dir" ] || fail "GATEWAY_RUNTIME_DIR: $runtime_dir is not a directory"
 [ -w "$runtime_dir" ] || fail "GATEWAY_RUNTIME_DIR: $runtime_dir is not writable"
+[ -n "${GATEWAY_STATE_DIR:-}" ] || mkdir -p "$state_dir"
+[ -d "$state_dir" ] || fail "GATEWAY_STATE_DIR: $state_dir is not a directory"
+[ -w "$state_dir" ] || fail "GATEWAY_STATE_DIR: $state_dir is not writable"
 
 password=
 # `read` also fails on a last line without a line feed, which is a good password file.
@@ -44,14 +49,14 @@ case $password in
 esac
 
 # The archive looks for conf.yaml, keystore and web pages in the directory "root" of its class path, and writes into its
-# working directory. Both are made anew here at each start; the programs are reached through links.
+# working directory. The first is made anew at each start, and reached through a link as the programs are; the second is
+# kept.
 rm -rf "$runtime_dir/root"
 mkdir "$runtime_dir/root"
-for name in bin build dist; do
-    rm -f "${runtime_dir:?}/$name"
-    if [ -e "$home/$name" ]; then ln -s "$home/$name" "$runtime_dir/$name"; fi
-done
 if [ -d "$home/root/webapps" ]; then ln -s "$home/root/webapps" "$runtime_dir/root/webapps"; fi
+for directory in "$home/bin" "$home/build" "$home/dist" "$runtime_dir/root"; do
+    ln -sfn "$directory" "$state_dir/${directory##*/}"
+done
 
 openssl pkcs12 -export -name gateway -in "$cert_file" -inkey "$key_file" \
     -passout "file:$password_file" -passin pass: -out "$runtime_dir/root/gateway.p12" \
@@ -67,8 +72,9 @@ logback=$(dirname "$0")/logback.xml
 [ ! -r "$config_dir/logback.xml" ] || logback=$config_dir/logback.xml
 cp "$logback" "$runtime_dir/root/logback.xml" || fail "logback.xml is missing beside $0"
 
-cd "$runtime_dir"
+cd "$state_dir"
 unset password
+# Vert.x copies what it reads of the class path, the keystore among it, into its cache: that may not stay.
 # The configuration's path is relative to "root" in the class path, as in the archive's bin/run.sh.
 exec java \
     -server \
@@ -76,6 +82,7 @@ exec java \
     -XX:+ExitOnOutOfMemoryError \
     -Djava.awt.headless=true \
     -Djava.net.preferIPv4Stack=true \
+    -Dvertx.cacheDirBase="$runtime_dir/vertx" \
     -Dvertx.disableDnsResolver=true \
     -Dvertx.logger-delegate-factory-class-name=io.vertx.core.logging.SLF4JLogDelegateFactory \
     -classpath "root:$jar:build/lib/runtime/*" \

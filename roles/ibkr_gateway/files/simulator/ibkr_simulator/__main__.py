@@ -31,13 +31,21 @@ def main() -> int:
         return 1
     logging.getLogger("ibkr_simulator").warning(
         "SIMULATED Client Portal gateway: not connected to Interactive Brokers, replays real daily prices up to %s; "
-        "no order can be placed; https on port %d, %s",
+        "no order can be placed; https on port %d, %s, %s account",
         market.today,
         settings.port,
         "logged in" if settings.logged_in else "logged out",
+        "live" if settings.live else "paper",
     )
     uvicorn.run(
-        create_app(market, logged_in=settings.logged_in),
+        create_app(
+            market,
+            logged_in=settings.logged_in,
+            live=settings.live,
+            pacing=settings.pacing,
+            controlled=settings.control,
+            idle_seconds=settings.idle_seconds,
+        ),
         host=settings.host,
         port=settings.port,
         ssl_certfile=settings.cert_file,

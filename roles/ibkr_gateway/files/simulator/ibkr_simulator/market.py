@@ -1,4 +1,4 @@
-"""The simulated market: contracts, history, quotes and one paper account, all derived from the replayed prices."""
+"""The simulated market: contracts, history and quotes, all derived from the replayed prices."""
 
 from __future__ import annotations
 
@@ -11,24 +11,13 @@ from typing import Any
 
 from .prices import MARKET_CLOSE, Bar, Split, adjust_for_splits, aggregate, epoch_ms, find_splits, read_quotes
 
-ACCOUNT_ID = "DU0000001"
-ACCOUNT_TITLE = "SIMULATED paper account"
-DEPOSIT = 250_000.0
-# (symbol, shares, day whose close was paid)
-PURCHASES = (
-    ("AAPL", 100, date(2011, 1, 3)),
-    ("GOOG", 40, date(2011, 1, 3)),
-    ("IBM", 150, date(2011, 1, 3)),
-    ("MSFT", 1200, date(2012, 1, 3)),
-    ("FB", 500, date(2012, 9, 4)),
-)
-
 MAX_POINTS = 1000
 PERIOD_LIMITS = {"min": 30, "h": 8, "d": 1000, "w": 792, "m": 182, "y": 15}
 BAR_SIZES = {"1min", "2min", "3min", "5min", "10min", "15min", "30min", "1h", "2h", "3h", "4h", "8h", "1d", "1w", "1m"}
 BAR_SECONDS = {"d": 86_400, "w": 604_800, "m": 2_592_000}
 INTRADAY = {"min", "h"}
 PRICE_FACTOR = 100
+VOLUME_DAYS = 90
 
 
 class BadRequestError(ValueError):
@@ -56,6 +45,132 @@ class Contract:
     def text(self) -> str:
         """The company's name with the mark that these prices are simulated."""
         return f"{self.company} (SIMULATED)"
+
+    def found(self) -> dict[str, Any]:
+        """One result of `/iserver/secdef/search`."""
+        return {
+            "conid": str(self.conid),
+            "companyHeader": f"{self.text} - {self.exchange}",
+            "companyName": self.text,
+            "symbol": self.symbol,
+            "description": self.exchange,
+            "restricted": None,
+            "fop": None,
+            "opt": None,
+            "war": None,
+            "sections": [{"secType": "STK"}],
+        }
+
+    def info(self) -> dict[str, Any]:
+        """Answer `/iserver/contract/{conid}/info`."""
+        return {
+            "cfi_code": "",
+            "symbol": self.symbol,
+            "cusip": None,
+            "expiry_full": None,
+            "con_id": self.conid,
+            "maturity_date": None,
+            "industry": self.industry,
+            "instrument_type": "STK",
+            "trading_class": self.symbol,
+            "valid_exchanges": f"SMART,{self.exchange}",
+            "allow_sell_long": False,
+            "is_zero_commission_security": False,
+            "local_symbol": self.symbol,
+            "contract_clarification_type": None,
+            "contract_month": None,
+            "classifier": None,
+            "currency": "USD",
+            "text": None,
+            "underlying_con_id": 0,
+            "r_t_h": True,
+            "multiplier": None,
+            "underlying_issuer": None,
+            "company_name": self.text,
+            "smart_available": True,
+            "exchange": "SMART",
+            "category": self.category,
+        }
+
+    def definition(self) -> dict[str, Any]:
+        """One result of `/iserver/secdef/info`."""
+        return {
+            "conid": self.conid,
+            "symbol": self.symbol,
+            "secType": "STK",
+            "exchange": "SMART",
+            "listingExchange": self.exchange,
+            "right": "?",
+            "strike": 0.0,
+            "currency": "USD",
+            "cusip": None,
+            "coupon": "No Coupon",
+            "desc1": self.symbol,
+            "desc2": self.text,
+            "maturityDate": None,
+            "multiplier": None,
+            "tradingClass": self.symbol,
+            "validExchanges": f"SMART,{self.exchange}",
+        }
+
+    def details(self) -> dict[str, Any]:
+        """What `/trsrv/secdef` and the positions say of a contract."""
+        return {
+            "conid": self.conid,
+            "currency": "USD",
+            "assetClass": "STK",
+            "expiry": None,
+            "lastTradingDay": None,
+            "putOrCall": None,
+            "strike": "0",
+            "multiplier": 0.0,
+            "undConid": 0,
+            "name": self.text,
+            "fullName": self.symbol,
+            "ticker": self.symbol,
+            "listingExchange": self.exchange,
+            "allExchanges": f"SMART,{self.exchange}",
+            "sector": self.industry,
+            "sectorGroup": self.category,
+            "group": self.category,
+            "countryCode": "US",
+            "type": "COMMON",
+            "hasOptions": False,
+            "isUS": True,
+            "incrementRules": [{"lowerEdge": 0.0, "increment": 0.01}],
+            "displayRule": {
+                "magnification": 0,
+                "displayRuleStep": [{"decimalDigits": 2, "lowerEdge": 0.0, "wholeDigits": 4}],
+            },
+            "isEventContract": False,
+            "pageSize": 100,
+        }
+
+
+# Nothing can be ordered here, so no type of order and no account is offered.
+RULES: dict[str, Any] = {
+    "algoEligible": False,
+    "overnightEligible": False,
+    "costReport": False,
+    "canTradeAcctIds": [],
+    "error": "SIMULATED gateway: there are no orders here",
+    "orderTypes": [],
+    "ibAlgoTypes": [],
+    "fraqTypes": [],
+    "forceOrderPreview": False,
+    "cqtTypes": [],
+    "orderDefaults": {},
+    "orderTypesOutside": [],
+    "tifTypes": [],
+    "tifDefaults": {},
+    "incrementRules": [{"lowerEdge": 0.0, "increment": 0.01}],
+    "increment": 0.01,
+    "incrementDigits": 2,
+    "negativeCapable": False,
+    "priceMagnifier": None,
+    "preview": False,
+    "hasSecondary": False,
+}
 
 
 LISTINGS = (
@@ -99,6 +214,14 @@ def back_in_time(day: date, number: int, unit: str) -> date:
     return date(year, month + 1, min(day.day, (next_month - timedelta(days=1)).day))
 
 
+def short_number(number: float) -> str:
+    """A volume as IBKR shortens it: `950`, `19.7K`, `19.7M`."""
+    for unit, size in (("M", 1_000_000), ("K", 1000)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
 class Market:
     """Everything the simulated gateway answers from; its clock stands still at the close of the last day of data."""
 
@@ -122,6 +245,25 @@ class Market:
         """The contract of a ticker symbol, in any case; `META` finds Facebook."""
         wanted = ALIASES.get(symbol.upper(), symbol.upper())
         return next((contract for contract in self.contracts.values() if contract.symbol == wanted), None)
+
+    def by_conid(self, conid: object) -> Contract:
+        """The contract of an id, given as text or number, with or without an exchange as in `265598@SMART`.
+
+        Raises:
+            BadRequestError: it is not in the simulated market.
+        """
+        number = str(conid).partition("@")[0]
+        contract = self.contracts.get(int(number)) if number.isascii() and number.isdigit() else None
+        if contract is None:
+            raise BadRequestError(f"conid: {conid!r} is not in the simulated market")
+        return contract
+
+    def search(self, text: str, *, by_name: bool) -> list[Contract]:
+        """Contracts of a ticker symbol, or of a part of the company's name."""
+        if by_name:
+            return [contract for contract in self.contracts.values() if text.upper() in contract.company]
+        found = self.by_symbol(text)
+        return [found] if found else []
 
     def history(
         self, contract: Contract, period: str, bar: str, start_time: str | None = None, direction: str = "-1"
@@ -212,18 +354,28 @@ class Market:
             "71": f"{last.low:.2f}",
             "82": f"{change:+.2f}",
             "83": round(100 * change / previous.close, 2),
-            "87": str(last.volume),
+            "87": short_number(last.volume),
             "6004": contract.exchange,
             "6008": contract.conid,
             "6070": "STK",
             "6509": "Z",
             "7051": contract.text,
+            "7094": str(contract.conid),
+            # Nothing can be traded here.
+            "7184": "0",
+            "7219": contract.symbol,
             "7221": contract.exchange,
+            "7280": contract.industry,
+            "7281": contract.category,
+            "7282": short_number(sum(bar.volume for bar in contract.bars[-VOLUME_DAYS:]) / VOLUME_DAYS),
             "7293": f"{max(bar.high for bar in year):.2f}",
             "7294": f"{min(bar.low for bar in year):.2f}",
             "7295": f"{last.open:.2f}",
             "7296": f"{last.close:.2f}",
+            "7682": f"{last.close - last.open:+.2f}",
             "7741": f"{previous.close:.2f}",
+            "7762": str(last.volume),
+            "7768": "0",
         }
         values = {field: known[field] for field in fields if field in known}
         return {
@@ -235,127 +387,3 @@ class Market:
             "6509": "Z",
             **values,
         }
-
-    def positions(self) -> list[dict[str, Any]]:
-        """The paper account's positions, valued at the last close."""
-        rows = []
-        for symbol, shares, bought in PURCHASES:
-            contract = self.by_symbol(symbol)
-            assert contract is not None
-            cost = next(bar.close for bar in contract.bars if bar.day == bought)
-            price = contract.bars[-1].close
-            rows.append(
-                {
-                    "acctId": ACCOUNT_ID,
-                    "conid": contract.conid,
-                    "contractDesc": symbol,
-                    "position": float(shares),
-                    "mktPrice": price,
-                    "mktValue": round(shares * price, 2),
-                    "currency": "USD",
-                    "avgCost": cost,
-                    "avgPrice": cost,
-                    "realizedPnl": 0.0,
-                    "unrealizedPnl": round(shares * (price - cost), 2),
-                    "exchs": None,
-                    "expiry": None,
-                    "putOrCall": None,
-                    "multiplier": None,
-                    "strike": 0.0,
-                    "exerciseStyle": None,
-                    "conExchMap": [],
-                    "assetClass": "STK",
-                    "undConid": 0,
-                    "model": "",
-                    "ticker": symbol,
-                    "name": contract.text,
-                    "fullName": symbol,
-                    "listingExchange": contract.exchange,
-                    "sector": contract.industry,
-                    "group": contract.category,
-                    "countryCode": "US",
-                    "type": "COMMON",
-                    "hasOptions": True,
-                    "isUS": True,
-                    "lastTradingDay": None,
-                    "pageSize": 100,
-                }
-            )
-        return rows
-
-    def balances(self) -> dict[str, float]:
-        """Cash, value of the shares, net liquidation and unrealized profit, in USD."""
-        rows = self.positions()
-        cash = DEPOSIT - sum(row["position"] * row["avgCost"] for row in rows)
-        stock = sum(row["mktValue"] for row in rows)
-        return {
-            "cash": round(cash, 2),
-            "stock": round(stock, 2),
-            "net": round(cash + stock, 2),
-            "unrealized": round(sum(row["unrealizedPnl"] for row in rows), 2),
-        }
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """Answer `/portfolio/{accountId}/summary` for an account without margin."""
-        balance = self.balances()
-        previous_stock = sum(
-            shares * contract.bars[-2].close
-            for symbol, shares, _ in PURCHASES
-            if (contract := self.by_symbol(symbol)) is not None
-        )
-        amounts = {
-            "accruedcash": 0.0,
-            "availablefunds": balance["cash"],
-            "buyingpower": balance["cash"],
-            "equitywithloanvalue": balance["net"],
-            "excessliquidity": balance["cash"],
-            "grosspositionvalue": balance["stock"],
-            "initmarginreq": balance["stock"],
-            "maintmarginreq": balance["stock"],
-            "netliquidation": balance["net"],
-            "previousdayequitywithloanvalue": round(balance["cash"] + previous_stock, 2),
-            "settledcash": balance["cash"],
-            "totalcashvalue": balance["cash"],
-        }
-        texts = {"accountcode": ACCOUNT_ID, "accountready": "true", "accounttype": "SIMULATED"}
-        shared = {"isNull": False, "timestamp": self.now_ms, "severity": 0}
-        return {key: {"amount": 0.0, "currency": None, "value": value, **shared} for key, value in texts.items()} | {
-            key: {"amount": value, "currency": "USD", "value": None, **shared} for key, value in amounts.items()
-        }
-
-    def ledger(self) -> dict[str, dict[str, Any]]:
-        """Answer `/portfolio/{accountId}/ledger`: the account holds US dollars only."""
-        balance = self.balances()
-        entry = {
-            "acctcode": ACCOUNT_ID,
-            "cashbalance": balance["cash"],
-            "cashbalancefxsegment": 0.0,
-            "commoditymarketvalue": 0.0,
-            "corporatebondsmarketvalue": 0.0,
-            "currency": "USD",
-            "dividends": 0.0,
-            "endofbundle": 1,
-            "exchangerate": 1,
-            "funds": 0.0,
-            "futuremarketvalue": 0.0,
-            "futureoptionmarketvalue": 0.0,
-            "futuresonlypnl": 0.0,
-            "interest": 0.0,
-            "issueroptionsmarketvalue": 0.0,
-            "key": "LedgerList",
-            "moneyfunds": 0.0,
-            "netliquidationvalue": balance["net"],
-            "realizedpnl": 0.0,
-            "secondkey": "USD",
-            "sessionid": 1,
-            "settledcash": balance["cash"],
-            "severity": 0,
-            "stockmarketvalue": balance["stock"],
-            "stockoptionmarketvalue": 0.0,
-            "tbillsmarketvalue": 0.0,
-            "tbondsmarketvalue": 0.0,
-            "timestamp": self.now_ms // 1000,
-            "unrealizedpnl": balance["unrealized"],
-            "warrantsmarketvalue": 0.0,
-        }
-        return {"USD": entry, "BASE": {**entry, "currency": "BASE", "secondkey": "BASE"}}

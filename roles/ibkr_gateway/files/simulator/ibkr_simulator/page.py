@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from .market import ACCOUNT_ID, Contract, Market
+from .account import Account
+from .market import Contract, Market
 from .prices import aggregate
+from .session import Session, State
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6778; --line: #dde2ea; --paper: #fff; --ground: #f4f6f9;
@@ -49,7 +51,26 @@ def sparkline(contract: Contract) -> str:
     )
 
 
-def render(market: Market, logged_in: bool) -> str:
+# State of the session: its name, what it means, what the button does and what it says.
+SESSIONS = {
+    State.LOGGED_IN: ("Logged in", "The API answers.", "Logout", "Log out"),
+    State.DROPPED: (
+        "Brokerage session dropped",
+        "Everything under /iserver answers “no bridge” until /iserver/auth/ssodh/init opens it again.",
+        "Logout",
+        "Log out",
+    ),
+    State.COMPETING: (
+        "Taken over",
+        "Another session of this user competes; /iserver/auth/ssodh/init with “compete” takes it back.",
+        "Logout",
+        "Log out",
+    ),
+    State.LOGGED_OUT: ("Logged out", "Everything under /v1/api answers 401, as before a login.", "Login", "Log in"),
+}
+
+
+def render(market: Market, account: Account, session: Session) -> str:
     """The whole page as HTML."""
     shares = "".join(
         f'<tr><td><b>{escape(contract.symbol)}</b><br><span class="soft">{escape(contract.company)}</span></td>'
@@ -63,11 +84,10 @@ def render(market: Market, logged_in: bool) -> str:
         f'<td class="number">{row["position"]:,.0f}</td><td class="number">{row["avgCost"]:,.2f}</td>'
         f'<td class="number">{row["mktPrice"]:,.2f}</td><td class="number">{row["mktValue"]:,.2f}</td>'
         f'<td class="number {"up" if row["unrealizedPnl"] >= 0 else "down"}">{row["unrealizedPnl"]:+,.2f}</td></tr>'
-        for row in market.positions()
+        for row in account.positions()
     )
-    balance = market.balances()
-    state, action, button = ("Logged in", "Logout", "Log out") if logged_in else ("Logged out", "Login", "Log in")
-    meaning = "The API answers." if logged_in else "Everything under /v1/api answers 401, as before a login at IBKR."
+    balance = account.balances()
+    state, meaning, action, button = SESSIONS[session.state]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>SIMULATED Client Portal gateway</title><style>{STYLE}</style></head><body><main>
@@ -82,7 +102,7 @@ positions are made up. No order can be placed, and nothing leaves this machine.<
 <section><h2>Shares</h2><table><thead><tr><th>Share</th><th class="number">conid</th>
 <th>Days</th><th>Splits</th><th>Monthly closes</th><th class="number">Close, USD</th></tr></thead>
 <tbody>{shares}</tbody></table></section>
-<section><h2>SIMULATED paper account {ACCOUNT_ID}</h2><table><thead><tr><th>Symbol</th><th class="number">Shares</th>
+<section><h2>{account.title} {account.id}</h2><table><thead><tr><th>Symbol</th><th class="number">Shares</th>
 <th class="number">Paid, USD</th><th class="number">Price, USD</th><th class="number">Value, USD</th>
 <th class="number">Unrealized, USD</th></tr></thead><tbody>{positions}</tbody></table>
 <p class="soft">Cash {balance["cash"]:,.2f} USD · net liquidation {balance["net"]:,.2f} USD</p></section>
