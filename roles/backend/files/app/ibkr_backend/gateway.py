@@ -92,6 +92,13 @@ def error_text(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """Return what an error goes back to: each library on the way wraps it in words of its own."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
+
+
 @dataclass(frozen=True)
 class Stock:
     """A stock or fund: contract id, primary exchange as IBKR names it, and who answered."""
@@ -176,7 +183,7 @@ class Gateway:
             except TimeoutError:
                 raise GatewayError("the gateway does not answer: no answer in time") from None
             except ExternalBrokerError as error:
-                status, words = error.status_code, str(error)
+                status, words = error.status_code, str(error if error.status_code else first_cause(error))
                 if status not in (429, 500, 502, 503, 504) or attempt == ATTEMPTS:
                     break
             time.sleep(self._spacing * 2**attempt)
