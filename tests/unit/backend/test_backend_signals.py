@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -13,7 +13,7 @@ from fake_ibkr import trading_days
 from ibkr_backend import scoring, signals
 from ibkr_backend.database import Refresh, Scoring, Signal, add_bars
 from ibkr_backend.gateway import Bar
-from ibkr_backend.isolated import IsolatedError, call
+from ibkr_backend.isolated import IsolatedError, alone, call
 from ibkr_backend.mlflow_api import ModelVersion
 from ibkr_backend.signals import score_symbol
 from ibkr_backend.views import RANGES, symbol_chart
@@ -24,7 +24,7 @@ DAGS = Path(__file__).parents[3] / "files/dags"
 NEW_YORK = ZoneInfo("America/New_York")
 LAST = date(2026, 11, 20)
 DAYS = trading_days(date(2026, 1, 5), LAST)
-EVENING = datetime(2026, 11, 20, 19, tzinfo=NEW_YORK)
+EVENING = datetime(2026, 11, 20, 19, tzinfo=NEW_YORK).astimezone(UTC)
 HISTORY = [{"date": day.isoformat(), "probability": 0.6, "position": 1} for day in DAYS[100:-2]]
 
 
@@ -79,7 +79,7 @@ def test_nothing_new_is_not_scored_again(kept: Session, scored: list[list[str]])
 
 
 def test_a_bar_that_still_trades_is_not_scored(kept: Session, scored: list[list[str]]) -> None:
-    score_symbol(kept, "uri", champion(), EVENING.replace(hour=15))
+    score_symbol(kept, "uri", champion(), EVENING - timedelta(hours=4))
     assert scored[0][-1] == "2026-11-19"
     assert live(kept) == [("2026-11-19", "3")]
     score_symbol(kept, "uri", champion(), EVENING)
@@ -190,3 +190,10 @@ def test_what_goes_wrong_in_that_process_is_told(monkeypatch: pytest.MonkeyPatch
         call("broken_probe", {})
     with pytest.raises(IsolatedError, match=r"longer than 0\.3 s"):
         call("slow_probe", {}, timeout=0.3)
+
+
+def test_two_looks_at_once_score_once() -> None:
+    with alone("probe") as first, alone("probe") as second:
+        assert (first, second) == (True, False)
+    with alone("probe") as again:
+        assert again

@@ -4,22 +4,36 @@ What it imports is gone from memory when it ends, which a long-lived worker proc
 with a model runs without the worker's environment.
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 # Each takes up to 270 MB, so they run one after the other in a container.
-LOCK = Path(tempfile.gettempdir(), "ibkr-backend-isolated.lock")
+LOCK = Path(tempfile.gettempdir(), f"ibkr-backend-{os.getuid()}-isolated.lock")
 PASSED = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "MALLOC_ARENA_MAX", "PYTHONDONTWRITEBYTECODE")
 
 
 class IsolatedError(Exception):
     """The process failed; the text is the last line that it said."""
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[bool]:
+    """Yield whether no other process of this container is at it, and keep the others from it meanwhile."""
+    with Path(tempfile.gettempdir(), f"ibkr-backend-{os.getuid()}-{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def call(module: str, request: Any, timeout: float = 300, **environment: str) -> Any:

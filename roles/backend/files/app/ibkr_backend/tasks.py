@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from ibkr_backend import brokerage_session, history
+from ibkr_backend import brokerage_session, history, isolated
 from ibkr_backend.celery_app import LOOK_SECONDS, app
 from ibkr_backend.database import Refresh, make_engine
 from ibkr_backend.gateway import Gateway, GatewayError
@@ -99,11 +99,17 @@ def fill_gaps(symbol: str) -> None:
 @app.task(throws=(MLflowError,))
 def score_signals() -> list[str]:
     """Score the newest settled bars of each symbol that has a champion; returns the symbols with new signals."""
-    from ibkr_backend.signals import score_symbol
-
     url = worker_settings().mlflow_url
     if not url:
         return []
+    # A scoring may take longer than the time to the next look.
+    with isolated.alone("score") as first:
+        return _score_all(url) if first else []
+
+
+def _score_all(url: str) -> list[str]:
+    from ibkr_backend.signals import score_symbol
+
     mlflow = MLflow(url, SECONDS_FOR_MLFLOW)
     scored = []
     for model in mlflow.models():
