@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from celery.exceptions import QueueNotFound
-from ibkr_backend import heartbeat
-from ibkr_backend.celery_app import app
+from ibkr_backend import celery_app, heartbeat
+from ibkr_backend.celery_app import app, check_queues
 from ibkr_backend.settings import SettingsError
 from ibkr_backend.tasks import ping, refresh_bars
 
@@ -38,6 +38,22 @@ def test_every_scheduled_task_exists() -> None:
     assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= set(app.tasks)
 
 
+def test_a_queue_that_this_worker_does_not_read_ends_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_queues(app, {"backend"})
+    with pytest.raises(SettingsError, match=r"is sent to the queue backend, but this worker reads other"):
+        check_queues(app, {"other"})
+    entry = {"task": "ibkr_backend.tasks.ping", "schedule": 60, "options": {"queue": "elsewhere"}}
+    monkeypatch.setitem(app.conf.beat_schedule, "stray", entry)
+    with pytest.raises(SettingsError, match=r"ping is sent to the queue elsewhere"):
+        check_queues(app, {"backend"})
+
+
+def test_a_stack_without_mlflow_scores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(celery_app.schedule()) == {"keep-session", "refresh-all-bars"}
+    monkeypatch.setattr(celery_app.settings, "mlflow_url", "http://mlflow")
+    assert set(celery_app.schedule()) == {"keep-session", "refresh-all-bars", "score-signals"}
+
+
 def test_the_first_look_comes_at_once_and_the_next_after_its_interval(tmp_path: Path) -> None:
     beat = scheduler(tmp_path / "schedule")
     entry = beat.schedule["refresh-all-bars"]
@@ -56,7 +72,8 @@ def test_the_first_look_comes_at_once_and_the_next_after_its_interval(tmp_path: 
 def test_each_tick_of_beat_touches_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_HEARTBEAT", tmp_path / "heartbeat")
     beat = scheduler(tmp_path / "schedule")
-    beat.schedule["refresh-all-bars"] = next(beat.schedule["refresh-all-bars"])
+    for name, entry in list(beat.schedule.items()):
+        beat.schedule[name] = next(entry)
     assert 0 < beat.tick() <= 15
     assert time.time() - (tmp_path / "heartbeat").stat().st_mtime < 5
     beat.close()
