@@ -60,6 +60,8 @@ NESTED_KEYS = {
 REQUIRED = ("name", "image", "user", "memory", "cpus")
 SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]?)b?$", re.IGNORECASE)
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+#: Bytes of a build context: it travels to the host as an argument.
+LARGEST_CONTEXT = 50 * 2**20
 #: Docker refuses less.
 SMALLEST_MEMORY = 6 * 2**20
 
@@ -424,6 +426,34 @@ def build_failure(text: str) -> str:
     return "\n".join([sentence, *[line for line in lines if line][-30:]])
 
 
+def ignore_rules(text: str) -> list[tuple[re.Pattern[str], bool]]:
+    """Read a ``.dockerignore``.
+
+    Args:
+        text: Its content. Source of the rules: Docker's reference of the file.
+
+    Returns:
+        For each line a pattern of relative paths and whether it leaves them out; the last that matches counts.
+    """
+    rules = []
+    for line in text.splitlines():
+        line = line.strip()
+        out = not line.startswith("!")
+        parts = [part for part in line.lstrip("!").split("/") if part not in ("", ".")]
+        if not parts or line.startswith("#"):
+            continue
+        expression = ""
+        for position, part in enumerate(parts):
+            last = position == len(parts) - 1
+            if part == "**":
+                expression += ".*" if last else "(?:.*/)?"
+                continue
+            words = {"*": "[^/]*", "?": "[^/]"}
+            expression += "".join(words.get(sign) or re.escape(sign) for sign in part) + ("" if last else "/")
+        rules.append((re.compile(rf"{expression}(?:/.*)?"), out))
+    return rules
+
+
 def context_files(directory: str) -> dict[str, str]:
     """Read a build context.
 
@@ -431,28 +461,46 @@ def context_files(directory: str) -> dict[str, str]:
         directory: Absolute path, or one below the collection.
 
     Returns:
-        Relative path to content; not UTF-8 as ``base64:…``. Python's caches are left out.
+        Relative path to content; not UTF-8 as ``base64:…``. Left out are Python's caches and what a
+        ``.dockerignore`` there names.
 
     Raises:
-        AnsibleFilterError: If there is no such directory.
+        AnsibleFilterError: If there is no such directory, a file cannot be read, or all are more than
+            ``LARGEST_CONTEXT``.
     """
     directory = os.path.join(COLLECTION, directory)
     if not os.path.isdir(directory):
         raise AnsibleFilterError(f"There is no directory {directory} to build an image from.")
-    files = {}
+    files, size, rules = {}, 0, []
+    if os.path.isfile(os.path.join(directory, ".dockerignore")):
+        with open(os.path.join(directory, ".dockerignore"), encoding="utf-8") as file:
+            rules = ignore_rules(file.read())
     for top, below, names in os.walk(directory):
         below[:] = sorted(name for name in below if name not in ("__pycache__", ".git", ".venv", ".pytest_cache"))
         for name in sorted(names):
             path = os.path.join(top, name)
-            with open(path, "rb") as file:
-                content = file.read()
+            relative = os.path.relpath(path, directory)
+            verdicts = [out for rule, out in rules if rule.fullmatch(relative)]
+            if verdicts and verdicts[-1] and relative != "Dockerfile":
+                continue
+            try:
+                size += os.path.getsize(path)
+                if size > LARGEST_CONTEXT:
+                    raise AnsibleFilterError(
+                        f"{directory} holds more than {LARGEST_CONTEXT // 2**20} MiB, too much to build an image from. "
+                        "Name what does not belong into it in a .dockerignore there."
+                    )
+                with open(path, "rb") as file:
+                    content = file.read()
+            except OSError as error:
+                raise AnsibleFilterError(f"{path} cannot be read to build an image: {error.strerror}") from None
             try:
                 text = content.decode()
                 encoded = text.startswith("base64:")
             except UnicodeDecodeError:
                 encoded = True
             value = "base64:" + base64.b64encode(content).decode() if encoded else text
-            files[os.path.relpath(path, directory)] = value
+            files[relative] = value
     return files
 
 
@@ -460,8 +508,9 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
     """Turn image definitions into plans, parents first.
 
     Args:
-        definitions: Image name to ``context`` (list of directories, laid over each other), ``from`` (parent's name),
-            ``args`` (build arguments) and ``files`` (further files of the context).
+        definitions: Image name to ``context`` (list of directories, laid over each other), ``only`` (files and folders
+            of the context that count), ``from`` (parent's name), ``args`` (build arguments) and ``files`` (further
+            files of the context).
         wanted: Names that are needed; parents are added.
         settings: ``repository``, ``args`` of every build, ``salt`` (what every image's hash covers).
 
@@ -480,11 +529,14 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
         if name not in definitions:
             raise AnsibleFilterError(f"The image {name!r} (wanted by {child}) is not defined in stack_images.")
         definition = definitions[name]
-        unknown_keys(definition, {"context", "from", "args", "files", "base"}, f"stack_images.{name}")
+        unknown_keys(definition, {"context", "only", "from", "args", "files", "base"}, f"stack_images.{name}")
         parents = [add(parent, f"the image {name}") for parent in definition.get("from", [])]
         files: dict[str, str] = {}
         for directory in definition.get("context", []):
             files.update(context_files(directory))
+        if "only" in definition:
+            belongs = tuple(f"{path}/" for path in definition["only"])
+            files = {path: text for path, text in files.items() if f"{path}/".startswith(belongs)}
         files.update(definition.get("files", {}))
         args = {
             **settings["args"],

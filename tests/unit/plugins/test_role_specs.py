@@ -55,7 +55,8 @@ class TestRole:
             else:
                 assert options[name]["default"] == value, name
                 assert type(value) is PYTHON_TYPES[options[name]["type"]], name
-                assert value in options[name].get("choices", [value]), name
+                each = value if isinstance(value, list) else [value]
+                assert all(one in options[name].get("choices", each) for one in each), name
 
     def test_every_option_is_described(self, role: Path) -> None:
         """No option is without a sentence; a list says what it is of."""

@@ -1,0 +1,1 @@
+"""A small desk application: watches whether the IBKR gateway is logged in, and keeps what it saw."""

@@ -1,0 +1,273 @@
+"""The declaration of an application of one's own: what it is built from, what is refused, its containers' scripts."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from collection_under_test import REPOSITORY, plugin
+
+application = plugin("filter.application")
+stack = plugin("filter.stack")
+
+LOCK = "fastapi==1.0 \\\n    --hash=sha256:00\n"
+RUNTIME = REPOSITORY / "roles" / "backend" / "files" / "runtime"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A project without a Dockerfile, with things beside the application."""
+    for name, text in {
+        "requirements.lock": LOCK,
+        "requirements.in": "fastapi\n",
+        "desk/api.py": "x = 1\n",
+        "desk/data/names.csv": "a,b\n",
+        "deskless.py": "y = 1\n",
+        ".env": "TOKEN=secret\n",
+        "sql/1.sql": "SELECT 1;\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def planned(source: Path, **build: Any) -> dict[str, Any]:
+    """Plan of the image."""
+    definitions = {
+        "python": {"context": []},
+        "python-build": {"context": []},
+        "backend": application.application_image(str(source), {"folders": ["desk"], **build}),
+    }
+    return stack.image_plan(definitions, ["backend"], {"repository": "desk", "args": {}, "salt": []})[-1]
+
+
+def test_only_what_is_declared_is_in_the_image(source: Path) -> None:
+    """Requirements, folders and the shipped Dockerfile: no .env, no neighbour whose name begins alike."""
+    plan = planned(source)
+    assert set(plan["files"]) == {"Dockerfile", "requirements.lock", "desk/api.py", "desk/data/names.csv"}
+    assert plan["args"]["REQUIREMENTS"] == "requirements.lock"
+    assert plan["args"]["UV_OPTIONS"] == "--require-hashes --only-binary :all:"
+
+
+def test_the_tag_follows_the_application_and_nothing_else(source: Path) -> None:
+    """A note beside it changes nothing, a file in it does, and so does what it is built with."""
+    before = planned(source)["ref"]
+    (source / "sql" / "2.sql").write_text("SELECT 2;\n")
+    assert planned(source)["ref"] == before
+    assert planned(source, apt=["jq"])["ref"] != before
+    (source / "desk" / "api.py").write_text("x = 2\n")
+    assert planned(source)["ref"] != before
+
+
+def test_a_date_stands_in_for_a_lock_and_build_packages_allow_compiling(source: Path) -> None:
+    """Options of uv and build arguments."""
+    args = planned(
+        source, requirements="requirements.in", exclude_newer="2026-11-20", apt_build=["gcc", "libpq-dev"], apt=["jq"]
+    )["args"]
+    assert args["UV_OPTIONS"] == "--exclude-newer 2026-11-20"
+    assert (args["APT_BUILD"], args["APT"]) == ("gcc libpq-dev", "jq")
+
+
+def test_a_dockerfile_of_its_own_is_built_with_the_whole_directory(source: Path) -> None:
+    """But for what .dockerignore names; nothing of the shipped Dockerfile is left."""
+    (source / "Dockerfile").write_text("FROM own\n")
+    (source / ".dockerignore").write_text("# secrets\n.env\n**/*.csv\n/sql\n*\n!desk\ndesk/data\n")
+    plan = stack.image_plan(
+        {
+            "python": {"context": []},
+            "python-build": {"context": []},
+            "backend": application.application_image(str(source), {}),
+        },
+        ["backend"],
+        {"repository": "desk", "args": {}, "salt": []},
+    )[-1]
+    assert plan["files"] == {"Dockerfile": "FROM own\n", "desk/api.py": "x = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        ("*.md", {"a/b.md", "a/c.txt"}),
+        ("**/*.md", {"a/c.txt"}),
+        ("a", {"x.md"}),
+        ("a/**", {"x.md"}),
+        ("./a/", {"x.md"}),
+        ("a/?.txt", {"x.md", "a/b.md"}),
+        ("a\n!a/b.md", {"x.md", "a/b.md"}),
+        ("x.m", {"x.md", "a/b.md", "a/c.txt"}),
+    ],
+)
+def test_dockerignore(tmp_path: Path, rules: str, left: set[str]) -> None:
+    """Docker's own rules: relative to the directory, the last that matches counts."""
+    for name in ("x.md", "a/b.md", "a/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / ".dockerignore").write_text(rules)
+    assert set(stack.context_files(str(tmp_path))) - {".dockerignore"} == left
+
+
+def test_a_context_that_is_too_large_or_unreadable_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would travel as an argument of a module."""
+    (source / "broken").symlink_to("/does/not/exist")
+    with pytest.raises(AnsibleFilterError, match="broken cannot be read to build an image: No such file"):
+        stack.context_files(str(source))
+    monkeypatch.setattr(stack, "LARGEST_CONTEXT", 10)
+    with pytest.raises(AnsibleFilterError, match=r"too much to build an image from.*\.dockerignore"):
+        stack.context_files(str(source))
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        ({"python": "3.12"}, "backend_build.python is 3.12: images without a Dockerfile have Debian's Python 3.13"),
+        ({"python": 3.13}, "backend_build.python is 3.13, expected is str"),
+        ({"folders": []}, "backend_build.folders names nothing"),
+        ({"folders": ["desks"]}, "backend_build names 'desks', which is not in"),
+        ({"folders": ["../desk"]}, "backend_build.folders holds '../desk'"),
+        ({"folders": ["desk; rm"]}, "backend_build.folders holds 'desk; rm'"),
+        ({"folders": "desk"}, "backend_build.folders is 'desk', expected is list"),
+        ({"requirements": "nope.txt"}, "backend_build names 'nope.txt'"),
+        ({"requirements": "requirements.in"}, "no lock file with hashes"),
+        ({"exclude_newer": "yesterday"}, "backend_build.exclude_newer is 'yesterday', expected is a date"),
+        ({"apt": ["jq && true"]}, "backend_build.apt holds 'jq && true', expected is the name of a Debian package"),
+        ({"apt_bild": ["gcc"]}, "backend_build has the unknown key 'apt_bild'. Did you mean 'apt_build'?"),
+    ],
+)
+def test_a_build_that_cannot_be_is_refused(source: Path, build: dict[str, Any], sentence: str) -> None:
+    """With the variable and what is expected."""
+    with pytest.raises(AnsibleFilterError) as error:
+        application.application_image(str(source), {"folders": ["desk"], **build})
+    assert sentence in str(error.value)
+
+
+def test_a_missing_directory_and_two_ways_to_build_are_refused(source: Path) -> None:
+    """With the variable and the remedy."""
+    with pytest.raises(
+        AnsibleFilterError, match=r"no directory project, which backend_source_dir names\. Write an abs"
+    ):
+        application.application_image("project", {})
+    (source / "Dockerfile").write_text("FROM own\n")
+    with pytest.raises(AnsibleFilterError, match=r"holds a Dockerfile, and backend_build says"):
+        application.application_image(str(source), {"folders": ["desk"]})
+
+
+def declared(source: Path, **change: Any) -> dict[str, Any]:
+    """An application in which nothing is wrong, with a change."""
+    return {
+        "backend_image": "",
+        "backend_source_dir": str(source),
+        "backend_build": {"folders": ["desk"]},
+        "backend_processes": ["api", "worker", "beat", "flower"],
+        "backend_command": ["serve"],
+        "backend_celery_app": "desk:app",
+        "backend_worker_command": ["celery", "--app=", "worker"],
+        "backend_beat_command": ["celery", "--app=", "beat"],
+        "backend_flower_command": ["my-flower"],
+        "backend_worker_concurrency": 2,
+        "backend_worker_queues": ["quick"],
+        "backend_environment": {"A": "1"},
+        "backend_secret_environment": {"B": "hidden-value"},
+        "backend_health_path": "/health",
+        "backend_migrate_command": [],
+        "backend_sql_files": ["sql/1.sql"],
+        "backend_mounts": [{"source": "/opt/data", "path": "/data"}, {"source": "cache", "path": "/cache"}],
+        "backend_aliases": ["desk"],
+        **change,
+    }
+
+
+PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
+    "two sources": ({"backend_image": "own:1"}, "backend_image and backend_source_dir are both set"),
+    "build of an image": ({"backend_source_dir": ""}, "backend_build is set without backend_source_dir"),
+    "no api": ({"backend_processes": ["worker"]}, "backend_processes has no 'api'"),
+    "no command": ({"backend_command": []}, "backend_command is empty"),
+    "no Celery": ({"backend_celery_app": ""}, "backend_celery_app is empty, and the worker needs it"),
+    "no concurrency": ({"backend_worker_concurrency": 0}, "backend_worker_concurrency is 0"),
+    "queue": ({"backend_worker_queues": ["a,b"]}, "backend_worker_queues holds 'a,b'"),
+    "name": ({"backend_environment": {"A-B": 1}}, "backend_environment has the name 'A-B'"),
+    "secret name": ({"backend_secret_environment": {"../x": "1"}}, "backend_secret_environment has the name '../x'"),
+    "both": (
+        {"backend_secret_environment": {"A": "1"}},
+        "A is in backend_environment and in backend_secret_environment",
+    ),
+    "empty secret": ({"backend_secret_environment": {"B": " "}}, "backend_secret_environment.B is empty"),
+    "health": ({"backend_health_path": "health"}, "backend_health_path is 'health'"),
+    "two migrations": (
+        {"backend_migrate_command": ["x"]},
+        "backend_sql_files and backend_migrate_command are both set",
+    ),
+    "no such SQL": ({"backend_sql_files": ["sql/9.sql"]}, "sql/9.sql, which backend_sql_files names"),
+    "same SQL": ({"backend_sql_files": ["sql/1.sql", "sql/1.sql"]}, "backend_sql_files names two files 1.sql"),
+    "quote in SQL's name": ({"backend_sql_files": ["sql/it's.sql"]}, 'backend_sql_files holds "sql/it\'s.sql"'),
+    "mount over secrets": (
+        {"backend_mounts": [{"source": "/opt", "path": "/run/secrets/x"}]},
+        "backend_mounts has the path '/run/secrets/x'",
+    ),
+    "relative mount": (
+        {"backend_mounts": [{"source": "./data", "path": "/data"}]},
+        "backend_mounts has the source './data'",
+    ),
+    "alias": ({"backend_aliases": ["postgres"]}, "backend_aliases holds 'postgres'"),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), PROBLEMS.values(), ids=PROBLEMS)
+def test_what_cannot_run_is_refused(source: Path, change: dict[str, Any], sentence: str) -> None:
+    """With the variable, and without a secret's value."""
+    found = application.application_problems(declared(source, **change), ["postgres"])
+    assert any(sentence in text for text in found), found
+    assert "hidden-value" not in "".join(found)
+
+
+def test_what_can_run_is_not_refused(source: Path) -> None:
+    """Nothing is wrong with it; nor with one without Celery, or with SQL elsewhere."""
+    assert application.application_problems(declared(source), ["postgres"]) == []
+    plain = {"backend_processes": ["api"], "backend_celery_app": ""}
+    assert application.application_problems(declared(source, **plain)) == []
+    image = {"backend_image": "own:1", "backend_source_dir": "", "backend_build": {}}
+    files = [str(source / "sql" / "1.sql")]
+    assert application.application_problems(declared(source, **image, backend_sql_files=files)) == []
+    [problem] = application.application_problems(declared(source, **image))
+    assert "without backend_source_dir write an absolute path" in problem
+
+
+def test_the_start_script_exports_values_as_they_are(tmp_path: Path) -> None:
+    """Quotes, dollars and inner newlines arrive; the command's own words too."""
+    value = 'it\'s "$HOME" `date` \\n\nsecond line = x'
+    (tmp_path / "TOKEN").write_text(value + "\n")
+    script = (RUNTIME / "with-secrets").read_text()
+    assert script.count("/run/secrets/*") == 1
+    own = tmp_path.parent / "with-secrets"
+    own.write_text(script.replace("/run/secrets", str(tmp_path)))
+    words = ["sh", str(own), "sh", "-c", 'printf "%s|%s" "$TOKEN" "$1"', "sh", "a b"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"})
+    assert done.stdout == f"{value}|a b"
+
+
+def load(name: str) -> Any:
+    """A script as a module."""
+    location = importlib.util.spec_from_file_location(name, RUNTIME / f"{name}.py")
+    assert location and location.loader
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "sentences"),
+    [
+        ({"status": "ok"}, {"status": "ok", "more": 1}, []),
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 2], "c": 3}}, []),
+        ({"status": "ok"}, {"status": "bad"}, [".status is 'bad', expected is 'ok'"]),
+        ({"a": {"b": 1}}, {"a": {}}, [".a.b is not there"]),
+        ({"a": 1}, ["a"], ["the answer is ['a'], expected is {'a': 1}"]),
+        ({"a": {"b": 1}}, {"a": None}, [".a is None, expected is {'b': 1}"]),
+    ],
+)
+def test_health_compares_what_is_expected(expected: Any, answer: Any, sentences: list[str]) -> None:
+    """At every depth; what is more does not matter."""
+    assert load("probe_http").missing(expected, answer) == sentences
