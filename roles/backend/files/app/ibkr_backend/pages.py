@@ -157,7 +157,7 @@ def page(request: Request, symbol: str = "", range: str = "1y", started: str = "
     for lookup in lookups:
         lookup.start()
     report = request.app.state.readiness.report()
-    found = {lookup.name: _newest(lookup) for lookup in lookups}
+    found = _newest(lookups)
     values: dict[str, Any] = {
         "kept": None,
         "rows": [],
@@ -221,10 +221,10 @@ def _lookups(request: Request, symbol: str) -> list[Dependency]:
     return found
 
 
-def _newest(lookup: Dependency) -> dict[str, Any]:
-    """Return what a lookup says; while it takes long, what it said before, which says more than nothing."""
-    found = answers([lookup])[lookup.name]
-    return lookup.last if lookup.last and lookup.busy else found
+def _newest(lookups: list[Dependency]) -> dict[str, dict[str, Any]]:
+    """Return what each lookup says; of one that takes long what it said before, which says more than nothing."""
+    found = answers(lookups) if lookups else {}
+    return found | {each.name: each.last for each in lookups if each.last and each.busy}
 
 
 def _champion(mlflow: MLflow, symbol: str) -> Champion | None:
