@@ -11,10 +11,11 @@ import pytest
 from conftest import AUTHORISED, PASSWORD
 from fake_ibkr import TODAY, FakeIbkr, trading_days
 from fastapi.testclient import TestClient
-from ibkr_backend import brokerage_session
+from ibkr_backend import brokerage_session, pages
 from ibkr_backend.api import create_app
 from ibkr_backend.gateway import Gateway
 from ibkr_backend.history import refresh
+from ibkr_backend.readiness import Dependency
 from ibkr_backend.settings import ApiSettings
 from sqlalchemy.orm import Session
 
@@ -360,3 +361,21 @@ def test_metrics_do_not_wait_for_dead_services(dropped: dict[str, str]) -> None:
     answer = client.get("/metrics")
     assert time.monotonic() - began < 4
     assert 'service_up{service="postgres"} 0.0' in answer.text
+
+
+def test_a_slow_lookup_shows_what_it_said_before(settings: ApiSettings) -> None:
+    slow = threading.Event()
+    answers = iter([0, 20])
+
+    def check() -> dict[str, object]:
+        slow.wait(next(answers))
+        return {"champion": "version 3"}
+
+    lookup = Dependency("models", check)
+    lookup.start().result(5)
+    time.sleep(1.05)
+    began = time.monotonic()
+    said = {"state": "ok", "reason": "answers", "champion": "version 3"}
+    assert pages._newest([lookup]) == {"models": said}
+    assert time.monotonic() - began < 2
+    slow.set()

@@ -153,8 +153,11 @@ def page(request: Request, symbol: str = "", range: str = "1y", started: str = "
     symbols = settings.bars_symbols
     symbol = symbol if symbol in symbols else (symbols[0] if symbols else "")
     range = range if range in RANGES else "1y"
-    report, lookups = request.app.state.readiness.report(), _lookups(request, symbol)
-    found = answers(lookups) if lookups else {}
+    lookups = _lookups(request, symbol)
+    for lookup in lookups:
+        lookup.start()
+    report = request.app.state.readiness.report()
+    found = _newest(lookups)
     values: dict[str, Any] = {
         "kept": None,
         "rows": [],
@@ -216,6 +219,12 @@ def _lookups(request: Request, symbol: str) -> list[Dependency]:
             kept["runs"] = Dependency("runs", lambda: {"runs": airflow.runs(RUNS_SHOWN)})
         found.append(kept["runs"])
     return found
+
+
+def _newest(lookups: list[Dependency]) -> dict[str, dict[str, Any]]:
+    """Return what each lookup says; of one that takes long what it said before, which says more than nothing."""
+    found = answers(lookups) if lookups else {}
+    return found | {each.name: each.last for each in lookups if each.last and each.busy}
 
 
 def _champion(mlflow: MLflow, symbol: str) -> Champion | None:

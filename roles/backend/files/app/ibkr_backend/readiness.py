@@ -41,14 +41,25 @@ class Dependency:
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     _running: Future[dict[str, Any]] | None = None
     _started: float = 0.0
+    last: dict[str, Any] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the check has begun and not ended."""
+        return self._running is not None and not self._running.done()
 
     def start(self) -> Future[dict[str, Any]]:
         """Start the check, or join the one that is running or has just ended."""
         fresh = time.monotonic() - self._started < KEEP_SECONDS
         if self._running is None or (self._running.done() and not fresh):
             self._started = time.monotonic()
-            self._running = self._thread.submit(self.check)
+            self._running = self._thread.submit(self._remembered)
         return self._running
+
+    def _remembered(self) -> dict[str, Any]:
+        details = self.check()
+        self.last = {"state": "ok", "reason": "answers"} | details
+        return details
 
 
 def one_line(error: BaseException) -> str:
