@@ -75,5 +75,5 @@ def test_a_task_writes_to_the_database(stack: Stack) -> None:
 @pytest.mark.parametrize("name", ["backend", "celery-worker", "celery-beat", "flower"])
 def test_it_runs_as_its_own_user(stack: Stack, name: str) -> None:
     """No process of a container is root's."""
-    rows = command("docker", "top", f"{stack.name}-{name}", "-eo", "uid,comm").splitlines()[1:]
+    rows = command("docker", "top", f"{stack.name}-{name}", "-eo", "uid,pid,comm").splitlines()[1:]
     assert rows and {row.split()[0] for row in rows} == {"10005"}

@@ -27,5 +27,5 @@ def test_what_was_accepted_outlives_a_kill(stack: Stack) -> None:
 
 def test_it_runs_as_its_own_user(stack: Stack) -> None:
     """No process of the container is root's."""
-    rows = command("docker", "top", f"{stack.name}-redis", "-eo", "uid,comm").splitlines()[1:]
+    rows = command("docker", "top", f"{stack.name}-redis", "-eo", "uid,pid,comm").splitlines()[1:]
     assert {row.split()[0] for row in rows} == {"10002"}
