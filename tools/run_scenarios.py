@@ -1,12 +1,13 @@
 """Runs Molecule scenarios one after the other, and prints how each ended and how long it took.
 
-Usage: ``run_scenarios.py NAME[@DISTRIBUTION]…``. What Molecule prints is kept in ``artifacts/molecule/NAME/molecule.log``
-too, beside what the scenario itself leaves there. Ends with 1 if any of them failed.
+Usage: ``run_scenarios.py NAME[@DISTRIBUTION]…``. What Molecule prints is also kept in
+``artifacts/molecule/NAME/molecule.log``, beside what the scenario itself leaves there. Ends with 1 if any failed.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -34,7 +35,8 @@ def run(scenario: str, distribution: str) -> str:
         How it ended: ``ok``, or what was wrong.
     """
     artifacts = REPOSITORY / "artifacts" / "molecule" / scenario
-    artifacts.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(artifacts, ignore_errors=True)
+    artifacts.mkdir(parents=True)
     environment = os.environ | ({"DISTRIBUTION": distribution} if distribution else {})
     passed_over = False
     with (
