@@ -1,6 +1,7 @@
 """The running stack that the tests look at: by default that of `make up`, or another one named by the environment.
 
 QUANTOPS_STACK: its name. QUANTOPS_PORT_OFFSET: what was added to the default ports. QUANTOPS_SECRETS_DIR: its secrets.
+QUANTOPS_HOST: the test host that it runs on, a container with an engine of its own; without it, this machine.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ PORTS = {
     "minio": 9000, "minio_console": 9001, "ibkr_gateway": 5055, "backend": 8000, "flower": 5555, "mlflow": 5500,
     "airflow": 8080,
 }  # fmt: skip
+HOST = os.environ.get("QUANTOPS_HOST", "")
 Found = TypeVar("Found")
 
 
 def as_root(*words: str, keep: Iterable[str] = ()) -> list[str]:
-    """The command as root runs it; a user with sudo asks for that, and keeps the named variables."""
+    """The command as root runs it on the stack's host; a user with sudo asks for that, and keeps the named variables."""
+    if HOST:
+        words = ("docker", "exec", "--interactive", *[f"--env={name}" for name in keep], HOST, *words)
     return (
         list(words) if os.geteuid() == 0 else ["sudo", "--non-interactive", f"--preserve-env={','.join(keep)}", *words]
     )
@@ -50,14 +54,15 @@ class Stack:
             os.environ.get("QUANTOPS_SECRETS_DIR", REPOSITORY / "inventories" / "local" / ".secrets")
         )
         self.config_dir = Path("/etc/quantops", self.name)
+        self.address = command("hostname", "--ip-address").split()[0] if HOST else "127.0.0.1"
 
     def port(self, service: str) -> int:
         """Port on this host."""
         return PORTS[service] + self.offset
 
     def url(self, service: str, path: str = "", scheme: str = "http") -> str:
-        """Address on this host."""
-        return f"{scheme}://127.0.0.1:{self.port(service)}{path}"
+        """Address on the stack's host."""
+        return f"{scheme}://{self.address}:{self.port(service)}{path}"
 
     def page(self, service: str, path: str = "/", scheme: str = "http") -> str:
         """Address as a person's browser has it: the one of the access table."""
