@@ -51,7 +51,7 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 
 # ---- tests
 
-.PHONY: test lint unit molecule collection
+.PHONY: test lint unit molecule faults collection
 test: lint unit molecule ## Run every test: lint, unit, and the whole stack in Molecule
 
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
@@ -73,6 +73,10 @@ unit: .venv/test .venvs/backend .venvs/simulator .venvs/dags ## Run the unit tes
 molecule: .venv/test ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
 	@echo "── molecule: the whole stack"
 	@$(BIN)/molecule test
+
+faults: .venv/test ## Kill runs and containers, take services away, change secrets, fill a disk: the stack heals (25 min)
+	@echo "── molecule: faults"
+	@$(BIN)/molecule test --scenario-name faults
 
 collection: .venv/controller ## Build the collection's archive
 	@$(BIN)/ansible-galaxy collection build --force

@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
-from integration_fixtures import airflow, containers, stack  # noqa: E402, F401
+from integration_fixtures import airflow, containers, stack  # noqa: F401

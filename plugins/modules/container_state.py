@@ -17,6 +17,11 @@ options:
     type: list
     elements: dict
     required: true
+  written:
+    description: Files that the same run would write; in check mode a container that reads one counts as different.
+    type: list
+    elements: path
+    default: []
 author:
   - The quantops.ibkr_stack maintainers
 """
@@ -77,6 +82,20 @@ def started_at(item: dict) -> float:
     return calendar.timegm(time.strptime(second, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction or 0}")
 
 
+def places_of(item: dict) -> list[str]:
+    """Name the directories of the configuration and the secrets that a container reads at its start.
+
+    Args:
+        item: The engine's description.
+
+    Returns:
+        Absolute paths on the host.
+    """
+    return [
+        mount["Source"] for mount in item.get("Mounts") or [] if mount["Destination"] in ("/run/config", "/run/secrets")
+    ]
+
+
 def newest_file(item: dict) -> float:
     """Find when the configuration and the secrets that a container read at its start were last written.
 
@@ -86,24 +105,22 @@ def newest_file(item: dict) -> float:
     Returns:
         Seconds since 1970; 0 where there are none.
     """
-    places = [
-        mount["Source"] for mount in item.get("Mounts") or [] if mount["Destination"] in ("/run/config", "/run/secrets")
-    ]
     times = [
         os.lstat(os.path.join(top, name)).st_mtime
-        for place in places
+        for place in places_of(item)
         for top, _, names in os.walk(place)
         for name in names
     ]
     return max(times, default=0.0)
 
 
-def undeclared(declared: dict, item: dict) -> list[str]:
+def undeclared(declared: dict, item: dict, written: list[str]) -> list[str]:
     """Find what only a new container heals, because it is no matter of the declaration.
 
     Args:
         declared: Plan of one container.
         item: The engine's description.
+        written: Files that are going to be written.
 
     Returns:
         Sentences that say what differs.
@@ -112,7 +129,9 @@ def undeclared(declared: dict, item: dict) -> list[str]:
         return []
     found = [f"{key} is {item['HostConfig'][key]}, not declared" for key in UNDECLARED if item["HostConfig"].get(key)]
     # A file that someone edited is healed, and what the program read of it is not.
-    if item["State"]["Running"] and newest_file(item) > started_at(item):
+    coming = any(path.startswith(f"{place}/") for path in written for place in places_of(item))
+    same = (item["Config"].get("Labels") or {}).get("quantops.hash") == declared["hash"]
+    if same and item["State"]["Running"] and (coming or newest_file(item) > started_at(item)):
         found.append("configuration or secrets were written after its start")
     return found
 
@@ -162,7 +181,10 @@ def drift_of(declared: dict, item: dict) -> list[str]:
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
-        argument_spec={"containers": {"type": "list", "elements": "dict", "required": True}},
+        argument_spec={
+            "containers": {"type": "list", "elements": "dict", "required": True},
+            "written": {"type": "list", "elements": "path", "default": []},
+        },
         supports_check_mode=True,
     )
     declared = module.params["containers"]
@@ -175,7 +197,7 @@ def main() -> None:
     report, lines = {}, []
     for container in declared:
         item = existing.get(container["name"])
-        remake = undeclared(container, item) if item else []
+        remake = undeclared(container, item, module.params["written"] if module.check_mode else []) if item else []
         drift = drift_of(container, item) + remake if item else ["absent"]
         state = item["State"] if item else {}
         health = (state.get("Health") or {}).get("Status")

@@ -231,7 +231,7 @@ HOSTS = (
     Bad("permission", {"engine": {"installed": True, "daemon": True, "answers": False, "error": "permission denied"}},
         ("The Docker engine refuses this user: permission denied. Run the playbook with become (sudo).",)),
     Bad("network", {"networks": {f"{STACK}-network": ["10.1.2.0/24"]}},
-        (f"The network {STACK}-network exists with 10.1.2.0/24, stack_network_subnet says 172.29.66.0/24.",)),
+        (f"The network {STACK}-network exists with 10.1.2.0/24, stack_network_subnet says 198.51.100.0/24.",)),
     Bad("one-core", {"cores": 1},
         ("The container airflow-init is declared with 2 cores, and this host has 1.",
          "Set 'cpus' in airflow_overrides.airflow-init"), groups=("airflow",)),
@@ -285,7 +285,8 @@ class Site:
                 "ansible_connection": "local",
                 "ansible_python_interpreter": sys.executable,
                 "stack_name": f"{STACK}-{name}",
-                "stack_network_subnet": "172.29.66.0/24",
+                # A network of examples: nobody has it.
+                "stack_network_subnet": "198.51.100.0/24",
                 "secrets_dir": str(self.here(name) / "secrets"),
                 "ibkr_gateway_simulated": True,
                 **{f"stack_port_{service}": port for service, port in PORTS.items()},

@@ -94,8 +94,8 @@ def test_drift_of_a_service(changes: dict[str, Any], sentence: str) -> None:
 @pytest.mark.parametrize(("key", "value"), [("CpuShares", 512), ("CpusetCpus", "0"), ("MemoryReservation", 2**20)])
 def test_what_no_declaration_has(key: str, value: Any) -> None:
     """`docker update` can set more than is declared; only a new container is without it."""
-    assert state.undeclared(DECLARED, ITEM) == []
-    assert state.undeclared(DECLARED, item(**{f"HostConfig__{key}": value})) == [f"{key} is {value}, not declared"]
+    assert state.undeclared(DECLARED, ITEM, []) == []
+    assert state.undeclared(DECLARED, item(**{f"HostConfig__{key}": value}), []) == [f"{key} is {value}, not declared"]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,11 @@ def test_a_file_that_was_healed_after_the_start(tmp_path: Path, written: float, 
     moment = 1795168800 + written  # 10:00:00 on 2026-11-20
     os.utime(file, (moment, moment))
     mounted = item(Mounts=[{"Source": str(tmp_path), "Destination": "/run/config"}])
-    assert state.undeclared(DECLARED, mounted) == found
-    assert state.undeclared({**DECLARED, "kind": "step"}, mounted) == []
+    assert state.undeclared(DECLARED, mounted, []) == found
+    assert state.undeclared({**DECLARED, "kind": "step"}, mounted, []) == []
+    # In check mode nothing is written yet.
+    assert bool(state.undeclared(DECLARED, mounted, [f"{tmp_path}/web.conf"]))
+    assert state.undeclared(DECLARED, mounted, [f"{tmp_path}-other/web.conf"]) == found
 
 
 @pytest.mark.parametrize(
