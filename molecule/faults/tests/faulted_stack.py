@@ -55,6 +55,7 @@ class Site:
         address = command("hostname", "--ip-address").split()[0]
         host = {
             "ansible_connection": "community.docker.docker",
+            "ansible_user": "root",
             "ansible_python_interpreter": "/usr/bin/python3",
             "stack_name": os.environ["QUANTOPS_STACK"],
             "stack_publish_address": "0.0.0.0",
