@@ -51,8 +51,17 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 
 # ---- tests
 
-.PHONY: test lint unit molecule faults collection
-test: lint unit molecule ## Run every test: lint, unit, and the whole stack in Molecule
+# Every role on one Debian; `make test-all` has the other one, and what takes long.
+SCENARIOS ?= redis postgres minio ibkr_gateway docker_host mlflow backend airflow
+SCENARIOS_ALL ?= redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie \
+    airflow@bookworm collection faults
+
+.PHONY: test test-all lint unit molecule scenarios faults collection
+test: lint unit ## Run the tests: lint, unit, each role on test hosts, and the whole stack in Molecule
+	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS) default'
+
+test-all: test ## Run `make test`, then each role on the other Debian, the archive with the oldest and newest Ansible, and the faults
+	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS_ALL)'
 
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
 	@echo "── lint"
@@ -70,13 +79,14 @@ unit: .venv/test .venvs/backend .venvs/simulator .venvs/dags ## Run the unit tes
 	    .venvs/$$suite/bin/python -m pytest -q -p no:cacheprovider tests/unit/$$suite; \
 	done
 
-molecule: .venv/test ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
-	@echo "── molecule: the whole stack"
-	@$(BIN)/molecule test
+molecule: ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
+	@$(MAKE) --no-print-directory scenarios SCENARIOS=default
 
-faults: .venv/test ## Kill runs and containers, take services away, change secrets, fill a disk: the stack heals (25 min)
-	@echo "── molecule: faults"
-	@$(BIN)/molecule test --scenario-name faults
+scenarios: .venv/test .venvs/simulator .venvs/dags .venvs/compat-oldest .venvs/compat-newest ## Run Molecule scenarios: SCENARIOS='redis postgres@trixie'
+	@$(BIN)/python tools/run_scenarios.py $(SCENARIOS)
+
+faults: ## Kill runs and containers, take services away, change secrets, fill a disk: the stack heals
+	@$(MAKE) --no-print-directory scenarios SCENARIOS=faults
 
 collection: .venv/controller ## Build the collection's archive
 	@$(BIN)/ansible-galaxy collection build --force
@@ -86,7 +96,8 @@ collection: .venv/controller ## Build the collection's archive
 .PHONY: lock
 lock: .venv/controller ## Resolve the requirements again
 	@for file in requirements/*.in; do \
-	    $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $$file -o $${file%.in}.lock; \
+	    python=3.11; [ $$file != requirements/compat-newest.in ] || python=3.13; \
+	    $(BIN)/uv pip compile --quiet --universal --python-version $$python --generate-hashes --no-header $$file -o $${file%.in}.lock; \
 	done
 
 .venv/uv: roles/container_image/files/python-build/uv.lock
@@ -112,6 +123,19 @@ lock: .venv/controller ## Resolve the requirements again
 	    $$sudo apt-get update -qq; \
 	    $$sudo apt-get install -qq --yes --no-install-recommends chromium shellcheck openssl default-jdk-headless > /dev/null; }
 	@touch $@
+
+# The newest Ansible runs on a test host, with the Python of Debian 13.
+.venvs/compat-newest: requirements/compat-newest.lock .venv/controller
+	@echo "Making $@, from $<"
+	@rm -rf $@
+	@.venv/bin/uv pip install --quiet --target $@ --python-version 3.13 --python-platform x86_64-manylinux_2_28 \
+	    --require-hashes --only-binary :all: -r $<
+
+.venvs/compat-oldest: requirements/compat-oldest.lock .venv/controller
+	@echo "Making $@, from $<"
+	@rm -rf $@
+	@.venv/bin/uv venv --quiet --python .venv/bin/python $@
+	@.venv/bin/uv pip install --quiet --python $@/bin/python --require-hashes --only-binary :all: -r $<
 
 .venvs/%: requirements/unit-%.lock .venv/controller
 	@echo "Making $@, from $<"

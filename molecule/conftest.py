@@ -5,5 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
-from integration_fixtures import airflow, containers, stack  # noqa: F401
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "tests" / "integration"), str(HERE / "shared" / "clients")]
+from integration_fixtures import airflow, containers, stack  # noqa: E402, F401

@@ -24,7 +24,7 @@ Found = TypeVar("Found")
 
 
 def as_root(*words: str, keep: Iterable[str] = ()) -> list[str]:
-    """The command as root runs it on the stack's host; a user with sudo asks for that, and keeps the named variables."""
+    """The command as root runs it on the stack's host; a user with sudo asks for that and keeps the named variables."""
     if HOST:
         words = ("docker", "exec", "--interactive", *[f"--env={name}" for name in keep], HOST, *words)
     return (

@@ -1,0 +1,142 @@
+"""The archive, installed where nothing else of this repository is, brings a service up with each supported Ansible."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import ansible
+import pytest
+import yaml
+from stack_under_test import HOST, REPOSITORY, command
+from test_data_services import redis  # noqa: F401
+
+GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow")
+SETTINGS = {"stack_name": "molecule", "ibkr_gateway_simulated": True}
+NEWEST = REPOSITORY / ".venvs" / "compat-newest"
+#: Where things are in the test host, for the Ansible that runs there.
+THERE = "/opt/controller"
+Playbook = Callable[..., str]
+
+
+def run(words: list[str], directory: Path, **environment: str) -> str:
+    """Run a command with only what it needs in its environment; returns what it prints."""
+    kept = {name: os.environ[name] for name in ("HOME", "PATH", "LANG") if name in os.environ}
+    done = subprocess.run(
+        words, cwd=directory, env=kept | environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the installed collection, and the one that it depends on."""
+    place = tmp_path_factory.mktemp("installed")
+    galaxy = str(Path(sys.executable).with_name("ansible-galaxy"))
+    run([galaxy, "collection", "build", "--output-path", str(place)], REPOSITORY)
+    [archive] = place.glob("quantops-ibkr_stack-*.tar.gz")
+    run([galaxy, "collection", "install", "--no-deps", "-p", str(place / "collections"), str(archive)], place)
+    community = Path("ansible_collections", "community")
+    (place / "collections" / community).mkdir()
+    known = Path(ansible.__file__).parents[1] / community / "docker"
+    (place / "collections" / community / "docker").symlink_to(known)
+    return place
+
+
+def inventory(place: Path, **connection: str) -> Path:
+    """An inventory of one host with every service."""
+    hosts = {"target": {**connection, **SETTINGS, "secrets_dir": str(place / "secrets")}}
+    children = {group: {"hosts": {"target": None}} for group in GROUPS}
+    path = place / "hosts.yml"
+    path.write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": children}}))
+    return path
+
+
+@pytest.fixture
+def from_here(installed: Path, tmp_path: Path) -> Callable[[str], Playbook]:
+    """Runs playbooks of the installed collection with an Ansible of this machine."""
+    hosts = inventory(
+        tmp_path, ansible_connection="community.docker.docker", ansible_host=HOST, ansible_user="root",
+        ansible_python_interpreter="/usr/bin/python3",
+    )  # fmt: skip
+
+    def with_ansible(directory: str) -> Playbook:
+        program = str(REPOSITORY / directory / "bin" / "ansible-playbook")
+
+        def play(name: str, *words: str) -> str:
+            given = [program, f"quantops.ibkr_stack.{name}", "--inventory", str(hosts), *words]
+            return run(given, tmp_path, ANSIBLE_COLLECTIONS_PATH=str(installed / "collections"))
+
+        return play
+
+    return with_ansible
+
+
+@pytest.fixture
+def from_there(installed: Path, tmp_path: Path) -> Playbook:
+    """Runs playbooks of the installed collection with the newest Ansible, on the test host itself."""
+    stage = tmp_path / Path(THERE).name
+    stage.mkdir()
+    hosts = inventory(stage, ansible_connection="local", ansible_python_interpreter="/usr/bin/python3")
+    hosts.write_text(hosts.read_text().replace(str(stage), THERE))
+    (stage / "lib").symlink_to(NEWEST)
+    (stage / "collections").symlink_to(installed / "collections")
+    packed = subprocess.run(["tar", "-chC", tmp_path, stage.name], stdout=subprocess.PIPE, check=True).stdout
+    subprocess.run(["docker", "exec", "-i", HOST, "tar", "-xC", "/opt"], input=packed, check=True)
+    settings = {"PYTHONPATH": f"{THERE}/lib", "ANSIBLE_COLLECTIONS_PATH": f"{THERE}/collections", "LANG": "C.UTF-8"}
+    program = ["env", *[f"{name}={value}" for name, value in settings.items()], "python3", "-m", "ansible", "playbook"]
+
+    def play(name: str, *words: str) -> str:
+        return command(*program, f"quantops.ibkr_stack.{name}", "--inventory", f"{THERE}/hosts.yml", *words)
+
+    return play
+
+
+def changes(said: str) -> int:
+    """Number of changes in the recap of the one host."""
+    [found] = re.findall(r"changed=(\d+)", said)
+    return int(found)
+
+
+def test_the_archive_holds_the_collection_only(installed: Path) -> None:
+    """Playbooks, roles, plugins and their documents; no test, no tool, no secret, no environment."""
+    top = {path.name for path in (installed / "collections/ansible_collections/quantops/ibkr_stack").iterdir()}
+    assert top >= {"playbooks", "roles", "plugins", "meta", "files", "docs", "README.md", "LICENSE", "MANIFEST.json"}
+    assert not top & {"molecule", "tests", "tools", "requirements", "artifacts", ".venv", ".venvs", ".config", ".git"}
+    assert not list(installed.rglob(".secrets"))
+
+
+def test_the_whole_site_is_checked(from_here: Callable[[str], Playbook]) -> None:
+    """site.yml from the archive finds all its parts; check mode changes nothing on the host."""
+    said = from_here(".venv")("site", "--check")
+    assert changes(said) > 0 and "failed=0" in said
+    assert command("docker", "ps", "--all", "--quiet") == ""
+
+
+@pytest.mark.parametrize("directory", [".venv", ".venvs/compat-oldest"], ids=["this", "oldest"])
+def test_ansible_of_this_machine(from_here: Callable[[str], Playbook], directory: str) -> None:
+    """Redis comes up, a second run changes nothing, and it goes away again."""
+    works(from_here(directory))
+
+
+def test_newest_ansible(from_there: Playbook) -> None:
+    """The same on Python 3.13."""
+    works(from_there)
+
+
+def works(play: Playbook) -> None:
+    """Bring Redis up and down."""
+    try:
+        assert changes(play("redis")) > 0
+        [found] = json.loads(command("docker", "inspect", "molecule-redis"))
+        assert found["State"]["Health"]["Status"] == "healthy"
+        assert changes(play("redis")) == 0
+    finally:
+        play("destroy", "-e", "destroy_data=true", "-e", "destroy_confirm=molecule")
+    assert command("docker", "ps", "--all", "--quiet") + command("docker", "volume", "ls", "--quiet") == ""
