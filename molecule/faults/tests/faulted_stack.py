@@ -152,7 +152,7 @@ class Airflow:
         answer = self.call("POST", f"/api/v2/dags/{DAG}/dagRuns", json=body)
         assert answer.status_code == 200, answer.text
         name = answer.json()["dag_run_id"]
-        eventually(lambda: "running" in [task["state"] for task in self.tasks(name)], seconds=120, pause=1)
+        eventually(lambda: {"running", "success"} & {task["state"] for task in self.tasks(name)}, seconds=180, pause=1)
         return name
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
@@ -195,7 +195,7 @@ class Kept:
         word = uuid.uuid4().hex
         query = f"CREATE TABLE IF NOT EXISTS kept (word text); INSERT INTO kept VALUES ('{word}');"
         status, said = psql(self.stack, "backend", "backend", query)
-        assert status == 0, said
+        assert status == 0 and said.endswith("INSERT 0 1"), said
         password = self.stack.secret("redis_password")
         assert redis(self.stack, "-n", "9", "SET", word, "kept", password=password) == "OK"
         s3(self.stack, "trading-charts").put_object(Bucket="trading-charts", Key=f"kept/{word}", Body=word.encode())
