@@ -54,13 +54,13 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 # Every role on one Debian; `make test-all` has the other one, and what takes long.
 SCENARIOS ?= redis postgres minio ibkr_gateway docker_host mlflow backend airflow
 SCENARIOS_ALL ?= redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie \
-    airflow@bookworm collection
+    airflow@bookworm collection faults
 
-.PHONY: test test-all lint unit molecule scenarios collection
+.PHONY: test test-all lint unit molecule scenarios faults collection
 test: lint unit ## Run the tests: lint, unit, each role on test hosts, and the whole stack in Molecule
 	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS) default'
 
-test-all: test ## Run `make test`, then each role on the other Debian, and the archive with the oldest and newest Ansible
+test-all: test ## Run `make test`, then each role on the other Debian, the archive with the oldest and newest Ansible, and the faults
 	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS_ALL)'
 
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
@@ -84,6 +84,9 @@ molecule: ## Bring the whole stack up beside any other, test it, train a model, 
 
 scenarios: .venv/test .venvs/simulator .venvs/dags .venvs/compat-oldest .venvs/compat-newest ## Run Molecule scenarios: SCENARIOS='redis postgres@trixie'
 	@$(BIN)/python tools/run_scenarios.py $(SCENARIOS)
+
+faults: ## Kill runs and containers, take services away, change secrets, fill a disk: the stack heals
+	@$(MAKE) --no-print-directory scenarios SCENARIOS=faults
 
 collection: .venv/controller ## Build the collection's archive
 	@$(BIN)/ansible-galaxy collection build --force

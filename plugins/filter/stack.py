@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import ast
 import base64
+import datetime
 import difflib
 import hashlib
 import hmac
+import ipaddress
 import json
 import os
 import re
@@ -85,6 +87,76 @@ def size_in_bytes(value: Any, where: str) -> int:
     return int(float(match[1]) * UNITS[match[2].lower()])
 
 
+def fits_rule(value: Any, rule: dict[str, Any]) -> bool:
+    """Judge a value.
+
+    Args:
+        value: What the inventory says.
+        rule: ``kind`` (``number`` by default, ``size``, ``text``, ``network``, ``address`` or ``date``), ``from`` and
+            ``to`` (numbers and sizes) and ``matches`` (the whole of a text).
+
+    Returns:
+        Whether it can work.
+    """
+    kind = rule.get("kind", "number")
+    try:
+        if kind == "text":
+            return re.fullmatch(rule["matches"], str(value)) is not None
+        if kind == "network":
+            # The whole stack on one host has 17 containers.
+            network = ipaddress.IPv4Network(value)
+            return network.prefixlen <= 27 and not network.is_loopback and not network.is_multicast
+        if kind == "address":
+            return bool(ipaddress.IPv4Address(value))
+        if kind == "date":
+            return bool(datetime.date.fromisoformat(value))
+        number = size_in_bytes(value, "") if kind == "size" else float(value)
+        most = rule.get("to", number)
+        most = size_in_bytes(most, "") if kind == "size" and "to" in rule else float(most)
+    except (AnsibleFilterError, TypeError, ValueError):
+        return False
+    return rule.get("from", 0) <= number <= most
+
+
+def broken_rules(rules: dict[str, dict[str, Any]]) -> list[str]:
+    """Find settings that cannot work.
+
+    Args:
+        rules: Variable to its ``value``, what ``fits_rule`` reads, ``expected`` (for people; numbers say it themselves)
+            and ``each`` (the value is a list, and the rule is for each of its items).
+
+    Returns:
+        A sentence for each, with the variable and what is expected.
+    """
+    found = []
+    for variable, rule in rules.items():
+        for value in rule["value"] if rule.get("each") else [rule["value"]]:
+            if not fits_rule(value, rule):
+                span = f"a number from {rule.get('from', 0)}" + (f" to {rule['to']}" if "to" in rule else "")
+                found.append(f"{variable} is {value!r}, expected is {rule.get('expected', span)}.")
+    return found
+
+
+def overlapping_networks(subnet: str, network: str, networks: dict[str, list[str]]) -> list[str]:
+    """Find networks of the engine whose addresses a new one would share, which the engine refuses.
+
+    Args:
+        subnet: Addresses of the stack's network.
+        network: Its name; the network itself does not count.
+        networks: Name to subnets of what the engine has.
+
+    Returns:
+        Names with their subnets.
+    """
+    own = ipaddress.ip_network(subnet)
+    return [
+        f"{name} ({other})"
+        for name, subnets in sorted(networks.items())
+        for other in map(ipaddress.ip_network, subnets)
+        if name != network and other.version == own.version and other.overlaps(own)
+    ]
+
+
 def unknown_keys(found: Iterable[str], known: Iterable[str], where: str) -> None:
     """Refuse keys that nothing reads.
 
@@ -139,7 +211,7 @@ def ids_of(user: str, where: str) -> tuple[int, int]:
 
     Args:
         user: User id and group id, such as ``10001:10001``.
-        where: What it belongs to, for the error.
+        where: What it belongs to and the variable that sets it, for the error.
 
     Returns:
         Both numbers; files on the host are given to them, which is why names do not do.
@@ -199,6 +271,8 @@ def check_container(container: dict[str, Any], where: str) -> None:
         raise AnsibleFilterError(
             f"{where}: 'cpus' is {container['cpus']!r}, expected is a number of cores such as 0.5."
         )
+    if container.get("pids") is not None and container["pids"] < 1:
+        raise AnsibleFilterError(f"{where}: 'pids' is {container['pids']!r}, expected is a number of processes from 1.")
     for port in container.get("ports") or []:
         for side in ("host", "container"):
             if not str(port.get(side, "")).isdigit() or not 0 < int(port[side]) < 65536:
@@ -247,6 +321,7 @@ def container_plan(
     settings: dict[str, Any],
     overrides: dict[str, Any] | None = None,
     variable: str = "",
+    rules: dict[str, dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Turn declared containers into plans.
 
@@ -257,6 +332,7 @@ def container_plan(
             ``log_size`` and ``log_files``.
         overrides: Name to what the inventory changes of a declaration.
         variable: Name of the variable that holds the overrides, for errors.
+        rules: What the service's own settings must be like, see ``broken_rules``.
 
     Returns:
         One dictionary a container: ``name`` on the host, ``service``, ``kind``, ``hash`` of all it is made from,
@@ -264,21 +340,27 @@ def container_plan(
         ``config_tree``. Only ``secret_trees`` holds secrets.
 
     Raises:
-        AnsibleFilterError: If a declaration cannot work, with the key that is wrong.
+        AnsibleFilterError: If a declaration or a setting cannot work, with the key or variable that is wrong.
     """
+    broken = broken_rules(rules or {})
+    if broken:
+        raise AnsibleFilterError(" ".join(broken))
     overrides = overrides or {}
     unknown_keys(overrides, [container["name"] for container in containers], variable or "overrides")
     plans = []
     for declared in containers:
         name = declared["name"]
         change = overrides.get(name) or {}
+        if not isinstance(change, dict):
+            raise AnsibleFilterError(f"{variable}.{name} is {change!r}, expected are keys and values: {{memory: 1g}}.")
         unknown_keys(change, CONTAINER_KEYS, f"{variable}.{name}")
         container = merged(declared, change)
         where = f"{variable}.{name}" if change else f"The container {name}"
         check_container(container, where)
         kind = container.get("kind", "service")
         directory = f"{settings['config_dir']}/{name}"
-        user, group = ids_of(container["user"], where)
+        setter = f"{variable.removesuffix('overrides')}user of the container {name}"
+        user, group = ids_of(container["user"], where if "user" in change else setter)
         memory = size_in_bytes(container["memory"], where)
         limits = {
             "Memory": memory,
@@ -345,6 +427,7 @@ def container_plan(
                 "spec": spec,
                 "limits": limits,
                 "network": settings["network"],
+                "variable": f"{variable}.{name}",
                 "protect": container.get("protect", False),
                 "force": container.get("force", False),
                 "trees": trees["files"],
@@ -394,6 +477,24 @@ def port_conflicts(plans: list[dict[str, Any]], listening: dict[str, Any], varia
                 found.append(f"Port {port} is published by {taken[port]} and by {plan['service']}: {remedy}.")
             taken[port] = plan["service"]
     return found
+
+
+def too_many_cores(plans: list[dict[str, Any]], cores: int) -> list[str]:
+    """Find limits of cores that the engine would refuse.
+
+    Args:
+        plans: What ``container_plan`` returned.
+        cores: What the host has.
+
+    Returns:
+        A sentence for each, with the variable to change.
+    """
+    return [
+        f"The container {plan['service']} is declared with {plan['spec']['cpus']:g} cores, and this host has {cores}."
+        f" Set 'cpus' in {plan['variable']} to {cores} or less."
+        for plan in plans
+        if plan["spec"]["cpus"] > cores
+    ]
 
 
 def settled_services(checked: dict[str, list[dict[str, Any]]], states: dict[str, dict[str, Any]]) -> list[str]:
@@ -454,11 +555,12 @@ def ignore_rules(text: str) -> list[tuple[re.Pattern[str], bool]]:
     return rules
 
 
-def context_files(directory: str) -> dict[str, str]:
-    """Read a build context.
+def context_files(directory: str, variable: str = "") -> dict[str, str]:
+    """Read a directory, such as a build context.
 
     Args:
         directory: Absolute path, or one below the collection.
+        variable: Name of the variable that names it, for the error.
 
     Returns:
         Relative path to content; not UTF-8 as ``base64:…``. Left out are Python's caches and what a
@@ -470,7 +572,8 @@ def context_files(directory: str) -> dict[str, str]:
     """
     directory = os.path.join(COLLECTION, directory)
     if not os.path.isdir(directory):
-        raise AnsibleFilterError(f"There is no directory {directory} to build an image from.")
+        named = f", which {variable} names. Correct the path" if variable else " to build an image from"
+        raise AnsibleFilterError(f"There is no directory {directory}{named}.")
     files, size, rules = {}, 0, []
     if os.path.isfile(os.path.join(directory, ".dockerignore")):
         with open(os.path.join(directory, ".dockerignore"), encoding="utf-8") as file:
@@ -538,6 +641,9 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
             belongs = tuple(f"{path}/" for path in definition["only"])
             files = {path: text for path, text in files.items() if f"{path}/".startswith(belongs)}
         files.update(definition.get("files", {}))
+        if "Dockerfile" not in files:
+            places = ", ".join(definition.get("context", []))
+            raise AnsibleFilterError(f"There is no Dockerfile in {places} to build {name} from: correct stack_images.")
         args = {
             **settings["args"],
             **{f"{parent['name'].upper().replace('-', '_')}_IMAGE": parent["ref"] for parent in parents},
@@ -657,6 +763,9 @@ class FilterModule:
         return {
             "container_plan": container_plan,
             "public_plan": public_plan,
+            "broken_rules": broken_rules,
+            "overlapping_networks": overlapping_networks,
+            "too_many_cores": too_many_cores,
             "bucket_policy": bucket_policy,
             "image_plan": image_plan,
             "image_missing": image_missing,

@@ -17,6 +17,11 @@ options:
     type: list
     elements: dict
     required: true
+  written:
+    description: Files that the same run would write; in check mode a container that reads one counts as different.
+    type: list
+    elements: path
+    default: []
 author:
   - The quantops.ibkr_stack maintainers
 """
@@ -36,13 +41,99 @@ containers:
     drift: {description: Why it is not as declared; empty when it is., type: list}
     exists: {description: Whether it exists., type: bool}
     running: {description: Whether it runs., type: bool}
+    remake: {description: Whether only a new container heals it., type: bool}
     ready: {description: Whether the engine calls it healthy or the step is done., type: bool}
     hash: {description: Hash of what it was made from., type: str}
     started_at: {description: When it was started., type: str}
 """
 
+import calendar
+import os
+import time
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError, inspect
+
+# What `docker update` can set and no declaration has.
+UNDECLARED = (
+    "BlkioWeight",
+    "CpuPeriod",
+    "CpuQuota",
+    "CpuRealtimePeriod",
+    "CpuRealtimeRuntime",
+    "CpusetCpus",
+    "CpusetMems",
+    "CpuShares",
+    "MemoryReservation",
+)
+
+
+def started_at(item: dict) -> float:
+    """Read when a container was started.
+
+    Args:
+        item: The engine's description.
+
+    Returns:
+        Seconds since 1970.
+    """
+    text = item["State"]["StartedAt"]
+    second, _, fraction = text.rstrip("Z").partition(".")
+    return calendar.timegm(time.strptime(second, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction or 0}")
+
+
+def places_of(item: dict) -> list[str]:
+    """Name the directories of the configuration and the secrets that a container reads at its start.
+
+    Args:
+        item: The engine's description.
+
+    Returns:
+        Absolute paths on the host.
+    """
+    return [
+        mount["Source"] for mount in item.get("Mounts") or [] if mount["Destination"] in ("/run/config", "/run/secrets")
+    ]
+
+
+def newest_file(item: dict) -> float:
+    """Find when the configuration and the secrets that a container read at its start were last written.
+
+    Args:
+        item: The engine's description.
+
+    Returns:
+        Seconds since 1970; 0 where there are none.
+    """
+    times = [
+        os.lstat(os.path.join(top, name)).st_mtime
+        for place in places_of(item)
+        for top, _, names in os.walk(place)
+        for name in names
+    ]
+    return max(times, default=0.0)
+
+
+def undeclared(declared: dict, item: dict, written: list[str]) -> list[str]:
+    """Find what only a new container heals, because it is no matter of the declaration.
+
+    Args:
+        declared: Plan of one container.
+        item: The engine's description.
+        written: Files that are going to be written.
+
+    Returns:
+        Sentences that say what differs.
+    """
+    if declared["kind"] == "step":
+        return []
+    found = [f"{key} is {item['HostConfig'][key]}, not declared" for key in UNDECLARED if item["HostConfig"].get(key)]
+    # A file that someone edited is healed, and what the program read of it is not.
+    coming = any(path.startswith(f"{place}/") for path in written for place in places_of(item))
+    same = (item["Config"].get("Labels") or {}).get("quantops.hash") == declared["hash"]
+    if same and item["State"]["Running"] and (coming or newest_file(item) > started_at(item)):
+        found.append("configuration or secrets were written after its start")
+    return found
 
 
 def drift_of(declared: dict, item: dict) -> list[str]:
@@ -71,13 +162,14 @@ def drift_of(declared: dict, item: dict) -> list[str]:
     elif not state["Running"] or state.get("Restarting"):
         found.append(f"not running ({state['Status']})")
     have, want = item["HostConfig"], declared["limits"]
-    for key, label in (
-        ("Memory", "memory limit"),
-        ("NanoCpus", "CPU limit"),
-        ("PidsLimit", "process limit"),
+    for key, label, limit in (
+        ("Memory", "memory limit", want["Memory"]),
+        ("MemorySwap", "limit of memory and swap", want["Memory"]),
+        ("NanoCpus", "CPU limit", want["NanoCpus"]),
+        ("PidsLimit", "process limit", want["PidsLimit"]),
     ):
-        if (have.get(key) or 0) != want[key]:
-            found.append(f"{label} is {have.get(key) or 0}, declared {want[key]}")
+        if (have.get(key) or 0) != limit:
+            found.append(f"{label} is {have.get(key) or 0}, declared {limit}")
     if have["RestartPolicy"]["Name"] != "unless-stopped":
         found.append(f"restart policy is {have['RestartPolicy']['Name']}")
     networks = sorted(item["NetworkSettings"]["Networks"])
@@ -89,7 +181,10 @@ def drift_of(declared: dict, item: dict) -> list[str]:
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
-        argument_spec={"containers": {"type": "list", "elements": "dict", "required": True}},
+        argument_spec={
+            "containers": {"type": "list", "elements": "dict", "required": True},
+            "written": {"type": "list", "elements": "path", "default": []},
+        },
         supports_check_mode=True,
     )
     declared = module.params["containers"]
@@ -102,7 +197,8 @@ def main() -> None:
     report, lines = {}, []
     for container in declared:
         item = existing.get(container["name"])
-        drift = drift_of(container, item) if item else ["absent"]
+        remake = undeclared(container, item, module.params["written"] if module.check_mode else []) if item else []
+        drift = drift_of(container, item) + remake if item else ["absent"]
         state = item["State"] if item else {}
         health = (state.get("Health") or {}).get("Status")
         report[container["name"]] = {
@@ -110,6 +206,7 @@ def main() -> None:
             "running": bool(state.get("Running")),
             "ready": not drift and ((container["kind"] == "step" and not state.get("Running")) or health == "healthy"),
             "drift": drift,
+            "remake": bool(remake),
             "hash": ((item or {}).get("Config", {}).get("Labels") or {}).get("quantops.hash", ""),
             "started_at": state.get("StartedAt", ""),
         }

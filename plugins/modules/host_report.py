@@ -26,6 +26,10 @@ options:
     type: list
     elements: str
     default: []
+  address:
+    description: Address on which services will listen.
+    type: str
+    default: ""
 author:
   - The quantops.ibkr_stack maintainers
 """
@@ -48,6 +52,8 @@ host:
     like: {description: ID_LIKE of os-release., type: str}
     architecture: {description: Machine architecture., type: str}
     memory_mb: {description: Memory in MiB., type: int}
+    cores: {description: Number of processors., type: int}
+    address_here: {description: Whether the wanted address is one of this host., type: bool}
     disk_free_mb: {description: Free disk space in MiB of each path., type: dict}
     init: {description: Name of the first process., type: str}
     engine: {description: Whether the engine is installed and answers and its version., type: dict}
@@ -64,6 +70,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import docker, inspect
@@ -132,6 +139,23 @@ def free_mb(path: str) -> int:
     return shutil.disk_usage(path).free // 2**20
 
 
+def is_here(address: str) -> bool:
+    """Find out whether a program of this host may listen on an address.
+
+    Args:
+        address: IPv4 address.
+
+    Returns:
+        Whether it is one of this host's.
+    """
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 def engine_report(stack: str) -> tuple[dict[str, object], dict[str, str]]:
     """Ask for the engine and for the ports that the stack's own containers publish.
 
@@ -186,6 +210,7 @@ def main() -> None:
             "paths": {"type": "list", "elements": "path", "default": []},
             "stack": {"type": "str", "required": True},
             "volume_files": {"type": "list", "elements": "str", "default": []},
+            "address": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -212,6 +237,8 @@ def main() -> None:
             "like": release.get("ID_LIKE", ""),
             "architecture": platform.machine(),
             "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
+            "cores": os.cpu_count(),
+            "address_here": is_here(module.params["address"]),
             "disk_free_mb": {path: free_mb(path) for path in module.params["paths"]},
             "init": init,
             "engine": engine,

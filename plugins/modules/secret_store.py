@@ -25,6 +25,11 @@ options:
     description: Secrets that the inventory names itself, from a vault for example. They are not written anywhere.
     type: dict
     default: {}
+  known:
+    description: Names that I(values) may have beside those of I(secrets), of services that this inventory leaves out.
+    type: list
+    elements: str
+    default: []
   tls_names:
     description: Host names and addresses that a generated certificate is good for.
     type: list
@@ -62,8 +67,10 @@ generated:
 import base64
 import contextlib
 import datetime
+import difflib
 import ipaddress
 import os
+import re
 import secrets as random
 import string
 from collections.abc import Callable
@@ -158,6 +165,22 @@ def certificate(names: list[str]) -> str:
     return pem.decode()
 
 
+# What a value that the inventory names must be like: it stands in URLs and settings of programs that quote nothing.
+WORD = r"[A-Za-z0-9._~-]"
+FORMS = {
+    "password": (re.compile(WORD + "{8,}"), "8 or more letters, digits or . _ ~ -"),
+    "long": (re.compile(WORD + "{64,}"), "64 or more letters, digits or . _ ~ -"),
+    "fernet": (
+        re.compile(r"[A-Za-z0-9_-]{43}=(,[A-Za-z0-9_-]{43}=)*"),
+        "a Fernet key (32 bytes in URL-safe base64), or several with commas between them, the new one first",
+    ),
+    "tls": (
+        re.compile(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----.*-----BEGIN CERTIFICATE-----.*", re.DOTALL),
+        "a private key and then its certificate, both in PEM",
+    ),
+}
+
+
 class SecretError(Exception):
     """A secret cannot be read, generated or kept; the text says which and why."""
 
@@ -199,7 +222,7 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         The module's result.
 
     Raises:
-        SecretError: If a secret is empty or cannot be kept.
+        SecretError: If a secret is empty, of the wrong form, or cannot be kept.
     """
     path, values = params["path"], params["values"]
     makers: dict[str, Callable[[], str]] = {
@@ -209,9 +232,18 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "tls": lambda: certificate(params["tls_names"]),
     }
     write = params["write"] and not check_mode
+    names = sorted({*params["secrets"], *params["known"]})
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(names)}."
+            raise SecretError(f"secrets_values has the unknown name {name}. {hint}")
     known: dict[str, str] = {}
     generated = []
     try:
+        # Also when nothing is written yet: what cannot be kept later is known now.
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise NotADirectoryError("it is not a directory")
         if write:
             os.makedirs(path, mode=0o700, exist_ok=True)
             os.chmod(path, 0o700)
@@ -227,10 +259,16 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 raise SecretError(
                     f"The secret {name} is empty ({source}). Put a value there, or remove it to have one generated."
                 )
+            form, expected = FORMS[kind]
+            if not form.fullmatch(known[name]):
+                raise SecretError(
+                    f"The secret {name} cannot be used ({source}): expected are {expected}. Correct it, or remove it to"
+                    " have one generated."
+                )
     except ImportError as error:
         raise SecretError(missing_required_lib("cryptography")) from error
     except OSError as error:
-        raise SecretError(f"The secrets cannot be kept in {path}: {error}") from error
+        raise SecretError(f"The secrets cannot be kept in {path}, which secrets_dir names: {error}") from error
     return {"changed": bool(generated) and params["write"], "secrets": known, "generated": generated}
 
 
@@ -238,6 +276,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "path": {"type": "path", "required": True},
     "secrets": {"type": "dict", "required": True, "no_log": False},
     "values": {"type": "dict", "default": {}, "no_log": True},
+    "known": {"type": "list", "elements": "str", "default": [], "no_log": False},
     "tls_names": {"type": "list", "elements": "str", "default": ["localhost"]},
     "write": {"type": "bool", "default": True},
 }

@@ -46,6 +46,11 @@ gateway:
     for in 8 s at most.
   returned: always
   type: dict
+disks:
+  description: File systems of the volumes as C(volumes), C(free_mb), C(size_mb) and C(full).
+  returned: always
+  type: list
+  elements: dict
 lines:
   description: The same as a table.
   returned: always
@@ -54,6 +59,7 @@ lines:
 """
 
 import json
+import os
 import re
 from dataclasses import asdict
 
@@ -66,6 +72,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.gateway import gateway_states, sentence
 
 USAGE = re.compile(r"([\d.]+)\s*([KMG]?)i?B")
+LEAST_FREE_MB = 16  # a segment of PostgreSQL's log
 MIB = {"": 2**-20, "K": 2**-10, "M": 1, "G": 2**10}
 VERSION = re.compile(r"v?\d+(\.\d+)+\S*|RELEASE\S+|DEVELOPMENT\S+")
 
@@ -87,6 +94,29 @@ def memory_in_use(names: list[str]) -> dict[str, int]:
     rows = [json.loads(line) for line in out.splitlines()]
     used = {row["Name"]: USAGE.match(row["MemUsage"]) for row in rows}
     return {name: round(float(match[1]) * MIB[match[2]]) for name, match in used.items() if match}
+
+
+def disks_of(found: dict[str, dict]) -> list[dict]:
+    """Look at the file systems of the volumes.
+
+    Args:
+        found: The engine's descriptions of the containers.
+
+    Returns:
+        One dictionary a file system; full is one on which PostgreSQL could not write another log segment.
+    """
+    disks: dict[int, dict] = {}
+    for item in found.values():
+        for mount in item.get("Mounts") or []:
+            if mount["Type"] == "volume" and os.path.isdir(mount["Source"]):
+                here = os.statvfs(mount["Source"])
+                free, size = (blocks * here.f_frsize // 2**20 for blocks in (here.f_bavail, here.f_blocks))
+                disk = disks.setdefault(
+                    os.stat(mount["Source"]).st_dev,
+                    {"volumes": [], "free_mb": free, "size_mb": size, "full": free < LEAST_FREE_MB},
+                )
+                disk["volumes"] = sorted({*disk["volumes"], mount["Name"]})
+    return list(disks.values())
 
 
 def main() -> None:
@@ -135,14 +165,23 @@ def main() -> None:
         }
         usage = f"{one['memory_mb']} / {one['limit_mb']}" if state["Running"] else "-"
         lines.append(row(name, one["state"], one["health"], usage, one["restarts"], version or one["image"]))
-    if not found:
-        lines = [f"Nothing of {stack} is on this host."]
+    disks = disks_of(found)
+    for disk in disks:
+        said = "{}: {free_mb} MiB free of {size_mb} MiB".format(", ".join(disk["volumes"]), **disk)
+        remedy = ". Services cannot write there: free some, or enlarge the file system; they go on by themselves then."
+        lines.append(f"DISK FULL: {said}{remedy}" if disk["full"] else f"Disk of {said}")
     gateway = module.params["gateway"]
     states = None
     if found and gateway:
         states = gateway_states(gateway["host"], int(gateway["port"]))
         lines += ["", sentence(states, gateway["url"])]
-    module.exit_json(changed=False, containers=containers, gateway=asdict(states) if states else {}, lines=lines)
+    module.exit_json(
+        changed=False,
+        containers=containers,
+        disks=disks,
+        gateway=asdict(states) if states else {},
+        lines=lines if found else [f"Nothing of {stack} is on this host."],
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
 """What cannot work is refused before anything changes, with the variable to set and what to do.
 
-Each case runs the real playbook against this host with one thing wrong, under a stack name, ports and a directory of
-secrets of its own. `--tags always` bounds what a check that does not fail could do to a network and a few secrets, both
-of which are found by the comparison of before and after.
+The bad inputs are a table. Starting Ansible costs more than its checks, so one run of the real playbook has a host for
+each of them: this machine, under a stack name and a directory of secrets of its own. `--tags always` bounds what a
+check that does not fail could do to a network and a few secrets, both of which are found by the comparison of before
+and after.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +28,219 @@ STACK = "preflight"
 PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "airflow_worker")
 PORTS = {
-    "minio": 29100, "minio_console": 29101, "ibkr_gateway": 25155, "backend": 28100, "flower": 25655, "mlflow": 25600,
-    "airflow": 28180,
+    "postgres": 25532, "redis": 26479, "minio": 29100, "minio_console": 29101, "ibkr_gateway": 25155, "backend": 28100,
+    "flower": 25655, "mlflow": 25600, "airflow": 28180,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One bad input.
+
+    `files` stand below the host's own directory, which `{here}` in a variable or sentence means; `{taken}` is a port on
+    which a program listens, `{process}` that program, `{bridge}` the subnet of the engine's own network.
+    """
+
+    name: str
+    variables: dict[str, Any]
+    says: tuple[str, ...]
+    files: dict[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+
+    def member_of(self) -> tuple[str, ...]:
+        """Groups of its host: those that it needs, else the one whose variables are bad; a service costs a second."""
+        named = {group for group in GROUPS[:-1] for variable in self.variables if variable.startswith(f"{group}_")}
+        return self.groups or tuple(named) or ("redis",)
+
+
+def override(variable: str, container: str, **keys: Any) -> dict[str, Any]:
+    """An override of one container."""
+    return {variable: {container: keys}}
+
+
+REAL = {"ibkr_gateway_simulated": False}
+ARCHIVE = {**REAL, "ibkr_gateway_archive": "{here}/gateway.zip"}
+# Images that are not there yet.
+BUILD = {"container_image_refresh": "again"}
+BAD = (
+    # ---- wrong types
+    Bad("port-is-a-word", {"stack_port_minio": "many"}, ("stack_port_minio", "unable to convert to int")),
+    Bad("overrides-are-a-list", {"redis_overrides": ["memory"]}, ("redis_overrides", "unable to convert to dict")),
+    Bad("switch-is-a-word", {"ibkr_gateway_simulated": "perhaps"}, ("ibkr_gateway_simulated", "not a valid boolean")),
+    Bad("choice-not-there", {"container_image_base_source": "hub"},
+        ("container_image_base_source must be one of: auto, registry, mmdebstrap, got: hub",)),
+    Bad("container-is-a-text", {"airflow_overrides": {"airflow-worker": "2g"}},
+        ("airflow_overrides.airflow-worker is '2g', expected are keys and values",)),
+    Bad("memory-is-a-list", override("mlflow_overrides", "mlflow", memory=["1g"]),
+        ("mlflow_overrides.mlflow: 'memory' is ['1g'], expected is str or int",)),
+    Bad("command-is-a-text", override("redis_overrides", "redis", command="redis-server"),
+        ("redis_overrides.redis: 'command' is 'redis-server', expected is list",)),
+    # ---- unknown keys
+    Bad("unknown-key", override("redis_overrides", "redis", memmory="1g"),
+        ("redis_overrides.redis has the unknown key 'memmory'. Did you mean 'memory'?",)),
+    Bad("unknown-container", override("airflow_overrides", "airflow-sheduler", memory="1g"),
+        ("airflow_overrides has the unknown key 'airflow-sheduler'. Did you mean 'airflow-scheduler'?",)),
+    Bad("unknown-key-of-a-health-check", override("minio_overrides", "minio", health={"intervall": 5}),
+        ("minio_overrides.minio: 'health' has the unknown key 'intervall'. Did you mean 'interval'?",)),
+    Bad("unknown-secret", {"secrets_values": {"redis_pasword": "x" * 32}},
+        ("secrets_values has the unknown name redis_pasword. Did you mean redis_password?",)),
+    Bad("setting-of-airflow", {"airflow_settings": {"core.parallelism": 4}},
+        ("airflow_settings is 'core.parallelism', expected is a name such as AIRFLOW__CORE__PARALLELISM",)),
+    Bad("setting-of-postgresql", {"postgres_settings": {"Work Mem": "1MB"}},
+        ("postgres_settings is 'Work Mem', expected is a name of a setting",)),
+    # ---- ports and addresses
+    Bad("port-taken", {"stack_port_minio": "{taken}"},
+        ("Port {taken}, which minio publishes, is taken by", "(process {process})",
+         "set stack_port_minio to a free one"), groups=("minio",)),
+    Bad("port-twice", {"stack_port_backend": PORTS["mlflow"]},
+        (f"Port {PORTS['mlflow']} is published by", "set stack_port_backend or stack_port_mlflow to a free one"),
+        groups=("backend", "mlflow")),
+    Bad("port-too-high", {"stack_port_airflow": 70000},
+        ("stack_port_airflow is 70000, expected is a number from 1 to 65535",)),
+    Bad("port-zero", {"stack_port_flower": 0}, ("stack_port_flower is 0, expected is a number from 1 to 65535",)),
+    Bad("port-negative", {"stack_port_mlflow": -5500}, ("stack_port_mlflow is -5500, expected is a number from 1",)),
+    Bad("subnet-without-mask-bits", {"stack_network_subnet": "172.29.66.7/24"},
+        ("stack_network_subnet is '172.29.66.7/24', expected is a network", "such as 172.29.64.0/24")),
+    Bad("subnet-no-address", {"stack_network_subnet": "172.29.666.0/24"},
+        ("stack_network_subnet is", "expected is a network")),
+    Bad("subnet-too-small", {"stack_network_subnet": "172.29.66.0/29"}, ("with room for 30 addresses or more",)),
+    Bad("subnet-of-another", {"stack_network_subnet": "{bridge}"},
+        ("the engine has networks on the same addresses: bridge", "Set stack_network_subnet to other ones")),
+    Bad("address-is-a-name", {"stack_publish_address": "localhost"},
+        ("stack_publish_address is 'localhost', expected is an IPv4",)),
+    Bad("address-elsewhere", {"stack_publish_address": "192.0.2.1"},
+        ("stack_publish_address is 192.0.2.1, which is no address of this host. Set it to one",)),
+    Bad("public-host-is-a-url", {"stack_public_host": "https://desk.example"},
+        ("stack_public_host is 'https://desk.example', expected is a host name", "without scheme")),
+    Bad("gateway-allows-a-name", {**REAL, "ibkr_gateway_allowed_addresses": ["everyone"]},
+        ("ibkr_gateway_allowed_addresses: 'everyone' is not an IPv4 address",)),
+    Bad("any-page-acts", {"ibkr_gateway_cors_origin": "*", "ibkr_gateway_cors_credentials": True},
+        ("set ibkr_gateway_cors_credentials to false",)),
+    Bad("console-without-scheme", {"minio_console_url": "desk:9001"},
+        ("minio_console_url is 'desk:9001', expected is a URL",)),
+    Bad("remote-host-without-scheme", {"ibkr_gateway_remote_host": "api.ibkr.com"},
+        ("ibkr_gateway_remote_host is 'api.ibkr.com': expected is a URL without a path",)),
+    # ---- names and paths
+    Bad("stack-name", {"stack_name": "Our Desk!"}, ("stack_name is 'Our Desk!', expected is up to 40 of a-z",)),
+    Bad("stack-name-empty", {"stack_name": ""}, ("stack_name is '', expected is up to 40 of a-z",)),
+    # destroy.yml removes it
+    Bad("config-dir-of-the-system", {"stack_config_dir": "/etc"},
+        ("stack_config_dir is '/etc', expected is an absolute path that ends with the stack's name",)),
+    Bad("secrets-dir-is-a-file", {"secrets_dir": "{here}/file"},
+        ("cannot be kept in {here}/file, which secrets_dir names",),
+        {"file": ""}),
+    Bad("no-dags-dir", {"airflow_dags_dir": "/does/not/exist"},
+        ("There is no directory /does/not/exist, which airflow_dags_dir names. Correct the path",)),
+    Bad("no-source-dir", {"backend_source_dir": "/does/not/exist"},
+        ("There is no directory /does/not/exist, which backend_source_dir names. Write an absolute path",)),
+    Bad("source-dir-without-dockerfile", {"backend_source_dir": "{here}/app"},
+        ("{here}/app (backend_source_dir) holds no Dockerfile, and backend_build.folders names nothing",), {"app/main.py": ""}),
+    Bad("root-is-a-client", {"minio_root_user": "mlflow"},
+        ("minio_root_user is 'mlflow', expected is 3 to 64 letters", "none of the users")),
+    # ---- limits
+    Bad("memory-over-the-hosts", override("minio_overrides", "minio", memory="100000g"),
+        ("The services of this host may use", "stack_reserved_memory_mb keeps", "*_overrides")),
+    Bad("nothing-left-for-services", {"stack_reserved_memory_mb": 10**8},
+        ("stack_reserved_memory_mb keeps 100000000 MiB for the host", "*_overrides")),
+    Bad("disk", {"stack_min_disk_mb": 10**9}, ("/var/lib/docker has", "lower stack_min_disk_mb")),
+    Bad("disk-negative", {"stack_min_disk_mb": -1}, ("stack_min_disk_mb is -1, expected is a number from 0",)),
+    Bad("memory-too-small", override("minio_overrides", "minio", memory="1m"),
+        ("minio_overrides.minio: 'memory' is '1m', less than the 6m that Docker takes",)),
+    Bad("memory-no-size", override("minio_overrides", "minio", memory="lots"),
+        ("minio_overrides.minio: 'memory' is 'lots', which is not a size. Write it like 512m or 1g",)),
+    Bad("cores-absurd", override("postgres_overrides", "postgres", cpus=9999),
+        ("postgres_overrides.postgres: 'cpus' is 9999, expected is a number of cores",)),
+    Bad("cores-negative", override("postgres_overrides", "postgres", cpus=-1),
+        ("postgres_overrides.postgres: 'cpus' is -1",)),
+    Bad("cores-over-the-hosts", override("postgres_overrides", "postgres", cpus=1000),
+        ("The container postgres is declared with 1000 cores", "Set 'cpus' in postgres_overrides.postgres to")),
+    Bad("processes-none", override("mlflow_overrides", "mlflow", pids=0),
+        ("mlflow_overrides.mlflow: 'pids' is 0, expected is a number of processes from 1",)),
+    Bad("root", {"redis_user": "0:0"},
+        ("redis_user of the container redis: 'user' is '0:0', expected are a user id other than 0",)),
+    Bad("data-over-memory", {"redis_maxmemory": "1gb"},
+        ("redis_maxmemory is '1gb', expected is a size from 1mb to the 256m",)),
+    Bad("no-worker", {"mlflow_workers": 0}, ("mlflow_workers is 0, expected is a number from 1",)),
+    Bad("concurrency-negative", {"airflow_worker_concurrency": -2},
+        ("airflow_worker_concurrency is -2, expected is a number from 1",)),
+    Bad("health-interval-zero", {"stack_health_interval": 0},
+        ("stack_health_interval is 0, expected is a number from 1 to 3600",)),
+    Bad("log-size", {"stack_log_size": "ten"}, ("stack_log_size is 'ten', expected is a size such as 10m",)),
+    Bad("no-command", {"backend_command": []}, ("backend_command is empty: set it to the command of the application's API",)),
+    Bad("bars-of-never", {"backend_bars_start": "yesterday"},
+        ("backend_bars_start is 'yesterday', expected is a day such as 2000-01-01",)),
+    Bad("symbol", {"backend_symbols": ["AAPL", "not a symbol"]},
+        ("backend_symbols is 'not a symbol', expected is a symbol",)),
+    # ---- secrets; an empty password would let everyone in
+    Bad("secret-empty", {},
+        ("The secret redis_password is empty ({here}/secrets/redis_password)", "remove it to have one generated"),
+        {"secrets/redis_password": "\n"}),
+    Bad("secret-of-a-vault-empty", {"secrets_values": {"minio_root_password": ""}},
+        ("The secret minio_root_password is empty (the variable secrets_values.minio_root_password)",)),
+    Bad("secret-short", {"secrets_values": {"minio_root_password": "short"}},
+        ("The secret minio_root_password cannot be used", "expected are 8 or more letters")),
+    Bad("secret-breaks-urls", {"secrets_values": {"redis_password": "p@ss/word#123"}},
+        ("The secret redis_password cannot be used (the variable secrets_values.redis_password)",)),
+    Bad("fernet-key", {"secrets_values": {"airflow_fernet_key": "x" * 32}},
+        ("The secret airflow_fernet_key cannot be used", "a Fernet key")),
+    Bad("jwt-secret-short", {},
+        ("The secret airflow_jwt_secret cannot be used ({here}/secrets/airflow_jwt_secret)", "64 or more"),
+        {"secrets/airflow_jwt_secret": "s" * 40}),
+    Bad("certificate", {"secrets_values": {"ibkr_gateway_tls": "none"}},
+        ("The secret ibkr_gateway_tls cannot be used", "a private key and then its certificate")),
+    # ---- what is fetched
+    Bad("archive-not-named", REAL, ("Set ibkr_gateway_archive", "ibkr_gateway_simulated to true")),
+    Bad("archive-missing", {**REAL, "ibkr_gateway_archive": "/does/not/exist.zip"},
+        ("There is no file /does/not/exist.zip, which ibkr_gateway_archive names",)),
+    Bad("archive-of-another-sum", {**ARCHIVE, "ibkr_gateway_archive_sha256": "0" * 64},
+        (f"has the sha256 {hashlib.sha256(b'another').hexdigest()}", f"ibkr_gateway_archive_sha256 says {'0' * 64}",
+         "Download it again, or correct the variable"), {"gateway.zip": "another"}),
+    Bad("archive-sum-cut-off", {**ARCHIVE, "ibkr_gateway_archive_sha256": "0123abc"},
+        ("ibkr_gateway_archive_sha256 is '0123abc': expected are the 64 digits",),
+        {"gateway.zip": ""}),
+    Bad("archive-unreachable", {**REAL, "ibkr_gateway_archive": "http://127.0.0.1:1/gateway.zip"},
+        ("ibkr_gateway_archive names http://127.0.0.1:1/gateway.zip, which cannot be reached",)),
+    Bad("packages-unreachable", {"container_image_apt_mirror": "http://127.0.0.1:1/debian", **BUILD},
+        ("container_image_apt_mirror names http://127.0.0.1:1/debian, which cannot be reached",
+         "Correct it, or name a proxy")),
+    Bad("index-unreachable", {"container_image_pip_index": "http://127.0.0.1:1/simple", **BUILD},
+        ("container_image_pip_index names http://127.0.0.1:1/simple, which cannot be reached",)),
+    Bad("mirror-no-url", {"container_image_apt_mirror": "mirror.example/debian"},
+        ("container_image_apt_mirror is 'mirror.example/debian', expected is empty, or a URL",)),
+    Bad("timeout-zero", {"container_image_timeout": 0}, ("container_image_timeout is 0, expected is a number from 1",)),
+    # ---- what runs in the stack
+    Bad("broken-dag", {"airflow_dags_dir": "{here}/dags"},
+        ("airflow_dags_dir holds files that do not compile: broken.py, line 2:",),
+        {"dags/good.py": "x = 1\n", "dags/broken.py": "import airflow\ndef broken(:\n"}),
+    Bad("version-of-another-image", {"postgres_major_version": 16},
+        ("postgres_major_version is 16, expected is 17", "name an image of it in postgres_image")),
+    Bad("data-of-another-version", {},
+        (f"The volume {STACK}-data-of-another-version-postgres-data holds data of PostgreSQL 15",
+         "postgres_major_version is 17", "restore the dump"), groups=("postgres",)),
+)  # fmt: skip
+
+#: What a host with an engine and plenty of everything reports.
+REPORT: dict[str, Any] = {
+    "distribution": "debian", "like": "", "release": "trixie", "init": "systemd", "memory_mb": 64000, "cores": 16,
+    "disk_free_mb": {"/var/lib/docker": 500000}, "ports": {}, "networks": {}, "volumes": [], "volume_files": {},
+    "images": [], "address_here": True,
+    "engine": {"installed": True, "daemon": True, "answers": True, "error": "", "version": "28"},
+}  # fmt: skip
+# Hosts that this machine is not: the report on the host is given instead of taken.
+HOSTS = (
+    Bad("distribution", {"distribution": "fedora"},
+        ("This host runs fedora. Supported are Debian 12 and later and Ubuntu 22.04 and later.",)),
+    Bad("permission", {"engine": {"installed": True, "daemon": True, "answers": False, "error": "permission denied"}},
+        ("The Docker engine refuses this user: permission denied. Run the playbook with become (sudo).",)),
+    Bad("network", {"networks": {f"{STACK}-network": ["10.1.2.0/24"]}},
+        (f"The network {STACK}-network exists with 10.1.2.0/24, stack_network_subnet says 198.51.100.0/24.",)),
+    Bad("one-core", {"cores": 1},
+        ("The container airflow-init is declared with 2 cores, and this host has 1.",
+         "Set 'cpus' in airflow_overrides.airflow-init"), groups=("airflow",)),
+    Bad("small", {"memory_mb": 4000},
+        ("which has 4000 MiB. Give it more, leave out services by emptying their groups",),
+        groups=GROUPS),
+)  # fmt: skip
 
 
 def docker(*words: str) -> list[str]:
@@ -35,49 +249,70 @@ def docker(*words: str) -> list[str]:
 
 
 def traces() -> list[str]:
-    """Containers, volumes and networks of the stack, and its directory on the host."""
+    """Containers, volumes and networks of the stacks, and their directories on the host."""
     found = docker("ps", "--all", "--filter", f"name={STACK}-", "--format", "container {{.Names}}")
     found += docker("volume", "ls", "--filter", f"name={STACK}-", "--format", "volume {{.Name}}")
-    found += docker("network", "ls", "--filter", f"name=^{STACK}$", "--format", "network {{.Name}}")
-    return found + [str(path) for path in [Path("/etc/quantops", STACK)] if path.exists()]
+    found += docker("network", "ls", "--filter", f"name=^{STACK}", "--format", "network {{.Name}}")
+    return found + sorted(str(path) for path in Path("/etc/quantops").glob(f"{STACK}*"))
+
+
+def files_below(directory: Path) -> dict[str, bytes]:
+    """Path to content."""
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 class Site:
-    """Runs site.yml with variables; knows where its secrets would be."""
+    """Runs the checks of site.yml for hosts that are all this machine; knows where their secrets would be."""
 
     def __init__(self, directory: Path) -> None:
         """Keep everything below a directory of the test's own."""
         self.directory = directory
-        self.secrets = directory / "secrets"
-        self.groups = GROUPS
 
-    def refused(self, environment: dict[str, str] | None = None, **variables: Any) -> str:
-        """Run the checks, assert that they failed and changed nothing, and return the failure's text on one line."""
-        hosts = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
-            "stack_name": STACK,
-            "stack_network_subnet": "172.29.66.0/24",
-            "secrets_dir": str(self.secrets),
-            "ibkr_gateway_simulated": True,
-            **{f"stack_port_{name}": port for name, port in PORTS.items()},
+    def here(self, name: str) -> Path:
+        """Directory of a host's own."""
+        path = self.directory / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def refused(
+        self,
+        hosts: dict[str, dict[str, Any]],
+        groups: dict[str, tuple[str, ...]],
+        environment: dict[str, str] | None = None,
+        **more: Any,
+    ) -> dict[str, str]:
+        """Run the checks, assert that they failed and changed nothing; return each failure's text on one line."""
+        variables = {
+            name: {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": sys.executable,
+                "stack_name": f"{STACK}-{name}",
+                # A network of examples: nobody has it.
+                "stack_network_subnet": "198.51.100.0/24",
+                "secrets_dir": str(self.here(name) / "secrets"),
+                "ibkr_gateway_simulated": True,
+                **{f"stack_port_{service}": port for service, port in PORTS.items()},
+                **own,
+            }
+            for name, own in hosts.items()
         }
-        children = {group: {"hosts": {"localhost": None}} for group in self.groups}
+        children = {group: {"hosts": {host: None for host in hosts if group in groups[host]}} for group in GROUPS}
         inventory = self.directory / "hosts.yml"
-        inventory.write_text(yaml.safe_dump({"all": {"hosts": {"localhost": hosts}, "children": children}}))
+        inventory.write_text(yaml.safe_dump({"all": {"hosts": variables, "children": children}}))
         own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
-        before = traces(), sorted(self.secrets.glob("*"))
+        before = traces(), files_below(self.directory)
         done = subprocess.run(
             [PLAYBOOK, "playbooks/site.yml", "--inventory", str(inventory), "--tags", "always",
-             "--extra-vars", json.dumps(variables)],
+             "--extra-vars", json.dumps(more)],
             cwd=REPOSITORY,
             env=own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"} | (environment or {}),
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
         assert done.returncode == 2, done.stdout + done.stderr
         assert "━━ Step 1 of" in done.stdout and "━━ Step 2 of" not in done.stdout, done.stdout
-        assert (traces(), sorted(self.secrets.glob("*"))) == before
-        return " ".join(done.stdout.split("✘", 1)[1].split())
+        assert (traces(), files_below(self.directory)) == before
+        blocks = re.findall(r"^  ✘ .* \[([\w-]+)\][^\n]*\n((?:    .*\n|\n(?=    ))*)", done.stdout, re.MULTILINE)
+        return {host: " ".join(text.split()) for host, text in blocks}
 
 
 @pytest.fixture
@@ -86,17 +321,17 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def taken_port() -> Iterator[int]:
     """A port of loopback on which this process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def old_data() -> Iterator[None]:
-    """The stack's PostgreSQL volume with data of version 15."""
-    volume = f"{STACK}-postgres-data"
+    """A PostgreSQL volume with data of version 15."""
+    volume = f"{STACK}-data-of-another-version-postgres-data"
     image = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "quantops/postgres")[0]
     docker("volume", "create", volume)
     try:
@@ -105,6 +340,74 @@ def old_data() -> Iterator[None]:
         yield
     finally:
         docker("volume", "rm", "--force", volume)
+
+
+@pytest.fixture(scope="module")
+def words(taken_port: int) -> dict[str, str]:
+    """What the words in braces mean on this machine."""
+    bridge = docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", "bridge")[0]
+    return {"taken": str(taken_port), "process": str(os.getpid()), "bridge": bridge}
+
+
+def filled(value: Any, words: dict[str, str]) -> Any:
+    """The value with the words in braces replaced."""
+    if isinstance(value, dict):
+        return {key: filled(each, words) for key, each in value.items()}
+    return re.sub(r"{(\w+)}", lambda found: words[found[1]], value) if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory, words: dict[str, str], old_data: None) -> dict[str, str]:
+    """What was said of each bad input of the table, of one run."""
+    site = Site(tmp_path_factory.mktemp("bad"))
+    hosts = {}
+    for bad in BAD:
+        here = site.here(bad.name)
+        for path, content in bad.files.items():
+            (here / path).parent.mkdir(parents=True, exist_ok=True)
+            (here / path).write_text(content)
+        hosts[bad.name] = filled(bad.variables, words | {"here": str(here)})
+    words["directory"] = str(site.directory)
+    return site.refused(hosts, {bad.name: bad.member_of() for bad in BAD})
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_bad_input(refusals: dict[str, str], words: dict[str, str], bad: Bad) -> None:
+    """Refused, with the variable and what to do; the run that refused it changed nothing."""
+    here = words | {"here": f"{words['directory']}/{bad.name}"}
+    for sentence in bad.says:
+        assert filled(sentence, here) in refusals.get(bad.name, "NOT REFUSED")
+
+
+@pytest.fixture(scope="module")
+def refused_hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What was said of each unsuitable host, of one run."""
+    site = Site(tmp_path_factory.mktemp("hosts"))
+    given = {bad.name: {"given_report": {"host": {**REPORT, **bad.variables}}} for bad in HOSTS}
+    groups = {bad.name: bad.groups or ("redis",) for bad in HOSTS}
+    # Each of the other groups has a host too, elsewhere.
+    return site.refused(given, groups, docker_host_report="{{ given_report }}")
+
+
+@pytest.mark.parametrize("bad", HOSTS, ids=lambda bad: bad.name)
+def test_bad_host(refused_hosts: dict[str, str], bad: Bad) -> None:
+    """Refused, with what it lacks."""
+    for sentence in bad.says:
+        assert sentence in refused_hosts.get(bad.name, "NOT REFUSED")
+
+
+@pytest.mark.parametrize(
+    ("absent", "sentence"),
+    [
+        ("redis", "Backend needs Redis, and the inventory has no host in the group redis."),
+        ("minio", "MLflow needs MinIO, and the inventory has no host in the group minio."),
+        ("airflow", "Airflow's workers need Airflow, and the inventory has no host in the group airflow."),
+    ],
+)
+def test_a_service_without_what_it_needs(site: Site, absent: str, sentence: str) -> None:
+    """The group that has no host."""
+    groups = tuple(group for group in GROUPS if group != absent)
+    assert sentence in site.refused({"groups": {}}, {"groups": groups})["groups"]
 
 
 @pytest.fixture
@@ -121,166 +424,12 @@ def path_without_docker(tmp_path: Path) -> str:
     return str(directory)
 
 
-def test_taken_port(site: Site, taken_port: int) -> None:
-    """Who holds it, and the variable that moves the service."""
-    said = site.refused(stack_port_minio=taken_port)
-    assert f"Port {taken_port}, which minio publishes, is taken by" in said
-    assert f"(process {os.getpid()})" in said
-    assert "set stack_port_minio to a free one" in said
-
-
-def test_one_port_twice(site: Site) -> None:
-    """Two services of the stack on one port."""
-    said = site.refused(stack_port_backend=PORTS["mlflow"])
-    assert f"Port {PORTS['mlflow']} is published by" in said
-    assert "set stack_port_backend or stack_port_mlflow to a free one" in said
-
-
-def test_too_little_memory(site: Site) -> None:
-    """What is needed, what is kept, what is there."""
-    said = site.refused(stack_reserved_memory_mb=10**8)
-    assert "stack_reserved_memory_mb keeps 100000000 MiB for the host" in said
-    assert "*_overrides" in said
-
-
-def test_too_little_disk(site: Site) -> None:
-    """The path, the space, and the variable."""
-    said = site.refused(stack_min_disk_mb=10**9)
-    assert "/var/lib/docker has" in said and "lower stack_min_disk_mb" in said
-
-
-def test_unknown_key(site: Site) -> None:
-    """A misspelt key of a container is never ignored."""
-    said = site.refused(redis_overrides={"redis": {"memmory": "1g"}})
-    assert "redis_overrides.redis has the unknown key 'memmory'. Did you mean 'memory'?" in said
-
-
-def test_unknown_container(site: Site) -> None:
-    """Nor is a misspelt container."""
-    said = site.refused(airflow_overrides={"airflow-sheduler": {"memory": "1g"}})
-    assert "airflow_overrides has the unknown key 'airflow-sheduler'. Did you mean 'airflow-scheduler'?" in said
-
-
-def test_absurd_limit(site: Site) -> None:
-    """A limit that the engine would refuse."""
-    said = site.refused(postgres_overrides={"postgres": {"cpus": 9999}})
-    assert "postgres_overrides.postgres: 'cpus' is 9999, expected is a number of cores" in said
-
-
-def test_gateway_archive_not_named(site: Site) -> None:
-    """The real gateway cannot be shipped: the operator names it."""
-    said = site.refused(ibkr_gateway_simulated=False)
-    assert "Set ibkr_gateway_archive" in said and "ibkr_gateway_simulated to true" in said
-
-
-def test_gateway_archive_missing(site: Site) -> None:
-    """The path that was given, and its variable."""
-    said = site.refused(ibkr_gateway_simulated=False, ibkr_gateway_archive="/does/not/exist.zip")
-    assert "There is no file /does/not/exist.zip, which ibkr_gateway_archive names" in said
-
-
-def test_gateway_archive_not_the_expected_one(site: Site, tmp_path: Path) -> None:
-    """Both sums, and what to do."""
-    archive = tmp_path / "gateway.zip"
-    archive.write_bytes(b"not IBKR's")
-    said = site.refused(
-        ibkr_gateway_simulated=False, ibkr_gateway_archive=str(archive), ibkr_gateway_archive_sha256="0" * 64
-    )
-    assert f"ibkr_gateway_archive_sha256 says {'0' * 64}" in said
-    assert "has the sha256 " in said and "Download it again, or correct the variable" in said
-
-
-def test_gateway_settings(site: Site) -> None:
-    """Each fault of the gateway's settings, with its variable."""
-    said = site.refused(
-        ibkr_gateway_allowed_addresses=["home"],
-        ibkr_gateway_cors_origin="*",
-        ibkr_gateway_cors_credentials=True,
-        secrets_values={"ibkr_gateway_tls": "not a certificate"},
-    )
-    assert "ibkr_gateway_allowed_addresses: 'home' is not an IPv4 address" in said
-    assert "set ibkr_gateway_cors_credentials to false" in said
-    assert "The secret ibkr_gateway_tls is not a private key followed by a certificate, in PEM" in said
-    assert "Set secrets_values.ibkr_gateway_tls to" in said
-
-
-def test_empty_secret(site: Site) -> None:
-    """An empty password would let everyone in."""
-    site.secrets.mkdir()
-    (site.secrets / "redis_password").write_text("\n")
-    said = site.refused()
-    assert f"The secret redis_password is empty ({site.secrets}/redis_password)" in said
-    assert "remove it to have one generated" in said
-    assert [path.name for path in site.secrets.iterdir()] == ["redis_password"]
-
-
-def test_empty_secret_of_the_inventory(site: Site) -> None:
-    """The same from a vault."""
-    said = site.refused(secrets_values={"minio_root_password": ""})
-    assert "The secret minio_root_password is empty (the variable secrets_values.minio_root_password)" in said
-
-
-def test_data_of_another_postgresql(site: Site, old_data: None) -> None:
-    """PostgreSQL 17 is never started on data of 15."""
-    said = site.refused()
-    assert f"The volume {STACK}-postgres-data holds data of PostgreSQL 15, postgres_major_version is 17" in said
-    assert "restore the dump" in said
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="sudo has a PATH of its own")
-def test_no_engine(site: Site, path_without_docker: str) -> None:
+def test_no_engine(tmp_path_factory: pytest.TempPathFactory, path_without_docker: str) -> None:
     """An engine is missing and may not be installed."""
-    said = site.refused(environment={"PATH": path_without_docker}, docker_host_install=False)
+    site = Site(tmp_path_factory.mktemp("engine"))
+    said = site.refused(
+        {"bare": {}}, {"bare": ("redis",)}, environment={"PATH": path_without_docker}, docker_host_install=False
+    )["bare"]
     assert "This host has no Docker engine, and docker_host_install is false" in said
     assert "set docker_host_install to true" in said
-
-
-@pytest.fixture
-def report() -> dict[str, Any]:
-    """What a host with an engine and plenty of everything reports."""
-    return {
-        "distribution": "debian", "like": "", "release": "trixie", "init": "systemd", "memory_mb": 64000,
-        "disk_free_mb": {"/var/lib/docker": 500000}, "ports": {}, "networks": {}, "volumes": [], "volume_files": {},
-        "engine": {"installed": True, "daemon": True, "answers": True, "error": "", "version": "28"},
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (
-            {"distribution": "fedora"},
-            "This host runs fedora. Supported are Debian 12 and later and Ubuntu 22.04 and later.",
-        ),
-        (
-            {"engine": {"installed": True, "daemon": True, "answers": False, "error": "permission denied"}},
-            "The Docker engine refuses this user: permission denied. Run the playbook with become (sudo).",
-        ),
-        (
-            {"networks": {STACK: ["10.1.2.0/24"]}},
-            f"The network {STACK} exists with 10.1.2.0/24, stack_network_subnet says 172.29.66.0/24.",
-        ),
-    ],
-    ids=["distribution", "permission", "network"],
-)
-def test_host(site: Site, report: dict[str, Any], change: dict[str, Any], sentence: str) -> None:
-    """Hosts that this machine is not: the report on the host is given instead of taken."""
-    assert sentence in site.refused(docker_host_report={"host": {**report, **change}})
-
-
-def test_dag_that_does_not_compile(site: Site, tmp_path: Path) -> None:
-    """File and line."""
-    dags = tmp_path / "dags"
-    dags.mkdir()
-    (dags / "good.py").write_text("x = 1\n")
-    (dags / "broken.py").write_text("import airflow\ndef broken(:\n")
-    said = site.refused(airflow_dags_dir=str(dags))
-    assert "airflow_dags_dir holds files that do not compile: broken.py, line 2:" in said
-    assert "good.py" not in said
-
-
-def test_a_service_without_what_it_needs(site: Site) -> None:
-    """The group that has no host."""
-    site.groups = tuple(group for group in GROUPS if group != "redis")
-    said = site.refused()
-    assert "Backend needs Redis, and the inventory has no host in the group redis." in said

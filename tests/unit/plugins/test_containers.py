@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,21 @@ ITEM: dict[str, Any] = {
     "Id": "0123",
     "RestartCount": 0,
     "Config": {"Labels": {"quantops.hash": "abc"}, "Healthcheck": {"Test": ["CMD", "true"]}},
-    "State": {"Status": "running", "Running": True, "ExitCode": 0, "OOMKilled": False, "Health": {"Status": "healthy"}},
+    "State": {
+        "Status": "running",
+        "Running": True,
+        "ExitCode": 0,
+        "OOMKilled": False,
+        "Health": {"Status": "healthy"},
+        "StartedAt": "2026-11-20T10:00:00.25Z",
+    },
     "HostConfig": {
         "Memory": 2**29,
+        "MemorySwap": 2**29,
         "NanoCpus": 500_000_000,
         "PidsLimit": 512,
+        "CpuShares": 0,
+        "CpusetCpus": "",
         "RestartPolicy": {"Name": "unless-stopped"},
     },
     "NetworkSettings": {"Networks": {"desk": {}}},
@@ -64,6 +75,7 @@ def test_no_drift() -> None:
         ({"State__Restarting": True, "State__Status": "restarting"}, "not running (restarting)"),
         ({"State__Paused": True}, "paused"),
         ({"HostConfig__Memory": 2**28}, "memory limit is 268435456, declared 536870912"),
+        ({"HostConfig__MemorySwap": -1}, "limit of memory and swap is -1, declared 536870912"),
         ({"HostConfig__NanoCpus": 0}, "CPU limit is 0, declared 500000000"),
         ({"HostConfig__PidsLimit": None}, "process limit is 0, declared 512"),
         ({"HostConfig__RestartPolicy": {"Name": "no"}}, "restart policy is no"),
@@ -77,6 +89,30 @@ def test_no_drift() -> None:
 def test_drift_of_a_service(changes: dict[str, Any], sentence: str) -> None:
     """Each hand edit is found and named, alone."""
     assert state.drift_of(DECLARED, item(**changes)) == [sentence]
+
+
+@pytest.mark.parametrize(("key", "value"), [("CpuShares", 512), ("CpusetCpus", "0"), ("MemoryReservation", 2**20)])
+def test_what_no_declaration_has(key: str, value: Any) -> None:
+    """`docker update` can set more than is declared; only a new container is without it."""
+    assert state.undeclared(DECLARED, ITEM, []) == []
+    assert state.undeclared(DECLARED, item(**{f"HostConfig__{key}": value}), []) == [f"{key} is {value}, not declared"]
+
+
+@pytest.mark.parametrize(
+    ("written", "found"), [(0.2, []), (0.3, ["configuration or secrets were written after its start"])]
+)
+def test_a_file_that_was_healed_after_the_start(tmp_path: Path, written: float, found: list[str]) -> None:
+    """The program read the file that someone edited: what it read is not what stands there now."""
+    file = tmp_path / "web.conf"
+    file.write_text("listen 80\n")
+    moment = 1795168800 + written  # 10:00:00 on 2026-11-20
+    os.utime(file, (moment, moment))
+    mounted = item(Mounts=[{"Source": str(tmp_path), "Destination": "/run/config"}])
+    assert state.undeclared(DECLARED, mounted, []) == found
+    assert state.undeclared({**DECLARED, "kind": "step"}, mounted, []) == []
+    # In check mode nothing is written yet.
+    assert bool(state.undeclared(DECLARED, mounted, [f"{tmp_path}/web.conf"]))
+    assert state.undeclared(DECLARED, mounted, [f"{tmp_path}-other/web.conf"]) == found
 
 
 @pytest.mark.parametrize(

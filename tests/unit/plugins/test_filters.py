@@ -219,3 +219,50 @@ def test_over_replaces_common_keys() -> None:
         "environment": {"B": 2},
         "user": "1:1",
     }
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        ({"from": 1, "to": 65535}, [1, "8080", 65535], [0, -1, 65536, "many", None, ""]),
+        ({"kind": "size", "from": 2**20, "to": "256m"}, ["1m", "256mb", 2**21], ["257m", "1k", "lots", ""]),
+        ({"kind": "text", "matches": "[a-z]+"}, ["desk"], ["", "Desk", "desk\n", "a b"]),
+        (
+            {"kind": "network"},
+            ["10.0.0.0/8", "172.29.64.0/27"],
+            ["10.0.0.1/8", "10.0.0.0/28", "10.0.0.0", "127.0.0.0/8"],
+        ),
+        ({"kind": "address"}, ["127.0.0.1", "0.0.0.0"], ["localhost", "::1", "10.0.0.256", ""]),
+        ({"kind": "date"}, ["2000-01-01"], ["yesterday", "2000-02-30", None]),
+    ],
+    ids=lambda value: value.get("kind", "number") if isinstance(value, dict) else "",
+)
+def test_rules(rule: dict[str, Any], good: list[Any], bad: list[Any]) -> None:
+    """What can work follows the rule, and what cannot is named with its variable."""
+    assert stack.broken_rules({f"v{n}": {**rule, "value": value} for n, value in enumerate(good)}) == []
+    for value in bad:
+        [sentence] = stack.broken_rules({"some_variable": {**rule, "value": value, "expected": "another"}})
+        assert sentence == f"some_variable is {value!r}, expected is another."
+
+
+def test_rules_of_each_item() -> None:
+    """Only the items that break the rule are named."""
+    rule = {"value": ["AAPL", "ibm"], "each": True, "kind": "text", "matches": "[A-Z]+", "expected": "capital letters"}
+    assert stack.broken_rules({"symbols": rule}) == ["symbols is 'ibm', expected is capital letters."]
+
+
+def test_overlapping_networks() -> None:
+    """Those of others on the same addresses; its own network is none of them."""
+    networks = {"bridge": ["172.17.0.0/16"], "desk": ["172.29.64.0/24"], "six": ["fd00::/64"], "big": ["172.16.0.0/12"]}
+    assert stack.overlapping_networks("172.29.64.0/24", "desk", networks) == ["big (172.16.0.0/12)"]
+
+
+def test_too_many_cores() -> None:
+    """The variable that lowers it is named; as many cores as the host has are allowed."""
+    plans = [
+        {"service": name, "variable": f"desk_overrides.{name}", "spec": {"cpus": cpus}}
+        for name, cpus in (("one", 1.0), ("two", 2.0), ("three", 2.5))
+    ]
+    [sentence] = stack.too_many_cores(plans, 2)
+    assert "three is declared with 2.5 cores, and this host has 2" in sentence
+    assert "Set 'cpus' in desk_overrides.three to 2 or less" in sentence

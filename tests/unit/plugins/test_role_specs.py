@@ -71,7 +71,7 @@ class TestRole:
 
     def test_early_checks_are_validated_too(self, role: Path) -> None:
         """Where another role includes tasks of this one by name, the same options are validated."""
-        entry = "plan" if role.name == "container_image" else "preflight"
+        entry = "preflight"
         if role.name in ("stack", "container_service") or not (role / "tasks" / f"{entry}.yml").exists():
             return
         assert specs(role)[entry]["options"] == specs(role)["main"]["options"]

@@ -170,3 +170,42 @@ def test_certificate_is_kept_with_its_key(run_module: Run, tmp_path: Path) -> No
     first = run_module("secret_store", **arguments).result["secrets"]["tls"]
     assert first.index("-----BEGIN PRIVATE KEY-----") < first.index("-----BEGIN CERTIFICATE-----")
     assert run_module("secret_store", **arguments).result["secrets"]["tls"] == first
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("password", "p@ss/word", "8 or more letters"),
+        ("password", "short", "8 or more letters"),
+        ("long", "x" * 63, "64 or more letters"),
+        ("fernet", "x" * 32, "a Fernet key"),
+        ("tls", "-----BEGIN CERTIFICATE-----", "a private key and then its certificate"),
+    ],
+)
+def test_a_secret_that_cannot_be_used(run_module: Run, tmp_path: Path, kind: str, value: str, expected: str) -> None:
+    """Refused without being shown."""
+    outcome = run_module("secret_store", path=str(tmp_path), secrets={"app": kind}, values={"app": value})
+    assert outcome.failed and "The secret app cannot be used (the variable secrets_values.app)" in outcome.result["msg"]
+    assert expected in outcome.result["msg"] and value not in outcome.result["msg"]
+
+
+def test_two_fernet_keys(run_module: Run, tmp_path: Path) -> None:
+    """The new one and the old one, while what is encrypted changes over."""
+    keys = ",".join(letter * 43 + "=" for letter in "ab")
+    outcome = run_module("secret_store", path=str(tmp_path), secrets={"app": "fernet"}, values={"app": keys})
+    assert not outcome.failed, outcome.result
+
+
+def test_an_unknown_name(run_module: Run, tmp_path: Path) -> None:
+    """A misspelt name is never ignored; one of a service that is left out is none."""
+    given = {"path": str(tmp_path), "secrets": {"app_password": "password"}, "known": ["other_password"]}
+    assert not run_module("secret_store", **given, values={"other_password": "from-vault"}).failed
+    outcome = run_module("secret_store", **given, values={"app_pasword": "from-vault"})
+    assert outcome.failed and "unknown name app_pasword. Did you mean app_password?" in outcome.result["msg"]
+
+
+def test_a_path_that_is_no_directory(run_module: Run, tmp_path: Path) -> None:
+    """Known also when nothing would be written yet."""
+    (tmp_path / "file").write_text("")
+    outcome = run_module("secret_store", path=str(tmp_path / "file"), secrets={"app": "password"}, write=False)
+    assert outcome.failed and "which secrets_dir names" in outcome.result["msg"]

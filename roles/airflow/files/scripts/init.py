@@ -1,6 +1,9 @@
-"""Prepares Airflow's database before any component starts: wait for it, migrate it, make the admin account as declared.
+"""Prepares Airflow's database before any component starts.
 
-One process for all three, because importing Airflow is most of what each of them costs. Ends with CHANGED or UNCHANGED
+Waits for it, migrates it, encrypts connections and variables with the new Fernet key where the setting holds old ones
+too, and makes the admin account as declared.
+
+One process for all of it, because importing Airflow is most of what each of them costs. Ends with CHANGED or UNCHANGED
 (of the admin account) and exit code 0, or with a line that begins with "airflow init failed" and exit code 1.
 """
 
@@ -28,6 +31,11 @@ def main() -> int:
         airflow_command("db", "check", "--retry", str(DB_CHECK_RETRIES), "--retry-delay", str(DB_CHECK_DELAY_S))
         step = "database migration"
         airflow_command("db", "migrate")
+        from airflow.configuration import conf
+
+        if "," in (conf.get("core", "fernet_key") or ""):
+            step = "rotation of the Fernet key"
+            airflow_command("rotate-fernet-key")
         step = "admin account"
         import sync_admin
 

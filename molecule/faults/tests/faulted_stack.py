@@ -1,0 +1,265 @@
+"""The stack that the faults happen to, and the playbooks that make it whole again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from stack_under_test import HOST, REPOSITORY, Stack, command, eventually
+from test_applications import MLflow
+from test_data_services import psql, redis, s3
+
+GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "airflow_worker")
+DAG = "daily_strategy_training"
+LOG = REPOSITORY / "artifacts" / "molecule" / "faults" / "playbooks.log"
+TIMEOUT = 30
+
+
+@dataclass
+class Run:
+    """How a run of a playbook ended."""
+
+    status: int
+    output: str
+    seconds: float
+
+    @property
+    def changed(self) -> int:
+        """Number of changed tasks."""
+        return int(re.findall(r"\bchanged=(\d+)", self.output)[-1])
+
+
+@dataclass
+class Site:
+    """Runs playbooks against the test host."""
+
+    directory: Path
+    secrets: Path
+    variables: dict[str, Any] = field(default_factory=dict)
+
+    def command(self, playbook: str, *options: str) -> list[str]:
+        """Words of a run."""
+        address = command("hostname", "--ip-address").split()[0]
+        host = {
+            "ansible_connection": "community.docker.docker",
+            "ansible_user": "root",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "stack_name": os.environ["QUANTOPS_STACK"],
+            "stack_publish_address": "0.0.0.0",
+            "stack_public_host": address,
+            "ibkr_gateway_simulated": True,
+            "secrets_dir": str(self.secrets),
+            # Sooner than Airflow's own 5 and 10 minutes, after which it gives up a task of a worker that died.
+            "airflow_settings": {
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 60,
+                "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": 90,
+                "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": 30,
+            },
+            **self.variables,
+        }
+        children = {group: {"hosts": {HOST: None}} for group in GROUPS}
+        inventory = self.directory / "hosts.yml"
+        inventory.write_text(yaml.safe_dump({"all": {"hosts": {HOST: host}, "children": children}}))
+        program = str(Path(sys.executable).with_name("ansible-playbook"))
+        return [program, f"playbooks/{playbook}.yml", "--inventory", str(inventory), *options]
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a run in a process group of its own."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
+        return subprocess.Popen(
+            self.command(*words),
+            cwd=REPOSITORY,
+            env=own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, playbook: str = "site", *options: str, status: int = 0) -> Run:
+        """Run a playbook to its end, which must be the expected one."""
+        begun = time.monotonic()
+        process = self.start(playbook, *options)
+        output, _ = process.communicate(timeout=900)
+        self.log(output)
+        assert process.returncode == status, output[-6000:]
+        return Run(process.returncode, output, time.monotonic() - begun)
+
+    def killed(self, step: str, task: str) -> None:
+        """Run site.yml until it is in the middle of a task of a step, and kill all of it there."""
+        process = self.start("site", "-v")
+        said, here = [], False
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                said.append(line)
+                here = f" · {step} · " in line if line.startswith("━━ Step") else here
+                if here and line.startswith("TASK [") and task in line:
+                    time.sleep(0.7)
+                    break
+            else:
+                pytest.fail(f"The run ended before {task!r} of {step!r}:\n{''.join(said)[-6000:]}", pytrace=False)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
+            self.log("".join(said) + f"KILLED in {step}: {task}\n")
+
+    @staticmethod
+    def log(text: str) -> None:
+        """Keep what a run said."""
+        LOG.parent.mkdir(parents=True, exist_ok=True)
+        with LOG.open("a") as file:
+            file.write(f"{time.strftime('%H:%M:%S')}\n{text}\n")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Playbooks for the test host."""
+    LOG.unlink(missing_ok=True)
+    return Site(tmp_path_factory.mktemp("faults"), Path(os.environ["QUANTOPS_SECRETS_DIR"]))
+
+
+class Airflow:
+    """Airflow's API, for as long as it answers; every call logs in anew, because keys and passwords change."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Use the published port."""
+        self.stack = stack
+
+    def call(self, method: str, path: str, **more: Any) -> requests.Response:
+        """Call an operation as the administrator."""
+        login = {"username": "admin", "password": self.stack.secret("airflow_admin_password")}
+        token = requests.post(self.stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT)
+        assert token.status_code == 201, token.text
+        headers = {"Authorization": f"Bearer {token.json()['access_token']}"}
+        return requests.request(method, self.stack.url("airflow", path), headers=headers, timeout=TIMEOUT, **more)
+
+    def trigger(self) -> str:
+        """Start the training and return the run's name, once a task of it runs."""
+        eventually(lambda: self.quietly("GET", f"/api/v2/dags/{DAG}"), seconds=120)
+        body = {"logical_date": None, "conf": {"min_confidence": 0.5}}
+        answer = self.call("POST", f"/api/v2/dags/{DAG}/dagRuns", json=body)
+        assert answer.status_code == 200, answer.text
+        name = answer.json()["dag_run_id"]
+        eventually(lambda: {"running", "success"} & {task["state"] for task in self.tasks(name)}, seconds=180, pause=1)
+        return name
+
+    def tasks(self, run: str) -> list[dict[str, Any]]:
+        """Tasks of a run."""
+        return self.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run}/taskInstances").json()["task_instances"]
+
+    def quietly(self, method: str, path: str) -> dict[str, Any] | None:
+        """The answer, or nothing while there is none."""
+        try:
+            answer = self.call(method, path)
+        except (requests.RequestException, AssertionError):
+            return None
+        return answer.json() if answer.status_code == 200 else None
+
+    def succeeded(self, run: str, seconds: float) -> None:
+        """Wait for a run to end well."""
+        last = eventually(
+            lambda: (
+                (found := self.quietly("GET", f"/api/v2/dags/{DAG}/dagRuns/{run}"))
+                and found["state"] in ("success", "failed")
+                and found
+            ),
+            seconds=seconds, pause=3,
+        )  # fmt: skip
+        assert last["state"] == "success", [(task["task_id"], task["state"]) for task in self.tasks(run)]
+
+
+@dataclass
+class Kept:
+    """What was written, and must be there after every fault."""
+
+    stack: Stack
+    airflow: Airflow
+    words: list[str] = field(default_factory=list)
+    mlflow_runs: list[str] = field(default_factory=list)
+    dag_runs: list[str] = field(default_factory=list)
+
+    def write(self) -> None:
+        """One of each: a row, a key, an object, a run of MLflow."""
+        word = uuid.uuid4().hex
+        query = f"CREATE TABLE IF NOT EXISTS kept (word text); INSERT INTO kept VALUES ('{word}');"
+        status, said = psql(self.stack, "backend", "backend", query)
+        assert status == 0 and said.endswith("INSERT 0 1"), said
+        password = self.stack.secret("redis_password")
+        assert redis(self.stack, "-n", "9", "SET", word, "kept", password=password) == "OK"
+        s3(self.stack, "trading-charts").put_object(Bucket="trading-charts", Key=f"kept/{word}", Body=word.encode())
+        mlflow = MLflow(self.stack)
+        experiment = mlflow.post("experiments/create", name=f"kept {word}")["experiment_id"]
+        self.mlflow_runs.append(mlflow.post("runs/create", experiment_id=experiment)["run"]["info"]["run_id"])
+        self.words.append(word)
+
+    def check(self) -> None:
+        """All of it is there."""
+        assert self.words and self.mlflow_runs
+        status, said = psql(self.stack, "backend", "backend", "SELECT word FROM kept")
+        assert status == 0 and set(self.words) <= set(said.split()), said
+        password = self.stack.secret("redis_password")
+        found = [redis(self.stack, "-n", "9", "GET", word, password=password) for word in self.words]
+        assert found == ["kept"] * len(self.words)
+        client = s3(self.stack, "trading-charts")
+        for word in self.words:
+            assert client.get_object(Bucket="trading-charts", Key=f"kept/{word}")["Body"].read() == word.encode()
+        for run in self.mlflow_runs:
+            assert MLflow(self.stack).get("runs/get", run_id=run)["run"]["info"]["run_id"] == run
+        for run in self.dag_runs:
+            assert self.airflow.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{run}").json()["state"] == "success"
+
+
+@pytest.fixture(scope="session")
+def stack() -> Stack:
+    """The stack of the test host, which need not run yet."""
+    return Stack()
+
+
+@pytest.fixture(scope="session")
+def airflow(stack: Stack) -> Airflow:
+    """Airflow's API."""
+    return Airflow(stack)
+
+
+@pytest.fixture(scope="session")
+def kept(stack: Stack, airflow: Airflow) -> Kept:
+    """What must not be lost."""
+    return Kept(stack, airflow)
+
+
+@pytest.fixture
+def nothing_lost(kept: Kept) -> Iterator[Kept]:
+    """Writes before the fault, and looks for all that was ever written afterwards."""
+    kept.write()
+    yield kept
+    kept.check()
+
+
+def well(stack: Stack, name: str) -> bool:
+    """Whether a container runs and passes its own health check, asked now."""
+    item = json.loads(command("docker", "inspect", f"{stack.name}-{name}"))[0]
+    if not item["State"]["Running"]:
+        return False
+    kind, *words = item["Config"]["Healthcheck"]["Test"]
+    return stack.execute(name, *(["sh", "-c", *words] if kind == "CMD-SHELL" else words)).returncode == 0
+
+
+def identity(stack: Stack, *leave_out: str) -> dict[str, tuple[str, str]]:
+    """Id and start of each container."""
+    return {
+        name: (item["Id"], item["State"]["StartedAt"])
+        for name, item in stack.containers().items()
+        if name not in leave_out
+    }

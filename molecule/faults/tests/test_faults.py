@@ -1,0 +1,343 @@
+"""Faults, one after the other on one stack: after each, nothing is lost, and what must heal by itself did.
+
+The order of the tests is that of a stack's life; each begins with the whole stack that the one before it left.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import secrets as random
+import ssl
+import time
+
+import pytest
+import requests
+from faulted_stack import TIMEOUT, Airflow, Kept, Site, identity, well
+from stack_under_test import Stack, command, eventually
+from test_applications import backend
+from test_containers import SERVICES
+from test_data_services import BUCKETS, OWNERS, psql, redis, s3
+
+MAKE = "Make the container as declared"
+WAIT = "Wait until they are ready"
+# Each run begins with what the one before it left, and is killed further on.
+FIRST_RUN = (
+    ("Docker engine and secrets", "Make the network"),
+    ("Docker engine and secrets", "Read the secrets, and generate"),
+    ("Redis", "Write configuration and secrets"),
+    ("Redis", MAKE),
+    ("PostgreSQL", WAIT),
+    ("PostgreSQL", "Make roles, passwords, databases"),
+    ("MinIO", "Make buckets, users and policies"),
+    ("MLflow", WAIT),
+    ("Backend", MAKE),
+    ("Airflow", WAIT),
+)
+UPDATE = (
+    ("Redis", "Write configuration and secrets"),
+    ("Redis", MAKE),
+    ("IBKR gateway", MAKE),
+    ("PostgreSQL", MAKE),
+    ("MinIO", WAIT),
+    ("MLflow", "Write configuration and secrets"),
+    ("MLflow", MAKE),
+    ("Backend", WAIT),
+    ("Airflow", MAKE),
+    ("Ready", WAIT),
+)
+
+
+def all_well(stack: Stack, seconds: float = 240) -> None:
+    """Every service answers."""
+    waiting = dict.fromkeys(SERVICES)
+
+    def done() -> bool:
+        for name in [name for name in waiting if well(stack, name)]:
+            del waiting[name]
+        return not waiting
+
+    try:
+        eventually(done, seconds)
+    except AssertionError:
+        pytest.fail(f"not well: {', '.join(waiting)}", pytrace=False)
+
+
+def test_a_first_run_killed_ten_times(site: Site, stack: Stack, kept: Kept) -> None:
+    """The next run goes on from any point; when one is let through, the one after it has nothing to change."""
+    for step, task in FIRST_RUN:
+        site.killed(step, task)
+    site.run()
+    all_well(stack)
+    kept.write()
+    assert site.run().changed == 0
+    kept.check()
+
+
+def test_a_training_before_the_faults(airflow: Airflow, kept: Kept) -> None:
+    """A DAG run that is there from now on."""
+    name = airflow.trigger()
+    airflow.succeeded(name, seconds=600)
+    kept.dag_runs.append(name)
+
+
+def test_hand_edits_are_found_and_healed(site: Site, stack: Stack, nothing_lost: Kept) -> None:
+    """A file edited (and read by its program), containers stopped, removed, paused or altered; others stay."""
+    edited = f"{stack.config_dir}/redis/config/redis.conf"
+    command("sh", "-c", f"echo 'maxclients 77' >> {edited} && docker restart {stack.name}-redis")
+    eventually(lambda: well(stack, "redis"), 60)
+    command("docker", "stop", f"{stack.name}-celery-beat")
+    command("docker", "rm", "--force", f"{stack.name}-flower")
+    command("docker", "pause", f"{stack.name}-airflow-triggerer")
+    command("docker", "update", "--memory=700m", "--memory-swap=700m", "--restart=no", f"{stack.name}-mlflow")
+    command("docker", "update", "--cpu-shares=512", f"{stack.name}-celery-worker")
+    touched = ("redis", "celery-beat", "flower", "airflow-triggerer", "mlflow", "celery-worker")
+    others = identity(stack, *touched)
+    found = site.run("site", "--check", "--diff")
+    assert "-maxclients 77" in found.output
+    for name, reason in {
+        "redis": "configuration or secrets were written after its start",
+        "celery-beat": "not running (exited)",
+        "flower": "absent",
+        "airflow-triggerer": "paused",
+        "mlflow": "memory limit is 734003200, declared 536870912",
+        "celery-worker": "CpuShares is 512, not declared",
+    }.items():
+        assert f"-{stack.name}-{name}: {reason}" in found.output
+    assert identity(stack, *touched) == others and found.changed > 0
+    site.run()
+    all_well(stack)
+    assert identity(stack, *touched) == others
+    healed = stack.containers()
+    assert (healed["mlflow"]["HostConfig"]["Memory"], healed["mlflow"]["HostConfig"]["RestartPolicy"]["Name"]) == (
+        512 * 2**20, "unless-stopped",
+    )  # fmt: skip
+    assert not healed["celery-worker"]["HostConfig"]["CpuShares"]
+    clients = redis(stack, "CONFIG", "GET", "maxclients", password=stack.secret("redis_password")).split()
+    assert clients[1] != "77"
+    assert site.run().changed == 0
+
+
+def test_every_container_killed(stack: Stack, airflow: Airflow, nothing_lost: Kept) -> None:
+    """One by one, under a training: each is back without anyone's hand, and the training ends well."""
+    training = airflow.trigger()
+    # The worker that has the task first, then what the task and Airflow stand on.
+    for name in sorted(SERVICES, key=lambda name: name != "airflow-worker"):
+        before = identity(stack)[name]
+        # Docker's own `kill` would count as stopped by hand; this is what a crash or the kernel does.
+        command(
+            "kill", "-KILL", command("docker", "inspect", "--format={{.State.Pid}}", f"{stack.name}-{name}").strip()
+        )
+        eventually(lambda name=name: well(stack, name), 180, pause=1)
+        after = identity(stack)[name]
+        assert after[0] == before[0] and after[1] > before[1]
+    airflow.succeeded(training, seconds=600)
+    nothing_lost.dag_runs.append(training)
+    all_well(stack)
+
+
+def test_the_engine_restarted(stack: Stack, airflow: Airflow, nothing_lost: Kept) -> None:
+    """Under a training: everything is back without anyone's hand, and the training ends well."""
+    training = airflow.trigger()
+    before = identity(stack)
+    # The worker is given the time to end its task.
+    command("systemctl", "restart", "--no-block", "docker")
+
+    def restarted() -> dict[str, tuple[str, str]] | None:
+        try:
+            now = identity(stack)
+        except AssertionError:  # the engine is away
+            return None
+        return now if all(now[name][1] > before[name][1] for name in SERVICES) else None
+
+    after = eventually(restarted, seconds=300)
+    all_well(stack)
+    assert {name: after[name][0] for name in SERVICES} == {name: before[name][0] for name in SERVICES}
+    airflow.succeeded(training, seconds=600)
+    nothing_lost.dag_runs.append(training)
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis", "minio"])
+def test_a_data_service_away_for_a_minute(stack: Stack, airflow: Airflow, nothing_lost: Kept, name: str) -> None:
+    """Its name is gone from the network, under a training, which ends well."""
+    training = airflow.trigger()
+    command("docker", "stop", f"{stack.name}-{name}")
+    time.sleep(60)
+    command("docker", "start", f"{stack.name}-{name}")
+    airflow.succeeded(training, seconds=600)
+    nothing_lost.dag_runs.append(training)
+    all_well(stack)
+
+
+def test_an_update_killed_ten_times(site: Site, stack: Stack, nothing_lost: Kept) -> None:
+    """Every container is made anew by it; the next run goes on from any point."""
+    site.variables["stack_log_files"] = 4
+    for step, task in UPDATE:
+        site.killed(step, task)
+    site.run()
+    all_well(stack)
+    assert {item["HostConfig"]["LogConfig"]["Config"]["max-file"] for item in stack.containers().values()} == {"4"}
+    assert site.run().changed == 0
+
+
+# ---- secrets
+
+
+def login_postgres(stack: Stack, name: str, value: str) -> bool:
+    owner = re.fullmatch(r"postgres_(\w+)_password", name)
+    return bool(owner) and psql(stack, owner[1], owner[1], "SELECT 1", password=value) == (0, "1")
+
+
+def login_redis(stack: Stack, name: str, value: str) -> bool:
+    return redis(stack, "PING", password=value) == "PONG"
+
+
+def login_minio(stack: Stack, name: str, value: str) -> bool:
+    if name == "minio_root_password":
+        return _lists(stack, "minio-root", value)
+    return _lists(stack, name.removeprefix("minio_").removesuffix("_secret").replace("_", "-"), value)
+
+
+def _lists(stack: Stack, user: str, secret: str) -> bool:
+    try:
+        s3(stack, user, secret=secret).list_buckets()
+    except Exception:  # whatever boto3 makes of a refusal
+        return False
+    return True
+
+
+def login_airflow(stack: Stack, name: str, value: str) -> bool:
+    login = {"username": "admin", "password": value}
+    return requests.post(stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT).status_code == 201
+
+
+def login_flower(stack: Stack, name: str, value: str) -> bool:
+    address = stack.url("flower", "/api/workers")
+    return requests.get(address, auth=("flower", value), timeout=TIMEOUT).status_code == 200
+
+
+def has_certificate(stack: Stack, name: str, value: str) -> bool:
+    shown = ssl.get_server_certificate((stack.address, stack.port("ibkr_gateway")))
+    return shown.strip() == value[value.index("-----BEGIN CERTIFICATE-----") :].strip()
+
+
+LOGINS = {
+    **{f"postgres_{owner}_password": login_postgres for owner in OWNERS},
+    **{f"minio_{bucket.replace('-', '_')}_secret": login_minio for bucket in BUCKETS},
+    "minio_root_password": login_minio,
+    "redis_password": login_redis,
+    "airflow_admin_password": login_airflow,
+    "flower_password": login_flower,
+    "ibkr_gateway_tls": has_certificate,
+}
+# Secrets with which nobody logs in: what shows that the new one counts is said with each.
+OTHERS = {
+    # Nobody may log in with it at all; PostgreSQL keeps what it was given on its first start.
+    "postgres_admin_password",
+    # Of the keystore, which IBKR's gateway makes at each start; the simulator has none.
+    "ibkr_gateway_keystore_password",
+    # What was encrypted with the old one is read with the new one.
+    "airflow_fernet_key",
+    # A token and a session of before end.
+    "airflow_jwt_secret",
+    "airflow_session_secret",
+}
+
+
+def token(stack: Stack) -> str:
+    """A token of Airflow's administrator."""
+    login = {"username": "admin", "password": stack.secret("airflow_admin_password")}
+    return requests.post(stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT).json()["access_token"]
+
+
+def dags_with(stack: Stack, bearer: str) -> int:
+    """Status of an answer to a token."""
+    headers = {"Authorization": f"Bearer {bearer}"}
+    return requests.get(stack.url("airflow", "/api/v2/dags"), headers=headers, timeout=TIMEOUT).status_code
+
+
+def test_secrets_changed(site: Site, stack: Stack, airflow: Airflow, nothing_lost: Kept) -> None:
+    """Every secret at once: after one run each new one works, each old one is refused, and old data is read."""
+    old = {path.name: path.read_text().strip() for path in stack.secrets_dir.iterdir()}
+    assert set(old) == {*LOGINS, *OTHERS}
+    for name, login in LOGINS.items():
+        assert login(stack, name, old[name]), name
+    connection = {"connection_id": "kept", "conn_type": "http", "host": "example", "password": "correct-horse"}
+    assert airflow.call("POST", "/api/v2/connections", json=connection).status_code == 201
+    bearer = token(stack)
+    assert dags_with(stack, bearer) == 200
+    new = {}
+    for name, value in old.items():
+        if name == "ibkr_gateway_tls":
+            (stack.secrets_dir / name).unlink()  # generated anew
+            continue
+        if name == "airflow_fernet_key":
+            new[name] = base64.urlsafe_b64encode(os.urandom(32)).decode() + "," + value
+        else:
+            new[name] = random.token_hex(len(value) // 2)
+        (stack.secrets_dir / name).write_text(new[name] + "\n")
+    site.run()
+    all_well(stack)
+    new["ibkr_gateway_tls"] = stack.secret("ibkr_gateway_tls")
+    for name, login in LOGINS.items():
+        assert login(stack, name, new[name]) and not login(stack, name, old[name]), name
+    assert dags_with(stack, bearer) in (401, 403) and dags_with(stack, token(stack)) == 200
+    for name in ("airflow_session_secret", "ibkr_gateway_keystore_password"):
+        words = ("grep", "--recursive", "--files-with-matches", "--fixed-strings", "--file=-", str(stack.config_dir))
+        assert command(*words, stdin=new[name]).split()
+    assert backend(stack, "/ready")["ready"] is True
+    assert site.run().changed == 0
+    # The old key can go: everything was encrypted anew.
+    (stack.secrets_dir / "airflow_fernet_key").write_text(new["airflow_fernet_key"].split(",")[0] + "\n")
+    site.run()
+    all_well(stack)
+    program = "from airflow.sdk.bases.hook import BaseHook; from airflow.models import Connection; "
+    program += "from airflow.utils.session import create_session\n"
+    program += "with create_session() as s: print(s.query(Connection).filter_by(conn_id='kept').one().password)"
+    done = stack.execute("airflow-scheduler", "python", "-c", program)
+    assert done.stdout.strip().endswith("correct-horse"), done.stderr
+
+
+# ---- disk
+
+
+def test_a_full_disk(site: Site, stack: Stack, nothing_lost: Kept) -> None:
+    """PostgreSQL's volume is full: `status` says so, the other services go on, and room alone heals it."""
+    volume = f"{stack.name}-postgres-data"
+    place = command("docker", "volume", "inspect", "--format={{.Mountpoint}}", volume).strip()
+    command("docker", "stop", f"{stack.name}-postgres")
+    command("mv", place, f"{place}.aside")
+    command("mkdir", place)
+    size = int(command("du", "--summarize", "--block-size=1M", f"{place}.aside").split()[0]) + 64
+    command("mount", "-t", "tmpfs", "-o", f"size={size}m", "full", place)
+    command("cp", "--archive", f"{place}.aside/.", place)
+    command("docker", "start", f"{stack.name}-postgres")
+    all_well(stack)
+    try:
+        command("sh", "-c", f"dd if=/dev/zero of={place}/ballast bs=1M status=none 2> /dev/null; true")
+        fill = "CREATE TABLE filler AS SELECT repeat(md5(n::text), 30) FROM generate_series(1, 400000) n"
+        _, said = psql(stack, "backend", "backend", fill)
+        assert re.search("No space left on device|server closed|recovery mode", said), said
+        told = site.run("status").output
+        assert re.search(rf"DISK FULL: {re.escape(volume)}: \d+ MiB free of {size} MiB", told), told
+        assert "free some, or enlarge the file system" in told
+        client = s3(stack, "trading-charts")
+        client.put_object(Bucket="trading-charts", Key="while-full", Body=b"x")
+        assert redis(stack, "PING", password=stack.secret("redis_password")) == "PONG"
+        command("rm", f"{place}/ballast")
+        eventually(lambda: psql(stack, "backend", "backend", "SELECT 1")[0] == 0, 120)
+        all_well(stack)
+        nothing_lost.check()
+        assert "DISK FULL" not in site.run("status").output
+    finally:
+        command("docker", "stop", f"{stack.name}-postgres")
+        command("rm", "--force", f"{place}/ballast")
+        command("rm", "--recursive", f"{place}.aside")
+        command("cp", "--archive", place, f"{place}.aside")
+        command("umount", place)
+        command("rmdir", place)
+        command("mv", f"{place}.aside", place)
+        command("docker", "start", f"{stack.name}-postgres")
+    all_well(stack)
+    assert site.run().changed == 0
