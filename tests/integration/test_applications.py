@@ -28,7 +28,7 @@ def gateway_certificate(stack: Stack, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_gateway_speaks_verified_tls(stack: Stack, gateway_certificate: Path) -> None:
     """Its certificate is the generated one and passes Python 3.13's strict rules; without it nobody is trusted."""
-    address = ("127.0.0.1", stack.port("ibkr_gateway"))
+    address = (stack.address, stack.port("ibkr_gateway"))
     trusting = ssl.create_default_context(cafile=gateway_certificate)
     trusting.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     with (
