@@ -282,3 +282,15 @@ def test_container_wait_is_done(run_module: Run, fake_docker: Callable[[str], Pa
     """Nothing is awaited when all are healthy."""
     answer(fake_docker, tmp_path, [ITEM])
     assert run_module("container_wait", names=["desk-web"]).result["waiting"] == []
+
+
+@pytest.mark.parametrize(("free", "full"), [(15, True), (16, False)])
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, full: bool) -> None:
+    """Volumes on one file system are one line; a directory of the host is none of them."""
+    status = plugin("modules.stack_status")
+    blocks = os.statvfs_result((4096, 4096, 1024 * 256, free * 256, free * 256, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(status.os, "statvfs", lambda path: blocks)
+    mounts = [{"Type": "volume", "Name": name, "Source": str(tmp_path)} for name in ("desk-b", "desk-a")]
+    bind = {"Type": "bind", "Source": "/etc"}
+    [disk] = status.disks_of({"desk-web": item(Mounts=[*mounts, bind]), "desk-none": item(Mounts=None)})
+    assert disk == {"volumes": ["desk-a", "desk-b"], "free_mb": free, "size_mb": 1024, "full": full}
