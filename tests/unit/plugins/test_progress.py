@@ -90,7 +90,9 @@ def test_steps_are_counted_without_absent_services(output: list[str]) -> None:
 def test_changes_are_shown_and_the_rest_is_not(output: list[str]) -> None:
     """An operator reads what changed."""
     assert "  ✔ Change something [one]" in output
-    assert not any("Leave something" in line or "Skip something" in line for line in output)
+    # On a busy machine any task may take long enough for a line about it, which is another test's subject.
+    said = [line for line in output if not line.startswith("    …")]
+    assert not any("Leave something" in line or "Skip something" in line for line in said)
     assert "  a line" in output and "  another line" in output
 
 
