@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pendulum
@@ -105,8 +106,10 @@ def daily_strategy_training() -> None:
         params = context["params"]
         recipe = Recipe(**{name: params[name] for name in Recipe.__dataclass_fields__})
         end = params["end"] or pendulum.now("America/New_York").to_date_string()
+        token_file = os.environ.get("BACKEND_API_TOKEN_FILE")
+        token = Path(token_file).read_text().strip() if token_file else None
         try:
-            bars = fetch_bars(os.environ["BACKEND_URL"], params["symbol"], params["start"], end)
+            bars = fetch_bars(os.environ["BACKEND_URL"], params["symbol"], params["start"], end, token)
         except BarsInvalid as error:
             raise AirflowFailException(str(error)) from error
         if not (bars.adjusted or params["allow_unadjusted"]):

@@ -48,4 +48,5 @@ frame = example if isinstance(example, pd.DataFrame) else pd.read_json(io.String
 prediction = model.predict(frame)
 if len(prediction) != len(frame):
     sys.exit(f"{len(frame)} rows gave {len(prediction)} predictions")
-print(f"The model loads by name and predicts {len(prediction)} rows, the first is {prediction[0]}")
+last = {name: round(float(value), 4) for name, value in prediction.iloc[-1].items()}
+print(f"The model loads by name and scores {len(prediction)} days from raw bars, the last with {last}")

@@ -9,30 +9,16 @@ from typing import Any
 import requests
 from playwright.sync_api import Page, expect
 from stack_under_test import Stack
+from test_backend_page import log_in
 
 Visit = Callable[..., Any]
 MODEL = "daily_strategy_AAPL"
 
 
-def test_stack_page(visit: Visit, stack: Stack) -> None:
-    """Ready, every service ok, SIMULATED said loud, and the bars that are kept."""
-    with visit("backend") as page:
-        page.goto(stack.page("backend", "/"))
-        expect(page).to_have_title(re.compile(rf"^{stack.name} .* ready$"))
-        expect(page.get_by_role("heading", level=1)).to_have_text(stack.name)
-        for title in ("PostgreSQL", "Redis", "MinIO", "IBKR gateway", "MLflow", "Airflow"):
-            card = page.locator("li.card", has=page.get_by_text(title, exact=True))
-            expect(card.locator(".state")).to_have_text("ok")
-        expect(page.get_by_role("note")).to_contain_text("SIMULATED")
-        row = page.locator("tbody tr", has=page.get_by_role("rowheader", name="AAPL"))
-        expect(row).to_contain_text("2000-03-01")
-        expect(row).to_contain_text("2013-03-01")
-
-
 def test_links_of_the_stack_page_lead_to_the_services(visit: Visit, stack: Stack) -> None:
     """Every link answers in the browser: none leads to a name that only containers know."""
     with visit("backend-links") as page:
-        page.goto(stack.page("backend", "/"))
+        log_in(page, stack)
         links = {link.inner_text(): link.get_attribute("href") for link in page.locator("ul.links a").all()}
         ports = {"MinIO console": "minio_console", "Flower": "flower", "MLflow": "mlflow", "Airflow": "airflow"}
         expected = {name: stack.page(port) for name, port in ports.items()}

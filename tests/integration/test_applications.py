@@ -49,9 +49,14 @@ def test_gateway_says_that_it_is_simulated(stack: Stack, gateway_certificate: Pa
     assert status.status_code == 200 and "SIMULATED" in status.text
 
 
+def token(stack: Stack) -> dict[str, str]:
+    """The header that the backend's API asks for."""
+    return {"Authorization": f"Bearer {stack.secret('backend_api_token')}"}
+
+
 def backend(stack: Stack, path: str) -> Any:
     """Ask the backend's API."""
-    answer = requests.get(stack.url("backend", path), timeout=TIMEOUT)
+    answer = requests.get(stack.url("backend", path), headers=token(stack), timeout=TIMEOUT)
     answer.raise_for_status()
     return answer.json()
 
@@ -91,7 +96,7 @@ def test_beat_brings_the_bars(stack: Stack) -> None:
 
 def test_an_unknown_symbol_is_told(stack: Stack) -> None:
     """With the variable that adds it."""
-    answer = requests.get(stack.url("backend", "/api/v1/bars/NVDA"), timeout=TIMEOUT)
+    answer = requests.get(stack.url("backend", "/api/v1/bars/NVDA"), headers=token(stack), timeout=TIMEOUT)
     assert answer.status_code == 404 and "BARS_SYMBOLS" in answer.json()["detail"]
 
 

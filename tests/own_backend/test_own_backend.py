@@ -194,7 +194,7 @@ def test_every_connection_is_documented(stack: Stack) -> None:
     found = set(json.loads(inside(stack, "backend", "import json, os; print(json.dumps(sorted(os.environ)))")))
     of_the_base = {"PATH", "HOSTNAME", "LANG", "PWD", "OLDPWD", "SHLVL", "_", "SSL_CERT_FILE", "PYTHONUNBUFFERED"}
     assert named - optional == found - of_the_base - {"DESK_TOKEN", "DESK_LOOK_SECONDS", "LC_CTYPE"}
-    assert len(optional) == 6
+    assert len(optional) == 8
 
 
 def test_flower_asks_for_its_password(stack: Stack) -> None:

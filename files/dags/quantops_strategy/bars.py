@@ -64,7 +64,7 @@ def from_csv(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text), index_col="date", parse_dates=["date"], float_precision="round_trip")
 
 
-def fetch_bars(backend_url: str, symbol: str, start: str, end: str) -> DailyBars:
+def fetch_bars(backend_url: str, symbol: str, start: str, end: str, token: str | None = None) -> DailyBars:
     """Get daily bars from the backend's ``GET /api/v1/bars/{symbol}``.
 
     Args:
@@ -72,14 +72,16 @@ def fetch_bars(backend_url: str, symbol: str, start: str, end: str) -> DailyBars
         symbol: Ticker.
         start: First day, ISO 8601.
         end: Last day, ISO 8601.
+        token: The backend's API token, sent as a bearer token.
 
     Raises:
         BarsUnavailable: The backend does not answer, fails, or keeps no bars yet.
         BarsInvalid: The backend refuses the request, or its bars are not usable.
     """
     url = f"{backend_url.rstrip('/')}/api/v1/bars/{symbol}"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        response = httpx.get(url, params={"start": start, "end": end}, timeout=REQUEST_TIMEOUT_S)
+        response = httpx.get(url, params={"start": start, "end": end}, headers=headers, timeout=REQUEST_TIMEOUT_S)
     except httpx.HTTPError as error:
         raise BarsUnavailable(f"{url} does not answer: {error}") from error
     if response.status_code == httpx.codes.NOT_FOUND:

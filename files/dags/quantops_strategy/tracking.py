@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 # MLflow's own values (120 s, 7 retries) let a task hang for a quarter of an hour on a server that is away; the
@@ -14,11 +16,14 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 
 import mlflow
 import pandas as pd
+import skops.io
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.models import infer_signature
+from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, Schema
 
-from quantops_strategy.bars import DailyBars, from_csv
+from quantops_strategy import serving
+from quantops_strategy.bars import COLUMNS, DailyBars, from_csv
 from quantops_strategy.chart import equity_chart
 from quantops_strategy.evaluation import (
     NotEnoughBars,
@@ -34,6 +39,12 @@ EXPERIMENT = "daily_strategy"
 CHAMPION = "champion"
 BARS_ARTIFACT = "data/bars.csv"
 MODEL_REQUIREMENTS = ("numpy", "pandas", "scikit-learn", "skops")
+# The longest window of the features is 60 days: an example of fewer would show no prediction.
+EXAMPLE_DAYS = 80
+MODEL_SIGNATURE = ModelSignature(
+    Schema([ColSpec("double", name) for name in COLUMNS]),
+    Schema([ColSpec("double", name) for name in ("probability", "position")]),
+)
 
 
 @dataclass(frozen=True)
@@ -165,15 +176,20 @@ def train_and_register(run_id: str) -> str:
     if registered:
         return str(registered[0].version)
     features, returns = training_table(bars)
-    model = fit(Recipe.from_json(lineage.recipe), features, returns)
-    with mlflow.start_run(run_id=run_id):
-        logged = mlflow.sklearn.log_model(
-            model,
+    pipeline = fit(Recipe.from_json(lineage.recipe), features, returns)
+    package = Path(serving.__file__).parent
+    config = {serving.RECIPE: lineage.recipe}
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+        path = Path(folder, "pipeline.skops")
+        skops.io.dump(pipeline, path)
+        logged = mlflow.pyfunc.log_model(
             name="model",
-            serialization_format="skops",
-            pyfunc_predict_fn="predict_proba",
-            signature=infer_signature(features, model.predict_proba(features)),
-            input_example=features.tail(5),
+            python_model=serving.__file__,
+            code_paths=[str(package)],
+            artifacts={serving.PIPELINE: str(path)},
+            model_config=config,
+            signature=MODEL_SIGNATURE,
+            input_example=bars.tail(EXAMPLE_DAYS),
             pip_requirements=[f"{package}=={version(package)}" for package in MODEL_REQUIREMENTS],
         )
     return str(mlflow.register_model(logged.model_uri, name, tags=lineage.tags()).version)

@@ -6,6 +6,7 @@ import socketserver
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,11 @@ from ibkr_backend.database import Base, make_engine  # noqa: E402
 from ibkr_backend.gateway import Gateway  # noqa: E402
 from ibkr_backend.settings import ApiSettings, DatabaseSettings  # noqa: E402
 from sqlalchemy.orm import Session  # noqa: E402
+
+
+TOKEN = "token-of-the-tests"
+PASSWORD = "open sesame"
+AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(scope="session")
@@ -85,15 +91,24 @@ def hole() -> Iterator[int]:
 
 @pytest.fixture
 def redis_url() -> Iterator[str]:
-    """Serve just enough of Redis's protocol to be asked whether it is there."""
+    """Serve just enough of Redis's protocol to be asked whether it is there, who was seen, and what was done."""
+
+    def answer(command: bytes, words: list[bytes]) -> bytes:
+        if command == b"HGET":
+            moment = str(time.time()).encode()
+            return b"$%d\r\n%s\r\n" % (len(moment), moment)
+        if command == b"HGETALL":
+            pair = (b"refresh_bars SUCCESS", b"3")
+            return b"*2\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in pair)
+        return {b"PING": b"+PONG\r\n", b"LLEN": b":4\r\n"}.get(command, b"+OK\r\n")
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             while header := self.rfile.readline():
                 words = []
                 for _ in range(int(header[1:])):
-                    words.append(self.rfile.read(int(self.rfile.readline()[1:]) + 2).strip().upper())
-                self.wfile.write(b"+PONG\r\n" if words[0] == b"PING" else b"+OK\r\n")
+                    words.append(self.rfile.read(int(self.rfile.readline()[1:]) + 2).strip())
+                self.wfile.write(answer(words[0].upper(), words[1:]))
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
@@ -127,6 +142,10 @@ def environment(
         "S3_BUCKET": "trading-charts",
         "S3_ACCESS_KEY": "key",
         "S3_SECRET_KEY": "top-secret",
+        "API_TOKEN": TOKEN,
+        "PAGE_USER": "trader",
+        "PAGE_PASSWORD": PASSWORD,
+        "GATEWAY_LOGIN_URL": "https://localhost:5055",
         "BARS_SYMBOLS": "AAPL, msft,AAPL",
         "STACK_PUBLIC_URLS": '{"Airflow": "http://localhost:8080", "MinIO": "http://localhost:9001"}',
     }

@@ -28,6 +28,12 @@ class FakeIbkr:
     hang: threading.Event | None = None
     requests: list[str] = field(default_factory=list)
     page_size: int = 1000
+    exchange: str = "NASDAQ"
+    authenticated: bool = True
+    reopens: bool = False
+    positions: list[dict[str, object]] = field(
+        default_factory=lambda: [{"contractDesc": "AAPL", "position": 100.0, "mktPrice": 2.0, "mktValue": 200.0}]
+    )
 
     @property
     def history_requests(self) -> list[dict[str, str]]:
@@ -68,12 +74,27 @@ class FakeIbkr:
             self.hang.wait(10)
         if not self.logged_in:
             return 401, {"error": "not authenticated"}
-        if url.path.endswith("/iserver/auth/status"):
-            return 200, {"authenticated": True, "connected": True, "competing": False}
+        if url.path.endswith("/iserver/auth/ssodh/init"):
+            self.authenticated = self.authenticated or self.reopens
+        status = {"authenticated": self.authenticated, "connected": True, "competing": False}
+        if url.path.endswith(("/iserver/auth/status", "/iserver/auth/ssodh/init")):
+            return 200, status
+        if url.path.endswith("/tickle"):
+            return 200, {"session": "x", "iserver": {"authStatus": status}}
+        if url.path.endswith("/iserver/accounts"):
+            return 200, {"accounts": ["DU0000001"], "isPaper": True}
+        if url.path.endswith("/portfolio/accounts"):
+            return 200, [{"accountId": "DU0000001", "accountTitle": "A paper account", "currency": "USD"}]
+        if url.path.endswith("/summary"):
+            return 200, {"netliquidation": {"amount": 1234567.0, "currency": "USD"}}
+        if "/positions/" in url.path:
+            page = int(url.path.rpartition("/")[2])
+            return 200, self.positions[100 * page : 100 * page + 100]
         if url.path.endswith("/iserver/secdef/search"):
             symbol = parse_qs(url.query)["symbol"][0]
             other = {"conid": "1", "symbol": "AAPLX", "sections": [{"secType": "STK"}]}
-            return 200, [other, {"conid": "265598", "symbol": symbol, "sections": [{"secType": "STK"}]}]
+            stock = {"conid": "265598", "symbol": symbol, "description": self.exchange}
+            return 200, [other, stock | {"sections": [{"secType": "STK"}]}]
         if url.path.endswith("/iserver/marketdata/history"):
             return self.history(parse_qs(url.query))
         return 404, {}
@@ -86,6 +107,7 @@ def serve(answer: Callable[[str], tuple[int, object]], headers: Callable[[], dic
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, body = answer(self.path)
             content = b"" if self.command == "HEAD" else json.dumps(body).encode()
             self.send_response(status)

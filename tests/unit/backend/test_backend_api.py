@@ -5,15 +5,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from fake_ibkr import TODAY, FakeIbkr
+from conftest import AUTHORISED, PASSWORD
+from fake_ibkr import TODAY, FakeIbkr, trading_days
 from fastapi.testclient import TestClient
+from ibkr_backend import brokerage_session
 from ibkr_backend.api import create_app
 from ibkr_backend.gateway import Gateway
 from ibkr_backend.settings import ApiSettings
-from ibkr_backend.tasks import refresh
+from ibkr_backend.history import refresh
 from sqlalchemy.orm import Session
 
 NOW = datetime(TODAY.year, TODAY.month, TODAY.day, 22, tzinfo=UTC)
@@ -21,7 +23,19 @@ NOW = datetime(TODAY.year, TODAY.month, TODAY.day, 22, tzinfo=UTC)
 
 @pytest.fixture
 def client(settings: ApiSettings) -> TestClient:
-    return TestClient(create_app(settings))
+    return TestClient(create_app(settings), headers=AUTHORISED)
+
+
+def logged_in(settings: ApiSettings) -> TestClient:
+    browser = TestClient(create_app(settings))
+    answer = browser.post("/login", data={"user": "trader", "password": PASSWORD}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    return browser
+
+
+@pytest.fixture
+def browser(settings: ApiSettings) -> TestClient:
+    return logged_in(settings)
 
 
 @pytest.fixture
@@ -36,6 +50,7 @@ def dropped(environment: dict[str, str], hole: int) -> dict[str, str]:
         "S3_ENDPOINT_URL": f"http://{nowhere}",
         "MLFLOW_URL": f"http://{nowhere}",
         "AIRFLOW_URL": f"http://{nowhere}",
+        "AIRFLOW_PASSWORD": "hunter2",
     }
 
 
@@ -128,7 +143,7 @@ def test_ibkr_out_of_reach_is_a_state_and_no_failure(client: TestClient, ibkr: F
 def test_a_missing_table_is_not_ready(settings: ApiSettings, session: Session) -> None:
     session.connection().exec_driver_sql("DROP TABLE bars")
     session.commit()
-    client = TestClient(create_app(settings))
+    client = TestClient(create_app(settings), headers=AUTHORISED)
     assert client.get("/ready").json()["dependencies"]["postgres"]["state"] == "failed"
     assert client.get("/api/v1/bars/AAPL").status_code == 503
 
@@ -161,6 +176,7 @@ def test_bars_of_one_source_at_a_time(client: TestClient, session: Session, gate
     assert client.get("/api/v1/bars/AAPL", params={"source": "ibkr"}).status_code == 404
     ibkr.simulated, ibkr.closes = False, {TODAY: 250.0}
     refresh(session, gateway, "AAPL", date(2000, 1, 1), NOW)
+    time.sleep(1.05)  # a kept answer is compared with the database once a second
     real = client.get("/api/v1/bars/AAPL").json()
     assert (real["source"], [bar["close"] for bar in real["bars"]]) == ("ibkr", [250.0])
     simulated = client.get("/api/v1/bars/AAPL", params={"source": "simulated"}).json()
@@ -179,10 +195,15 @@ def test_nothing_kept_is_said_with_the_remedy(client: TestClient, symbol: str, w
 
 
 @pytest.mark.parametrize(
-    "path", ["A$PL", "AAPL?start=yesterday", "AAPL?start=2026-01-02&end=2026-01-01", "AAPL?source=other", "A" * 16]
+    "path", ["A$PL", "AAPL?start=yesterday", "AAPL?start=20260102", "AAPL?source=other", "A" * 16]
 )
 def test_bad_input_is_refused(client: TestClient, path: str) -> None:
     assert client.get(f"/api/v1/bars/{path}").status_code == 422
+
+
+def test_a_start_after_the_end_is_told(client: TestClient) -> None:
+    answer = client.get("/api/v1/bars/AAPL", params={"start": "2026-01-02", "end": "2026-01-01"})
+    assert answer.status_code == 404 and "start 2026-01-02 is after end 2026-01-01" in answer.json()["detail"]
 
 
 def test_symbols(client: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:
@@ -198,6 +219,9 @@ def test_symbols(client: TestClient, session: Session, gateway: Gateway, ibkr: F
         "last_refresh": "2026-11-20T22:00:00Z",
         "last_attempt": "2026-11-20T22:00:00Z",
         "last_error": None,
+        "exchange": "NASDAQ",
+        "missing": None,
+        "splits": [],
     }
     assert (microsoft["symbol"], microsoft["count"], microsoft["last_refresh"]) == ("MSFT", 0, None)
 
@@ -214,41 +238,122 @@ def test_a_refresh_without_a_broker_says_so(client: TestClient) -> None:
     assert "Redis does not answer" in answer.json()["detail"]
 
 
-def test_the_page_with_data(client: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:
+def test_the_page_with_data(browser: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:
     ibkr.simulated = True
     refresh(session, gateway, "AAPL", date(2000, 1, 1), NOW)
-    answer = client.get("/")
+    brokerage_session.keep_session(session, gateway, NOW)
+    brokerage_session.keep_portfolios(session, gateway, NOW)
+    answer = browser.get("/")
     assert answer.status_code == 200
     assert "SIMULATED" in answer.text
     assert TODAY.isoformat() in answer.text
     assert 'href="http://localhost:8080/"' in answer.text
     assert 'class="state failed"' not in answer.text
-    # Nothing on the page is loaded from elsewhere.
-    assert not re.findall(r'(?:src|@import|url\()\s*=?\s*["\']?https?:', answer.text)
+    assert "DU0000001" in answer.text
+    assert "1,234,567.00" in answer.text
+    # Neither service is part of this stack.
+    assert "MLflow" not in answer.text
+    assert "Train" not in answer.text
 
 
-def test_the_page_without_data(client: TestClient) -> None:
-    page = client.get("/").text
+def loaded(browser: TestClient) -> dict[str, int]:
+    """Return the size of each part that a browser loads for the page, and fail if any comes from elsewhere."""
+    answer = browser.get("/")
+    sizes = {"/": len(answer.content)}
+    for address in re.findall(r'(?:src|<link[^>]* href)="([^"]+)"', answer.text):
+        if not address.startswith("data:"):
+            assert address.startswith("/static/")
+            part = browser.get(address)
+            assert part.status_code == 200
+            assert "http" not in part.text.replace("http://www.w3.org/2000/svg", "")
+            sizes[address] = len(part.content)
+    return sizes
+
+
+def test_the_page_is_small_and_comes_from_here_alone(
+    browser: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr
+) -> None:
+    days = trading_days(TODAY - timedelta(days=3650), TODAY)
+    ibkr.closes = {day: 100.0 + n % 91 for n, day in enumerate(days)}
+    refresh(session, gateway, "AAPL", date(2000, 1, 1), NOW)
+    sizes = loaded(browser)
+    assert set(sizes) == {"/", "/static/page.css", "/static/page.js"}
+    policy = browser.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    for range in ("1y", "10y"):
+        sizes["/"] = len(browser.get("/", params={"range": range}).content)
+        assert sum(sizes.values()) < 200_000
+
+
+def test_the_page_without_data(browser: TestClient) -> None:
+    page = browser.get("/").text
     assert "never" in page
     assert "SIMULATED" not in page
 
 
 def test_the_page_without_any_service(dropped: dict[str, str]) -> None:
-    client = TestClient(create_app(ApiSettings.load(dropped | {"BARS_SYMBOLS": ""})))
+    browser = logged_in(ApiSettings.load(dropped | {"BARS_SYMBOLS": ""}))
     began = time.monotonic()
-    answer = client.get("/")
-    assert time.monotonic() - began < 2
+    answer = browser.get("/")
+    assert time.monotonic() - began < 4
     assert answer.status_code == 200
     assert "PostgreSQL does not answer" in answer.text
+    assert "MLflow does not answer" in answer.text
     assert "hunter2" not in answer.text
 
 
 def test_the_page_escapes_what_comes_from_outside(
-    client: TestClient, ibkr: FakeIbkr, session: Session, gateway: Gateway
+    browser: TestClient, ibkr: FakeIbkr, session: Session, gateway: Gateway
 ) -> None:
     ibkr.faults = [(503, "<script>alert(1)</script>")] * 3
     with pytest.raises(Exception, match="script"):
         refresh(session, gateway, "AAPL", date(2000, 1, 1), NOW)
-    page = client.get("/").text
+    page = browser.get("/", params={"started": "<script>alert(2)</script>"}).text
     assert "&lt;script&gt;" in page
     assert "<script>" not in page
+
+
+def test_the_login_url_is_shown_when_a_login_is_needed(browser: TestClient, ibkr: FakeIbkr) -> None:
+    link = '<a href="https://localhost:5055/">Log in at the gateway</a>'
+    assert link not in browser.get("/").text
+    ibkr.logged_in = False
+    time.sleep(1.1)
+    assert link in browser.get("/").text
+
+
+def test_bars_follow_a_refresh_within_a_second_and_are_sent_compressed(
+    client: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr
+) -> None:
+    refresh(session, gateway, "AAPL", date(2000, 1, 1), NOW)
+    plain = client.get("/api/v1/bars/AAPL", headers={"Accept-Encoding": "identity"})
+    packed = client.get("/api/v1/bars/AAPL", headers={"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.json() == plain.json()
+    assert client.get("/api/v1/bars/AAPL", headers={"If-None-Match": plain.headers["etag"]}).status_code == 304
+    ibkr.closes[TODAY] *= 1.05
+    refresh(session, gateway, "AAPL", date(2000, 1, 1), NOW)
+    time.sleep(1.05)
+    again = client.get("/api/v1/bars/AAPL", headers={"If-None-Match": plain.headers["etag"]})
+    assert again.json()["bars"][-1]["close"] == ibkr.closes[TODAY]
+
+
+def test_metrics_of_api_celery_and_session(
+    client: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr
+) -> None:
+    brokerage_session.keep_session(session, gateway, NOW)
+    client.get("/api/v1/bars/AAPL")
+    text = client.get("/metrics").text
+    assert 'http_requests_total{method="GET",route="/api/v1/bars/{symbol}",status="404"} 1.0' in text
+    assert 'celery_tasks_total{state="SUCCESS",task="refresh_bars"} 3.0' in text
+    assert "celery_queue_length 4.0" in text
+    assert 'service_up{service="worker"} 1.0' in text
+    for line in ("gateway_up 1.0", "gateway_logged_in 1.0", "gateway_session_alert 0.0", "gateway_session_drops_total 0.0"):
+        assert line in text
+
+
+def test_metrics_do_not_wait_for_dead_services(dropped: dict[str, str]) -> None:
+    client = TestClient(create_app(ApiSettings.load(dropped)))
+    began = time.monotonic()
+    answer = client.get("/metrics")
+    assert time.monotonic() - began < 4
+    assert 'service_up{service="postgres"} 0.0' in answer.text

@@ -6,11 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from fake_ibkr import TODAY, FakeIbkr, trading_days
 from ibkr_backend.database import Refresh, answering_source, kept_bars, symbols_overview
-from ibkr_backend.gateway import Gateway, GatewayError, NoDataError, NotLoggedInError
-from ibkr_backend.tasks import is_due, refresh
+from ibkr_backend.gateway import Gateway, GatewayError, NoDataError, NotLoggedInError, Stock
+from ibkr_backend.history import is_due, refresh
 from sqlalchemy.orm import Session
 
 START = date(2000, 1, 1)
+STOCK = Stock(265598, "NASDAQ", "ibkr")
 NOW = datetime(TODAY.year, TODAY.month, TODAY.day, 22, tzinfo=UTC)
 
 
@@ -29,6 +30,7 @@ def test_a_long_history_is_fetched_whole_in_pages(session: Session, gateway: Gat
         "fetched": len(days),
         "first": "2015-06-01",
         "last": TODAY.isoformat(),
+        "changed": True,
     }
     assert {request["conid"] for request in ibkr.history_requests} == {"265598"}
     assert "startTime" not in ibkr.history_requests[0]
@@ -89,7 +91,7 @@ def test_simulated_bars_never_stand_beside_real_ones(session: Session, gateway: 
 
 def test_a_gateway_that_changes_its_source_between_pages_is_refused(gateway: Gateway) -> None:
     with pytest.raises(GatewayError, match="real and simulated"):
-        gateway.daily_bars(265598, "simulated", START, TODAY)
+        gateway.daily_bars(Stock(265598, "NASDAQ", "simulated"), START, TODAY)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_logged_out_is_an_error_of_its_own(session: Session, gateway: Gateway, i
 def test_no_history_at_all(gateway: Gateway, ibkr: FakeIbkr) -> None:
     ibkr.closes = {}
     with pytest.raises(NoDataError):
-        gateway.daily_bars(265598, "ibkr", START, TODAY)
+        gateway.daily_bars(STOCK, START, TODAY)
 
 
 def test_an_unknown_certificate_is_refused(gateway_url: str) -> None:
@@ -168,7 +170,7 @@ def test_a_slow_gateway_ends_in_an_error(gateway_url: str, ca_file, ibkr: FakeIb
 def test_an_impossible_price_is_refused(gateway: Gateway, ibkr: FakeIbkr, price: float) -> None:
     ibkr.closes[TODAY] = price
     with pytest.raises(GatewayError, match="without valid prices"):
-        gateway.daily_bars(265598, "ibkr", START, TODAY)
+        gateway.daily_bars(STOCK, START, TODAY)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """What is kept in MLflow and which model is the champion, against a real MLflow store."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import mlflow
 import numpy as np
@@ -8,7 +11,9 @@ import pytest
 from conftest import daily_bars, make_bars
 from mlflow.tracking import MlflowClient
 from quantops_strategy import tracking
-from quantops_strategy.evaluation import Recipe, training_table
+from quantops_strategy.bars import COLUMNS, to_csv
+from quantops_strategy.evaluation import Recipe, fit, training_table
+from quantops_strategy.features import build_features
 from quantops_strategy.tracking import Lineage, decide, find_champion, model_name
 
 RECIPE = Recipe(train_days=300, test_days=300, inverse_regularization=1.0)
@@ -55,15 +60,40 @@ def test_the_first_model_with_skill_becomes_champion_and_predicts(store, momentu
     assert champion.tags["promotion"] == decision.reason
     assert Lineage.from_tags(champion.tags) == Lineage.of(daily_bars(momentum), RECIPE, 5.0)
 
-    features, _ = training_table(momentum)
+    # Raw bars in: the model carries its features and its recipe's rule.
+    features, returns = training_table(momentum)
+    expected = fit(RECIPE, features, returns).predict_proba(build_features(momentum).tail(100))[:, 1]
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
-    probabilities = model.predict(features.tail(3))
-    assert probabilities.shape == (3, 2)
-    assert probabilities.sum(axis=1) == pytest.approx(1)
-    assert model.metadata.get_input_schema().input_names() == list(features.columns)
+    scored = model.predict(momentum)
+    assert scored.index.equals(momentum.index)
+    assert scored["probability"].isna().sum() == 60
+    assert scored["probability"].tail(100).to_numpy() == pytest.approx(expected)
+    assert scored["position"].tail(100).tolist() == (expected > 0.5).astype(float).tolist()
+    assert model.metadata.get_input_schema().input_names() == COLUMNS
     with open(mlflow.pyfunc.get_model_dependencies(f"models:/{NAME}@champion")) as requirements:
         packages = {line.strip().split("==")[0] for line in requirements}
     assert packages == {"mlflow", "numpy", "pandas", "scikit-learn", "skops"}
+
+
+SCORE_ELSEWHERE = """
+import sys, mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+bars = pd.read_csv(sys.argv[2], index_col="date", parse_dates=["date"])
+print(mlflow.pyfunc.load_model(sys.argv[3]).predict(bars)["probability"].iloc[-1])
+"""
+
+
+@pytest.mark.parametrize("model", ["logistic", "gradient_boosting"])
+def test_a_process_without_the_dags_can_score(store, store_uri, momentum, tmp_path, model):
+    """As the backend does: the package that the model needs comes with the model."""
+    recipe = dataclasses.replace(RECIPE, model=model, max_iter=10)
+    _, version = train(momentum, recipe)
+    (tmp_path / "bars.csv").write_text(to_csv(momentum))
+    command = [sys.executable, "-c", SCORE_ELSEWHERE, store_uri, f"{tmp_path}/bars.csv", f"models:/{NAME}/{version}"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout) < 1
 
 
 def test_noise_does_not_become_champion(store, noise):

@@ -1,16 +1,38 @@
 """The Celery application, the same for worker, beat, Flower and the API that sends tasks."""
 
-from celery import Celery
-from celery.signals import setup_logging, worker_init
+import logging
+import time
+from typing import Any
+
+from celery import Celery, Task
+from celery.signals import setup_logging, task_postrun, task_prerun, worker_init
 
 from ibkr_backend import logs
 from ibkr_backend.heartbeat import WORKER_HEARTBEAT, WorkerHeartbeat
-from ibkr_backend.settings import CelerySettings, WorkerSettings
+from ibkr_backend.settings import TASKS_KEY, CelerySettings, SettingsError, WorkerSettings
 
 settings = CelerySettings.load()
 
 # Beat looks this often whether a symbol is due; how old a symbol's bars may be is BARS_REFRESH_SECONDS.
 LOOK_SECONDS = 60
+
+log = logging.getLogger(__name__)
+
+
+def schedule() -> dict[str, dict[str, Any]]:
+    """Return what beat sends, and how often."""
+    looks = ["keep_session", "refresh_all_bars"]
+    if settings.mlflow_url:
+        looks.append("score_signals")
+    return {
+        name.replace("_", "-"): {
+            "task": f"ibkr_backend.tasks.{name}",
+            "schedule": LOOK_SECONDS,
+            # While no worker is there, the looks must not pile up; and nobody reads their results.
+            "options": {"expires": LOOK_SECONDS, "ignore_result": True},
+        }
+        for name in looks
+    }
 
 
 def make_app() -> Celery:
@@ -53,14 +75,9 @@ def make_app() -> Celery:
         beat_scheduler="ibkr_backend.heartbeat:BeatScheduler",
         beat_schedule_filename=str(settings.celery_beat_schedule),
         beat_max_loop_interval=15,
-        beat_schedule={
-            "refresh-all-bars": {
-                "task": "ibkr_backend.tasks.refresh_all_bars",
-                "schedule": LOOK_SECONDS,
-                # While no worker is there, the looks must not pile up; and nobody reads their results.
-                "options": {"expires": LOOK_SECONDS, "ignore_result": True},
-            },
-        },
+        beat_schedule=schedule(),
+        # What a task leaves behind in memory goes when its process is replaced.
+        worker_max_memory_per_child=190_000,
     )
     return app
 
@@ -88,3 +105,44 @@ def _check_worker_settings(**_: object) -> None:
     """Stop at once, not at the first task, when a setting that the tasks need is missing."""
     WORKER_HEARTBEAT.unlink(missing_ok=True)
     WorkerSettings.load()
+    check_queues(app, set(app.amqp.queues.consume_from))
+
+
+def check_queues(app: Celery, consumed: set[str]) -> None:
+    """Stop when beat or the API would send a task to a queue that this worker does not read.
+
+    Raises:
+        SettingsError: naming the queue and the task.
+    """
+    app.loader.import_default_modules()
+    sent = {entry["task"]: entry.get("options", {}) for entry in app.conf.beat_schedule.values()}
+    sent |= {name: sent.get(name, {}) for name in app.tasks if name.startswith("ibkr_backend.")}
+    for task, options in sent.items():
+        queue = app.amqp.router.route(dict(options), task)["queue"].name
+        if queue not in consumed:
+            raise SettingsError(
+                f"{task} is sent to the queue {queue}, but this worker reads {', '.join(sorted(consumed))}: "
+                "start it without --queues, or set CELERY_QUEUE"
+            )
+
+
+_began: dict[str, float] = {}
+
+
+@task_prerun.connect
+def _note_begin(task_id: str, **_: object) -> None:
+    _began[task_id] = time.monotonic()
+
+
+@task_postrun.connect
+def _count_task(task_id: str, task: Task, state: str | None = None, **_: object) -> None:
+    """Count what was done where the API finds it: worker processes come and go, and serve no metrics."""
+    seconds = time.monotonic() - _began.pop(task_id, time.monotonic())
+    name = task.name.rpartition(".")[2]
+    try:
+        with app.backend.client.pipeline(transaction=False) as counts:
+            counts.hincrby(TASKS_KEY, f"{name} {state}", 1)
+            counts.hincrbyfloat(TASKS_KEY, f"{name} seconds", seconds)
+            counts.execute()
+    except Exception as error:  # a count that is lost must not fail a task that is done
+        log.warning("the task %s was not counted: %s", name, error)

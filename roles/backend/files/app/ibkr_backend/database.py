@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     CheckConstraint,
     DateTime,
     Double,
@@ -47,7 +48,8 @@ class KeptBar(Base):
 
 class Refresh(Base):
     """The outcome of the last refresh of one symbol. ``history_start`` is how far back the bars of ``source`` were
-    asked for."""
+    asked for; ``missing`` the trading days (ISO 8601) within them for which IBKR has no bar, None if the exchange's
+    calendar is not known or not asked yet."""
 
     __tablename__ = "refreshes"
 
@@ -58,6 +60,89 @@ class Refresh(Base):
     last_success: Mapped[dt.datetime | None] = mapped_column(DateTime(timezone=True))
     last_error: Mapped[str | None] = mapped_column(Text)
     failures: Mapped[int]
+    exchange: Mapped[str | None] = mapped_column(String(20))
+    missing: Mapped[list[str] | None] = mapped_column(JSON)
+
+
+class Adjustment(Base):
+    """A split, or another event for which IBKR adjusted its history, noted when kept bars no longer agreed with it:
+    prices before ``date`` were divided by ``ratio``."""
+
+    __tablename__ = "adjustments"
+
+    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    source: Mapped[str] = mapped_column(String(9), primary_key=True)
+    date: Mapped[dt.date] = mapped_column(primary_key=True)
+    ratio: Mapped[float] = mapped_column(Double)
+    noted_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
+
+
+class Signal(Base):
+    """What a version of a model said at the close of a day. ``live``: of a day whose outcome the model had not seen;
+    ``out_of_sample``: by the model's recipe, fitted on earlier days, in its walk-forward evaluation."""
+
+    __tablename__ = "signals"
+    __table_args__ = (
+        CheckConstraint("source IN ('ibkr', 'simulated')", name="signals_source_check"),
+        CheckConstraint("kind IN ('live', 'out_of_sample')", name="signals_kind_check"),
+    )
+
+    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    source: Mapped[str] = mapped_column(String(9), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(13), primary_key=True)
+    model_version: Mapped[str] = mapped_column(String(20), primary_key=True)
+    date: Mapped[dt.date] = mapped_column(primary_key=True)
+    model_name: Mapped[str] = mapped_column(String(255))
+    probability: Mapped[float] = mapped_column(Double)
+    position: Mapped[int]
+    made_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
+
+
+class Scoring(Base):
+    """The outcome of the last scoring of one symbol: by which version, up to which bar of which source."""
+
+    __tablename__ = "scorings"
+
+    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    source: Mapped[str] = mapped_column(String(9))
+    model_name: Mapped[str] = mapped_column(String(255))
+    model_version: Mapped[str] = mapped_column(String(20))
+    last_bar: Mapped[dt.date]
+    attempted_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class Portfolio(Base):
+    """What an account held when it was last asked; ``summary`` and ``positions`` in IBKR's own field names."""
+
+    __tablename__ = "portfolios"
+
+    account_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    title: Mapped[str] = mapped_column(Text)
+    currency: Mapped[str | None] = mapped_column(String(8))
+    paper: Mapped[bool | None]
+    simulated: Mapped[bool]
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON)
+    positions: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    fetched_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
+
+
+class GatewaySession(Base):
+    """The gateway's session as the keep-alive last saw it: one row. ``alert`` stands from when a session was dropped
+    until somebody is logged in again."""
+
+    __tablename__ = "gateway_session"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    checked_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
+    logged_in: Mapped[bool]
+    reason: Mapped[str] = mapped_column(Text)
+    logged_in_at: Mapped[dt.datetime | None] = mapped_column(DateTime(timezone=True))
+    alert: Mapped[str | None] = mapped_column(Text)
+    alerted_at: Mapped[dt.datetime | None] = mapped_column(DateTime(timezone=True))
+    missed: Mapped[int]
+    drops: Mapped[int]
+    reopened: Mapped[int]
 
 
 def make_engine(settings: DatabaseSettings) -> Engine:
@@ -106,13 +191,8 @@ def last_date(session: Session, symbol: str, source: Source) -> dt.date | None:
 
 
 def replace_bars(session: Session, symbol: str, source: Source, bars: Iterable[Bar], *, everything: bool) -> None:
-    """Keep ``bars``, in place of those of the same dates, or of all of this symbol and source."""
-    now = dt.datetime.now(dt.UTC)
-    rows = [
-        {"symbol": symbol, "source": source, "fetched_at": now}
-        | {name: getattr(bar, name) for name in ("date", "open", "high", "low", "close", "volume")}
-        for bar in bars
-    ]
+    """Keep ``bars`` in place of those from the first of their dates on, or of all of this symbol and source."""
+    rows = bar_rows(symbol, source, bars)
     if not rows:
         return
     outdated = delete(KeptBar).where(KeptBar.symbol == symbol, KeptBar.source == source)
@@ -120,6 +200,41 @@ def replace_bars(session: Session, symbol: str, source: Source, bars: Iterable[B
         outdated = outdated.where(KeptBar.date >= min(row["date"] for row in rows))
     session.execute(outdated)
     session.execute(insert(KeptBar), rows)
+
+
+def add_bars(session: Session, symbol: str, source: Source, bars: Iterable[Bar]) -> None:
+    """Keep bars of days of which none is kept."""
+    rows = bar_rows(symbol, source, bars)
+    if rows:
+        session.execute(insert(KeptBar), rows)
+
+
+def bar_rows(symbol: str, source: Source, bars: Iterable[Bar]) -> list[dict[str, Any]]:
+    """Return bars as rows of their table."""
+    now = dt.datetime.now(dt.UTC)
+    return [
+        {"symbol": symbol, "source": source, "fetched_at": now}
+        | {name: getattr(bar, name) for name in ("date", "open", "high", "low", "close", "volume")}
+        for bar in bars
+    ]
+
+
+def kept_dates(session: Session, symbol: str, source: str) -> list[dt.date]:
+    """Return the dates of the kept bars, ascending."""
+    query = select(KeptBar.date).where(KeptBar.symbol == symbol, KeptBar.source == source).order_by(KeptBar.date)
+    return list(session.scalars(query))
+
+
+def signals_of(
+    session: Session, symbol: str, source: str, start: dt.date | None = None, end: dt.date | None = None
+) -> list[Signal]:
+    """Return the signals made from bars of one source, ascending by date, both ends included."""
+    query = select(Signal).where(Signal.symbol == symbol, Signal.source == source)
+    if start:
+        query = query.where(Signal.date >= start)
+    if end:
+        query = query.where(Signal.date <= end)
+    return list(session.scalars(query.order_by(Signal.date, Signal.kind.desc(), Signal.made_at)))
 
 
 def symbols_overview(session: Session, symbols: list[str]) -> list[dict[str, Any]]:
@@ -138,6 +253,10 @@ def symbols_overview(session: Session, symbols: list[str]) -> list[dict[str, Any
             .group_by(KeptBar.symbol, KeptBar.source)
         )
     }
+    splits: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in session.scalars(select(Adjustment).where(Adjustment.symbol.in_(symbols)).order_by(Adjustment.date)):
+        noted = {"date": row.date, "ratio": row.ratio, "noted_at": utc(row.noted_at)}
+        splits.setdefault((row.symbol, row.source), []).append(noted)
     refreshes = {row.symbol: row for row in session.scalars(select(Refresh).where(Refresh.symbol.in_(symbols)))}
     overview = []
     for symbol in symbols:
@@ -154,6 +273,9 @@ def symbols_overview(session: Session, symbols: list[str]) -> list[dict[str, Any
                 "last_refresh": utc(refresh.last_success) if refresh else None,
                 "last_attempt": utc(refresh.last_attempt) if refresh else None,
                 "last_error": refresh.last_error if refresh else None,
+                "exchange": refresh.exchange if refresh else None,
+                "missing": refresh.missing if refresh and kept and refresh.source == kept.source else None,
+                "splits": splits.get((symbol, kept.source), []) if kept else [],
             }
         )
     return overview

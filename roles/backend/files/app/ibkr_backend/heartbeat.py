@@ -1,10 +1,13 @@
-"""Files whose age tells a container's health check that worker and beat do their work.
+"""Signs of life of worker and beat: a file whose age a container's health check reads, and a moment in Redis that
+the API reads.
 
 A probe that starts Python costs half a second of CPU and 50 MB each time; ``find`` on a file costs nothing.
 """
 
+import functools
 import logging
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 from celery import bootsteps
 from celery.beat import PersistentScheduler
 
-from ibkr_backend.settings import SettingsError
+from ibkr_backend.settings import SEEN_KEY, SettingsError
 
 WORKER_HEARTBEAT = Path("/tmp/worker-heartbeat")
 BEAT_HEARTBEAT = Path("/tmp/beat-heartbeat")
@@ -53,7 +56,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         try:
             # Not channel.client, whose only connection waits for the next message and would take its answer for ours.
             with consumer.connection.default_channel.conn_or_acquire() as client:
-                client.ping()
+                client.hset(SEEN_KEY, "worker", time.time())
         except Exception as error:  # whatever the transport raises means the same: no broker
             log.error("no heartbeat: the broker does not answer: %s", error)
             return
@@ -77,4 +80,15 @@ class BeatScheduler(PersistentScheduler):
         """Run what is due; returns the seconds until the next tick."""
         pause = super().tick(*args, **kwargs)
         BEAT_HEARTBEAT.touch()
+        try:
+            self._redis.hset(SEEN_KEY, "beat", time.time())
+        except Exception as error:  # what is due is sent again when the broker is back; only the page knows less
+            log.debug("the broker does not answer: %s", error)
         return pause
+
+    @functools.cached_property
+    def _redis(self) -> Any:
+        import redis
+
+        url = self.app.conf.broker_url
+        return redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1)

@@ -4,14 +4,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from sqlalchemy import Engine, select
 
 from ibkr_backend.database import KeptBar
 from ibkr_backend.gateway import Gateway, error_text
-from ibkr_backend.settings import ApiSettings
+from ibkr_backend.object_store import make_client
+from ibkr_backend.settings import SEEN_KEY, ApiSettings
+
+if TYPE_CHECKING:
+    import redis
 
 # Each client gives up a little before the whole answer is due; a name lookup cannot be told to, so the wait for the
 # answer is limited as well.
@@ -21,6 +25,8 @@ ANSWER_TIMEOUT = 1.5
 KEEP_SECONDS = 1.0
 
 Check = Callable[[], dict[str, Any]]
+# Worker and beat show themselves every 15 s; a busy host may be late.
+SEEN_SECONDS = 75
 GATEWAY_AWAY = {"up": False, "ibkr_reachable": None, "logged_in": None, "simulated": None}
 
 
@@ -66,14 +72,30 @@ class Readiness:
             self._dependencies.append(Dependency("mlflow", http_check(f"{settings.mlflow_url}/health")))
         if settings.airflow_url:
             self._dependencies.append(Dependency("airflow", http_check(f"{settings.airflow_url}/api/v2/version")))
+        broker = redis_client(settings.celery_broker_url.get_secret_value())
+        self._processes = [Dependency(name, seen_check(broker, name)) for name in ("worker", "beat")]
+        if settings.flower_url:
+            self._processes.append(Dependency("flower", http_check(f"{settings.flower_url}/healthcheck")))
 
     def report(self) -> dict[str, Any]:
-        """Return ``{"ready": bool, "dependencies": {name: {"state", "reason", …}}}`` within two seconds."""
-        running = {dependency.name: dependency.start() for dependency in self._dependencies}
-        wait(running.values(), timeout=ANSWER_TIMEOUT)
-        dependencies = {each.name: outcome(running[each.name], each.details_when_failed) for each in self._dependencies}
-        ready = all(found["state"] == "ok" for found in dependencies.values())
-        return {"ready": ready, "dependencies": dependencies}
+        """Return ``{"ready": bool, "dependencies": {name: {"state", "reason", …}}, "processes": the same}`` within two
+        seconds. The API serves without its processes, so they do not make it unready."""
+        everything = [*self._dependencies, *self._processes]
+        found = answers(everything)
+        dependencies = {each.name: found[each.name] for each in self._dependencies}
+        ready = all(each["state"] == "ok" for each in dependencies.values())
+        return {
+            "ready": ready,
+            "dependencies": dependencies,
+            "processes": {each.name: found[each.name] for each in self._processes},
+        }
+
+
+def answers(dependencies: list[Dependency]) -> dict[str, dict[str, Any]]:
+    """Ask all at once; returns what each said, or why it said nothing, within ``ANSWER_TIMEOUT``."""
+    running = {dependency.name: dependency.start() for dependency in dependencies}
+    wait(running.values(), timeout=ANSWER_TIMEOUT)
+    return {each.name: outcome(running[each.name], each.details_when_failed) for each in dependencies}
 
 
 def outcome(check: Future[dict[str, Any]], details_when_failed: dict[str, Any]) -> dict[str, Any]:
@@ -98,22 +120,25 @@ def postgres_check(engine: Engine) -> Check:
     return check
 
 
-def redis_check(settings: ApiSettings) -> Check:
-    """Check that broker and result backend answer."""
+def redis_client(url: str) -> "redis.Redis":
+    """Make a client that gives up in time and does not try again."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CLIENT_TIMEOUT,
+        socket_timeout=CLIENT_TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+
+
+def redis_check(settings: ApiSettings) -> Check:
+    """Check that broker and result backend answer."""
     urls = {settings.celery_broker_url.get_secret_value(), settings.celery_result_backend.get_secret_value()}
-    clients = [
-        redis.Redis.from_url(
-            url,
-            socket_connect_timeout=CLIENT_TIMEOUT,
-            socket_timeout=CLIENT_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-        )
-        for url in sorted(urls)
-    ]
+    clients = [redis_client(url) for url in sorted(urls)]
 
     def check() -> dict[str, Any]:
         for client in clients:
@@ -123,25 +148,24 @@ def redis_check(settings: ApiSettings) -> Check:
     return check
 
 
+def seen_check(broker: "redis.Redis", process: str) -> Check:
+    """Check that a process showed itself a short while ago."""
+
+    def check() -> dict[str, Any]:
+        seen = broker.hget(SEEN_KEY, process)
+        if seen is None:
+            raise RuntimeError("never seen")
+        age = time.time() - float(str(seen))
+        if age > SEEN_SECONDS:
+            raise RuntimeError(f"last seen {age:.0f} s ago")
+        return {"reason": f"seen {max(age, 0):.0f} s ago"}
+
+    return check
+
+
 def bucket_check(settings: ApiSettings) -> Check:
     """Check that the bucket answers to the backend's own key."""
-    import boto3
-    from botocore.config import Config
-
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key.get_secret_value(),
-        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-        config=Config(
-            connect_timeout=CLIENT_TIMEOUT,
-            read_timeout=CLIENT_TIMEOUT,
-            retries={"total_max_attempts": 1},
-            s3={"addressing_style": "path"},
-            proxies={},
-        ),
-    )
+    client = make_client(settings, CLIENT_TIMEOUT)
 
     def check() -> dict[str, Any]:
         client.head_bucket(Bucket=settings.s3_bucket)

@@ -10,10 +10,14 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, HttpUrl, Json, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, HttpUrl, Json, SecretStr, ValidationError, model_validator
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+# What worker and beat leave in Redis for the API. In the broker's database: process to the moment it was last seen,
+# seconds since the epoch. In the result backend's: "TASK STATE" to a count, "TASK seconds" to a sum.
+SEEN_KEY = "ibkr_backend:seen"
+TASKS_KEY = "ibkr_backend:tasks"
 SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9. \-]{0,14}$"
 
 
@@ -89,10 +93,13 @@ class EnvironmentSettings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
+            problem = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:
+                raise SettingsError(problem) from None
             name = str(first["loc"][0]).upper()
             if first["type"] == "missing":
                 raise SettingsError(f"{name} is not set (nor {name}_FILE)") from None
-            raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise SettingsError(f"{name}: {problem}") from None
 
 
 class DatabaseSettings(EnvironmentSettings):
@@ -114,6 +121,7 @@ class CelerySettings(EnvironmentSettings):
     celery_queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+$")] = "backend"
     celery_beat_schedule: Path = Path("/var/lib/backend/celerybeat-schedule")
     bars_refresh_seconds: Annotated[int, Field(ge=60)] = 3600
+    mlflow_url: BaseUrl | None = None
 
 
 class WorkerSettings(DatabaseSettings, CelerySettings):
@@ -123,6 +131,11 @@ class WorkerSettings(DatabaseSettings, CelerySettings):
     gateway_ca_file: Path | None = None
     bars_symbols: Annotated[list[Symbol], BeforeValidator(_split_on_commas)] = Field(default_factory=list)
     bars_start: date = date(2000, 1, 1)
+    s3_endpoint_url: BaseUrl
+    s3_bucket: str
+    s3_region: str = "us-east-1"
+    s3_access_key: SecretStr
+    s3_secret_key: SecretStr
 
     @classmethod
     def load(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -139,15 +152,23 @@ class WorkerSettings(DatabaseSettings, CelerySettings):
 class ApiSettings(WorkerSettings):
     """What the HTTP API uses: all of the above, the other services it reports on, and what its page shows."""
 
-    s3_endpoint_url: BaseUrl
-    s3_bucket: str
-    s3_region: str = "us-east-1"
-    s3_access_key: SecretStr
-    s3_secret_key: SecretStr
-    mlflow_url: BaseUrl | None = None
+    api_token: Annotated[SecretStr, Field(min_length=16)]
+    page_user: Annotated[str, Field(min_length=1)] = "trader"
+    page_password: Annotated[SecretStr, Field(min_length=8)]
+    gateway_login_url: HttpUrl | None = None
     airflow_url: BaseUrl | None = None
+    airflow_user: str = "admin"
+    airflow_password: SecretStr | None = None
+    flower_url: BaseUrl | None = None
     stack_name: str = "IBKR stack"
     stack_public_urls: Json[dict[str, HttpUrl]] = Field(default_factory=dict)
+
+
+    @model_validator(mode="after")
+    def _airflow_needs_a_password(self) -> Self:
+        if self.airflow_url and not self.airflow_password:
+            raise ValueError("AIRFLOW_PASSWORD is not set (nor AIRFLOW_PASSWORD_FILE), but AIRFLOW_URL is")
+        return self
 
 
 class FlowerSettings(CelerySettings):

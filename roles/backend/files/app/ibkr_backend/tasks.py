@@ -1,23 +1,23 @@
-"""The tasks: keep the bars of the configured symbols fresh."""
+"""The tasks: keep bars, session, portfolios, signals and charts fresh."""
 
 import functools
 import logging
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from ibkr_backend import brokerage_session, history
 from ibkr_backend.celery_app import LOOK_SECONDS, app
-from ibkr_backend.database import Refresh, kept_bars, last_date, make_engine, replace_bars, utc
-from ibkr_backend.gateway import Bar, Gateway, GatewayError, NoDataError, Source
+from ibkr_backend.database import Refresh, make_engine
+from ibkr_backend.gateway import Gateway, GatewayError
+from ibkr_backend.mlflow_api import MLflow, MLflowError
 from ibkr_backend.settings import WorkerSettings
+from ibkr_backend.trading_days import trading_days
 
-# The last kept bar may be of a day that was still trading, and IBKR corrects the last days: ask for them again.
-OVERLAP = timedelta(days=7)
-# A larger difference between a kept and a newly fetched close means that the history was adjusted, as for a split.
-ADJUSTED = 0.001
-LONGEST_RETRY_SECONDS = 300
+SECONDS_FOR_MLFLOW = 10
+SECONDS_FOR_MINIO = 10
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,17 @@ def ping() -> str:
     return "pong"
 
 
+@app.task(throws=(GatewayError,))
+def keep_session() -> bool:
+    """Keep the gateway's session, and what the accounts hold; returns whether somebody is logged in."""
+    now = datetime.now(UTC)
+    with Session(engine()) as session:
+        alive = brokerage_session.keep_session(session, gateway(), now).logged_in
+        if alive:
+            brokerage_session.keep_portfolios(session, gateway(), now)
+    return alive
+
+
 @app.task
 def refresh_all_bars() -> list[str]:
     """Send a refresh for each configured symbol that is due; returns those symbols."""
@@ -53,7 +64,7 @@ def refresh_all_bars() -> list[str]:
     with Session(engine()) as session:
         refreshes = {refresh.symbol: refresh for refresh in session.scalars(select(Refresh))}
     now = datetime.now(UTC)
-    due = [s for s in settings.bars_symbols if is_due(refreshes.get(s), now, settings.bars_refresh_seconds)]
+    due = [s for s in settings.bars_symbols if history.is_due(refreshes.get(s), now, settings.bars_refresh_seconds)]
     for symbol in due:
         refresh_bars.apply_async((symbol,), expires=LOOK_SECONDS)
     return due
@@ -61,94 +72,61 @@ def refresh_all_bars() -> list[str]:
 
 @app.task(throws=(GatewayError,))
 def refresh_bars(symbol: str) -> dict[str, Any]:
-    """Fetch what is missing of one symbol.
+    """Fetch what is missing of one symbol; where that changed anything, look for gaps and draw its chart.
 
     Returns:
-        ``{"symbol", "source", "fetched", "first", "last"}``, dates in ISO format.
+        What `history.refresh` returns.
 
     Raises:
         GatewayError: recorded in the table ``refreshes``; kept bars stay as they are.
     """
     settings = worker_settings()
     with Session(engine()) as session:
-        return refresh(session, gateway(), symbol, settings.bars_start, datetime.now(UTC))
+        outcome = history.refresh(session, gateway(), symbol, settings.bars_start, datetime.now(UTC))
+    if outcome["changed"]:
+        fill_gaps.delay(symbol)
+        draw_chart.delay(symbol)
+    return outcome
 
 
-def is_due(refresh: Refresh | None, now: datetime, interval_seconds: int) -> bool:
-    """Say whether a symbol was never refreshed, its refresh is older than the interval, or a failed one is to be
-    tried again: after one minute, then at growing distances."""
-    if refresh is None:
-        return True
-    attempt = utc(refresh.last_attempt)
-    assert attempt is not None
-    wait = interval_seconds
-    if refresh.failures:
-        wait = min(interval_seconds, LONGEST_RETRY_SECONDS, 60 * 2 ** min(refresh.failures - 1, 10))
-    # Beat's looks come a little less than their interval apart at times: a symbol due within a second is due.
-    return now - attempt >= timedelta(seconds=wait - 1)
+@app.task(throws=(GatewayError,), ignore_result=True)
+def fill_gaps(symbol: str) -> None:
+    """Look for trading days without a bar."""
+    with Session(engine()) as session:
+        history.fill_gaps(session, gateway(), symbol, trading_days)
 
 
-def refresh(session: Session, gateway: Gateway, symbol: str, start: date, now: datetime) -> dict[str, Any]:
-    """Bring the kept bars of ``symbol`` up to date, all or nothing, and record the outcome."""
-    try:
-        conid, source = gateway.find_stock(symbol)
-        bars, everything = missing_bars(session, gateway, symbol, conid, source, start, now.date())
-    except GatewayError as error:
-        session.rollback()
-        record = refresh_record(session, symbol, now)
-        record.last_error, record.failures = str(error), record.failures + 1
-        session.commit()
-        raise
-    session.rollback()
-    # Taken first, this row's lock makes two refreshes of one symbol write one after the other.
-    record = refresh_record(session, symbol, now)
-    replace_bars(session, symbol, source, bars, everything=everything)
-    if everything:
-        record.source, record.history_start = source, start
-    record.last_success, record.last_error, record.failures = now, None, 0
-    session.commit()
-    log.info("%s: %d bars fetched, source %s%s", symbol, len(bars), source, ", whole history" if everything else "")
-    return {
-        "symbol": symbol,
-        "source": source,
-        "fetched": len(bars),
-        "first": bars[0].date.isoformat() if bars else None,
-        "last": bars[-1].date.isoformat() if bars else None,
-    }
+@app.task(throws=(MLflowError,))
+def score_signals() -> list[str]:
+    """Score the newest settled bars of each symbol that has a champion; returns the symbols with new signals."""
+    from ibkr_backend.signals import score_symbol
+
+    url = worker_settings().mlflow_url
+    if not url:
+        return []
+    mlflow = MLflow(url, SECONDS_FOR_MLFLOW)
+    scored = []
+    for model in mlflow.models():
+        if model.champion is None:
+            continue
+        champion = mlflow.version(model.name, model.champion)
+        if champion.symbol in worker_settings().bars_symbols:
+            with Session(engine()) as session:
+                if score_symbol(session, url, champion, datetime.now(UTC)):
+                    scored.append(champion.symbol)
+                    draw_chart.delay(champion.symbol)
+    return scored
 
 
-def refresh_record(session: Session, symbol: str, now: datetime) -> Refresh:
-    """Return the symbol's row, locked, with this attempt noted."""
-    record = session.get(Refresh, symbol, with_for_update=True)
-    if record is None:
-        record = Refresh(symbol=symbol, failures=0)
-        session.add(record)
-    record.last_attempt = now
-    return record
+@app.task(ignore_result=True)
+def draw_chart(symbol: str) -> None:
+    """Draw the last year of a symbol with its signals into the bucket."""
+    from ibkr_backend.object_store import make_client, put_chart
+    from ibkr_backend.views import RANGES, symbol_chart
 
-
-def missing_bars(
-    session: Session, gateway: Gateway, symbol: str, conid: int, source: Source, start: date, today: date
-) -> tuple[list[Bar], bool]:
-    """Fetch what is not kept yet: bars, ascending, and whether they are the whole history.
-
-    The whole history is fetched when none is kept from this source, when ``start`` was moved to an earlier date, and
-    when IBKR has adjusted it since.
-    """
-    record = session.get(Refresh, symbol)
-    last = last_date(session, symbol, source)
-    complete = record and record.source == source and record.history_start and record.history_start <= start
-    if last and complete:
-        begin = max(start, last - OVERLAP)
-        # The connection must not wait inside a transaction for a slow gateway.
-        kept = {bar.date: bar.close for bar in kept_bars(session, symbol, source, begin, last - timedelta(days=1))}
-        session.rollback()
-        try:
-            bars = gateway.daily_bars(conid, source, begin, today)
-        except NoDataError:
-            return [], False
-        if not any(bar.date in kept and abs(bar.close / kept[bar.date] - 1) > ADJUSTED for bar in bars):
-            return bars, False
-        log.warning("%s: IBKR has adjusted its history: fetching all of it again", symbol)
-    session.rollback()
-    return gateway.daily_bars(conid, source, start, today), True
+    settings = worker_settings()
+    with Session(engine()) as session:
+        chart = symbol_chart(session, symbol, RANGES["1y"], standalone=True)
+    if chart:
+        key = put_chart(make_client(settings, SECONDS_FOR_MINIO, attempts=3), settings.s3_bucket, symbol, chart.svg)
+        log.info("%s: chart drawn to %s/%s", symbol, settings.s3_bucket, key)

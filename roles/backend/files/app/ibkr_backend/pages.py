@@ -1,0 +1,372 @@
+"""The page for people: login, portfolio, chart, champion, training runs, and the state of every service."""
+
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ibkr_backend import __version__
+from ibkr_backend.airflow_api import Airflow, AirflowError
+from ibkr_backend.auth import SESSION_SECONDS, Sessions
+from ibkr_backend.database import GatewaySession, Portfolio, Scoring, Signal, symbols_overview, utc
+from ibkr_backend.mlflow_api import MLflow
+from ibkr_backend.readiness import Dependency, answers
+from ibkr_backend.settings import ApiSettings
+from ibkr_backend.views import RANGES, WORDS, symbol_chart
+
+RUNS_SHOWN = 8
+SIGNALS_SHOWN = 12
+TITLES = {
+    "postgres": "PostgreSQL",
+    "redis": "Redis",
+    "minio": "MinIO",
+    "gateway": "IBKR gateway",
+    "mlflow": "MLflow",
+    "airflow": "Airflow",
+    "worker": "Celery worker",
+    "beat": "Celery beat",
+    "flower": "Flower",
+}
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What the page shows of a symbol's champion, and of the last training when there is none."""
+
+    name: str
+    version: str | None
+    created_at: datetime | None
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    newest: str | None
+    newest_reason: str | None
+
+
+def router(settings: ApiSettings) -> APIRouter:
+    """Make the page's routes; they are no part of the API's description."""
+    found = APIRouter(include_in_schema=False)
+    found.get("/", response_class=HTMLResponse)(page)
+    found.get("/login", response_class=HTMLResponse)(login_page)
+    found.post("/login")(login)
+    found.post("/logout")(logout)
+    if settings.airflow_url:
+        found.post("/train")(train)
+    return found
+
+
+def html(template: str, status_code: int = 200, headers: dict[str, str] | None = None, **values: Any) -> HTMLResponse:
+    """Render a template."""
+    return HTMLResponse(
+        TEMPLATES.get_template(template).render(**values), status_code=status_code, headers=HEADERS | (headers or {})
+    )
+
+
+def redirect(path: str) -> RedirectResponse:
+    """Send the browser on, with GET."""
+    return RedirectResponse(path, status_code=303, headers=HEADERS)
+
+
+def login_page(request: Request) -> Response:
+    """Ask for user name and password."""
+    if sessions_of(request).valid(request):
+        return redirect("/")
+    return html("login.html", stack_name=settings_of(request).stack_name, problem=None)
+
+
+def login(request: Request, user: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
+    """Begin a session."""
+    sessions = sessions_of(request)
+    client = request.client.host if request.client else "unknown"
+    stack_name = settings_of(request).stack_name
+    if seconds := sessions.wait(client):
+        problem = f"Too many wrong passwords. Try again in {seconds // 60 + 1} minutes."
+        headers = {"Retry-After": str(seconds)}
+        return html("login.html", 429, headers, stack_name=stack_name, problem=problem)
+    if not sessions.password_is_right(user, password):
+        sessions.note_failure(client)
+        log.warning("a wrong user name or password from %s", client)
+        return html("login.html", 401, stack_name=stack_name, problem="User name or password is wrong.")
+    answer = redirect("/")
+    answer.set_cookie(
+        sessions.cookie,
+        sessions.make(),
+        max_age=SESSION_SECONDS,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+def logout(request: Request, token: Annotated[str, Form()] = "") -> Response:
+    """End the session."""
+    sessions = sessions_of(request)
+    answer = redirect("/login")
+    if sessions.form_is_ours(request, token):
+        answer.delete_cookie(sessions.cookie, httponly=True, samesite="strict")
+    return answer
+
+
+def train(request: Request, symbol: Annotated[str, Form()] = "", token: Annotated[str, Form()] = "") -> Response:
+    """Start a training."""
+    sessions, settings = sessions_of(request), settings_of(request)
+    if not sessions.valid(request):
+        return redirect("/login")
+    if not sessions.form_is_ours(request, token) or symbol not in settings.bars_symbols:
+        return html("problem.html", 403, stack_name=settings.stack_name, problem="This form is not valid any more.")
+    airflow: Airflow = request.app.state.airflow
+    try:
+        run = airflow.train(symbol)
+    except AirflowError as error:
+        return html("problem.html", 502, stack_name=settings.stack_name, problem=f"No training was started: {error}.")
+    log.info("training of %s started from the page: %s", symbol, run.run_id)
+    return redirect(f"/?{urlencode({'symbol': symbol, 'started': run.run_id})}#training")
+
+
+def page(request: Request, symbol: str = "", range: str = "1y", started: str = "") -> Response:
+    """Show it all."""
+    if not sessions_of(request).valid(request):
+        return redirect("/login")
+    settings = settings_of(request)
+    symbols = settings.bars_symbols
+    symbol = symbol if symbol in symbols else (symbols[0] if symbols else "")
+    range = range if range in RANGES else "1y"
+    report, lookups = request.app.state.readiness.report(), _lookups(request, symbol)
+    found = answers(lookups) if lookups else {}
+    values: dict[str, Any] = {
+        "kept": None,
+        "rows": [],
+        "accounts": [],
+        "wide": None,
+        "narrow": None,
+        "signals": [],
+        "signal_words": {},
+        "scoring": None,
+        "gateway_session": None,
+    }
+    if report["dependencies"]["postgres"]["state"] == "ok":
+        with Session(request.app.state.engine) as session:
+            values |= _from_database(session, symbols, symbol, RANGES[range])
+    gateway = report["dependencies"]["gateway"]
+    services = [
+        {"title": TITLES[name], "name": name, **each}
+        for name, each in (report["dependencies"] | report["processes"]).items()
+    ]
+    return html(
+        "stack.html",
+        stack_name=settings.stack_name,
+        version=__version__,
+        now=datetime.now(UTC),
+        report=report,
+        services=services,
+        gateway=gateway,
+        mode=_mode(gateway, values["accounts"]),
+        login_url=str(settings.gateway_login_url) if settings.gateway_login_url else None,
+        symbols=symbols,
+        symbol=symbol,
+        range=range,
+        ranges=list(RANGES),
+        models=found.get("models"),
+        runs=found.get("runs"),
+        started=started[:200],
+        token=sessions_of(request).form_token(request),
+        public_urls={name: str(url) for name, url in settings.stack_public_urls.items()},
+        refresh_minutes=settings.bars_refresh_seconds // 60,
+        words=WORDS,
+        **values,
+    )
+
+
+def _lookups(request: Request, symbol: str) -> list[Dependency]:
+    """Return what is asked of MLflow and Airflow; kept by the application, so that one that hangs does not pile up."""
+    state = request.app.state
+    kept: dict[str, Dependency] = state.__dict__.setdefault("_page_lookups", {})
+    mlflow: MLflow | None = state.mlflow
+    airflow: Airflow | None = state.airflow
+    found = []
+    if mlflow:
+        name = f"models {symbol}"
+        if name not in kept:
+            kept[name] = Dependency("models", lambda: {"champion": _champion(mlflow, symbol)})
+        found.append(kept[name])
+    if airflow:
+        if "runs" not in kept:
+            kept["runs"] = Dependency("runs", lambda: {"runs": airflow.runs(RUNS_SHOWN)})
+        found.append(kept["runs"])
+    return found
+
+
+def _champion(mlflow: MLflow, symbol: str) -> Champion | None:
+    model = next((each for each in mlflow.models() if each.name.endswith(f"_{symbol}")), None)
+    if model is None:
+        return None
+    newest = next(iter(mlflow.versions(model.name, 1)), None)
+    reason = newest.tags.get("promotion") if newest else None
+    number = newest.version if newest else None
+    if model.champion is None:
+        return Champion(model.name, None, None, {}, {}, number, reason)
+    version = newest if newest and newest.version == model.champion else mlflow.version(model.name, model.champion)
+    metrics = mlflow.metrics(version.run_id) if version.run_id else {}
+    return Champion(model.name, version.version, version.created_at, version.tags, metrics, number, reason)
+
+
+def _from_database(session: Session, symbols: list[str], symbol: str, days: int | None) -> dict[str, Any]:
+    record = session.get(GatewaySession, 1)
+    accounts = [_account(each) for each in session.scalars(select(Portfolio).order_by(Portfolio.account_id))]
+    rows = symbols_overview(session, symbols)
+    live = session.scalars(
+        select(Signal)
+        .where(Signal.symbol == symbol, Signal.kind == "live")
+        .order_by(Signal.date.desc(), Signal.made_at.desc())
+        .limit(SIGNALS_SHOWN)
+    ).all()
+    # Ascending, so that the newest of a symbol is the one that stays.
+    newest = {
+        row.symbol: row for row in session.scalars(select(Signal).where(Signal.kind == "live").order_by(Signal.date))
+    }
+    wide = symbol_chart(session, symbol, days) if symbol else None
+    return {
+        "kept": next((row for row in rows if row["symbol"] == symbol), None),
+        "rows": [row | {"signal": newest.get(row["symbol"])} for row in rows],
+        "accounts": accounts,
+        "wide": wide,
+        "narrow": symbol_chart(session, symbol, days, width=420, height=300) if wide else None,
+        "signal_words": {
+            each.date.isoformat(): f"signal {WORDS[each.position]}, probability of a rise {each.probability:.0%}"
+            for each in live
+        },
+        "signals": [{"made": utc(each.made_at), "of": each} for each in live],
+        "scoring": session.get(Scoring, symbol),
+        "gateway_session": record
+        and {
+            "alert": record.alert,
+            "alerted_at": utc(record.alerted_at),
+            "logged_in_at": utc(record.logged_in_at),
+            "checked_at": utc(record.checked_at),
+        },
+    }
+
+
+def _account(found: Portfolio) -> dict[str, Any]:
+    def amount(name: str) -> float | None:
+        entry = found.summary.get(name)
+        value = entry.get("amount") if isinstance(entry, dict) else None
+        return float(value) if isinstance(value, int | float) else None
+
+    rows = [
+        {
+            "name": row.get("contractDesc") or row.get("ticker") or str(row.get("conid", "")),
+            "title": row.get("name") or "",
+            "currency": row.get("currency") or "",
+            "kind": row.get("assetClass") or "",
+            **{
+                name: float(row[field]) if isinstance(row.get(field), int | float) else None
+                for name, field in (
+                    ("position", "position"),
+                    ("price", "mktPrice"),
+                    ("value", "mktValue"),
+                    ("cost", "avgCost"),
+                    ("unrealized", "unrealizedPnl"),
+                )
+            },
+        }
+        for row in found.positions
+        if row.get("position")
+    ]
+    currency = found.summary.get("netliquidation", {}).get("currency") or found.currency or ""
+    return {
+        "id": found.account_id,
+        "title": found.title,
+        "paper": found.paper,
+        "simulated": found.simulated,
+        "currency": currency,
+        "as_of": utc(found.fetched_at),
+        "net": amount("netliquidation"),
+        "cash": amount("totalcashvalue"),
+        "gross": amount("grosspositionvalue"),
+        "available": amount("availablefunds"),
+        "unrealized": sum(row["unrealized"] or 0 for row in rows) if rows else 0.0,
+        "positions": sorted(rows, key=lambda row: -abs(row["value"] or 0)),
+    }
+
+
+def _mode(gateway: dict[str, Any], accounts: list[dict[str, Any]]) -> str | None:
+    """Say whether what is shown is SIMULATED, a PAPER account or LIVE money; None while no account is known."""
+    if gateway["simulated"] or (gateway["simulated"] is None and any(each["simulated"] for each in accounts)):
+        return "SIMULATED"
+    kinds = {each["paper"] for each in accounts if not each["simulated"]}
+    if not kinds:
+        return None
+    return "PAPER" if kinds == {True} else "LIVE"
+
+
+def settings_of(request: Request) -> ApiSettings:
+    """Return the application's settings."""
+    settings: ApiSettings = request.app.state.settings
+    return settings
+
+
+def sessions_of(request: Request) -> Sessions:
+    """Return what makes and reads the session cookies."""
+    sessions: Sessions = request.app.state.sessions
+    return sessions
+
+
+def _age(moment: datetime | None, now: datetime) -> str:
+    if moment is None:
+        return "never"
+    minutes = int((now - moment).total_seconds()) // 60
+    if minutes < 1:
+        return "just now"
+    if minutes < 60:
+        return f"{minutes} min ago"
+    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // 1440} days ago"
+
+
+def _money(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _signed(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:+,.{digits}f}".replace("-", "−")
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}%}".replace("-", "−")
+
+
+TEMPLATES = Environment(
+    loader=PackageLoader("ibkr_backend"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters |= {
+    "age": _age,
+    "money": _money,
+    "signed": _signed,
+    "percent": _percent,
+    # Within a script element only "<" could end it.
+    "json_text": lambda value: Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")),
+}

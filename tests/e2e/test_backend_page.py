@@ -1,0 +1,166 @@
+"""The stack's page in a real browser: login, portfolio, chart, "train now", a dropped session and a dead dependency."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import Page, expect
+from stack_under_test import Stack, as_root, eventually
+
+Visit = Callable[..., Any]
+WORKER_LOOKS_S = 150
+
+
+def log_in(page: Page, stack: Stack) -> None:
+    """Log in as a person does."""
+    page.goto(stack.page("backend", "/"))
+    expect(page).to_have_url(re.compile("/login$"))
+    page.get_by_label("User").fill("trader")
+    page.get_by_label("Password").fill(stack.secret("backend_page_password"))
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(stack.name)
+
+
+def api(stack: Stack, path: str) -> Any:
+    """Ask the backend's API with its token."""
+    headers = {"Authorization": f"Bearer {stack.secret('backend_api_token')}"}
+    answer = requests.get(stack.url("backend", path), headers=headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_wrong_password_is_refused(visit: Visit, stack: Stack) -> None:
+    """And says so."""
+    with visit("backend-refused") as page:
+        page.goto(stack.page("backend", "/"))
+        page.get_by_label("User").fill("trader")
+        page.get_by_label("Password").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert")).to_have_text("User name or password is wrong.")
+
+
+def test_the_page(visit: Visit, stack: Stack) -> None:
+    """Ready, SIMULATED said loud, every service ok, the account with its positions, and the bars that are kept."""
+    with visit("backend") as page:
+        log_in(page, stack)
+        expect(page).to_have_title(re.compile(rf"^{stack.name} .* ready$"))
+        expect(page.get_by_role("note")).to_contain_text("SIMULATED")
+        titles = ("PostgreSQL", "Redis", "MinIO", "IBKR gateway", "MLflow", "Airflow", "Celery worker", "Celery beat", "Flower")
+        for title in titles:
+            card = page.locator("li.card", has=page.get_by_text(title, exact=True))
+            expect(card.locator(".state")).to_have_text("ok")
+        portfolio = page.get_by_role("region", name="Portfolio")
+        expect(portfolio.get_by_role("row", name=re.compile("^AAPL"))).to_be_visible()
+        expect(portfolio).to_contain_text("Net liquidation")
+        row = page.get_by_role("region", name="Daily bars").first.locator("tbody tr", has_text="AAPL")
+        expect(row).to_contain_text("2000-03-01")
+        expect(row).to_contain_text("2013-03-01")
+
+
+def test_the_chart_is_read_with_the_keyboard(visit: Visit, stack: Stack) -> None:
+    """Another range, and then day by day."""
+    with visit("backend-chart") as page:
+        log_in(page, stack)
+        page.get_by_role("link", name="5y").click()
+        expect(page.get_by_role("link", name="5y")).to_have_attribute("aria-current", "true")
+        chart = page.get_by_role("group", name=re.compile("^Chart of AAPL"))
+        chart.focus()
+        page.keyboard.press("End")
+        expect(page.locator(".reading")).to_contain_text("2013-03-01: close")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator(".reading")).not_to_contain_text("2013-03-01")
+
+
+def test_train_now_to_a_signal_of_the_champion(visit: Visit, stack: Stack, dag_run: dict[str, Any]) -> None:
+    """The button starts a run, the page follows it to its end, and the champion's signal is there."""
+    with visit("backend-training") as page:
+        log_in(page, stack)
+        page.get_by_role("button", name="Train AAPL now").click()
+        status = page.get_by_role("status").filter(has_text="Started: ")
+        expect(status).to_be_visible()
+        run_id = status.inner_text().removeprefix("Started: ")
+        row = page.locator(f'tr[data-run="{run_id}"]')
+        expect(row.locator(".state")).to_have_text("success", timeout=600_000)
+        champion = page.get_by_role("region", name="Champion of AAPL")
+        expect(champion).to_contain_text("Sharpe ratio")
+
+    def live() -> list[dict[str, Any]]:
+        return [each for each in api(stack, "/api/v1/signals/AAPL")["signals"] if each["kind"] == "live"]
+
+    signals = eventually(live, seconds=WORKER_LOOKS_S)
+    versions = {model["name"]: model["champion"]["version"] for model in api(stack, "/api/v1/models")}
+    assert signals[-1]["date"] == "2013-03-01"
+    assert versions["daily_strategy_AAPL"] in {each["model_version"] for each in signals}
+    with visit("backend-signals") as page:
+        log_in(page, stack)
+        expect(page.get_by_role("heading", name="Live signals of AAPL")).to_be_visible()
+
+
+def test_the_page_fits_a_phone(visit: Visit, stack: Stack) -> None:
+    """Nothing is wider than the screen, in dark too."""
+    with visit("backend-phone", color_scheme="dark", has_touch=True, is_mobile=True) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        log_in(page, stack)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        expect(page.locator(".chart .slim svg")).to_be_visible()
+
+
+@pytest.fixture
+def dropped_session(stack: Stack) -> Iterator[None]:
+    """A gateway at which the session is gone; logged in again at the end."""
+    address = stack.url("ibkr_gateway", scheme="https")
+    requests.post(f"{address}/sso/Logout", verify=False, timeout=30, allow_redirects=False)
+    yield
+    requests.post(f"{address}/sso/Login", verify=False, timeout=30, allow_redirects=False)
+    assert eventually(lambda: not banner(stack), seconds=WORKER_LOOKS_S)
+
+
+def banner(stack: Stack) -> bool:
+    """Whether the keep-alive says that the session is gone."""
+    text = requests.get(stack.url("backend", "/metrics"), timeout=30).text
+    return "gateway_session_alert 1.0" in text
+
+
+def test_a_dropped_session_is_told_with_the_way_to_log_in(visit: Visit, stack: Stack, dropped_session: None) -> None:
+    """Within two minutes; and the log says so once."""
+    assert eventually(lambda: banner(stack), seconds=WORKER_LOOKS_S)
+    with visit("backend-dropped") as page:
+        log_in(page, stack)
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text("The gateway's session is gone")
+        link = alert.get_by_role("link", name="Log in at the gateway")
+        expect(link).to_have_attribute("href", stack.page("ibkr_gateway", "/", scheme="https"))
+        steps = page.locator("dl.steps div", has_text="Logged in")
+        expect(steps.locator(".state")).to_have_text("no")
+
+
+@contextmanager
+def stopped(stack: Stack, container: str) -> Iterator[None]:
+    """Run with a container stopped."""
+    name = f"{stack.name}-{container}"
+    subprocess.run(as_root("docker", "stop", name), check=True, capture_output=True, timeout=120)
+    try:
+        yield
+    finally:
+        subprocess.run(as_root("docker", "start", name), check=True, capture_output=True, timeout=120)
+
+
+def test_a_dead_dependency_is_told_with_the_reason(visit: Visit, stack: Stack) -> None:
+    """MLflow is gone: the page says so within seconds, and everything else stays."""
+    with stopped(stack, "mlflow"), visit("backend-dead-dependency") as page:
+        began = time.monotonic()
+        log_in(page, stack)
+        assert time.monotonic() - began < 15
+        card = page.locator("li.card", has=page.get_by_text("MLflow", exact=True))
+        expect(card.locator(".state")).to_have_text("failed")
+        expect(card.locator("p")).not_to_be_empty()
+        expect(page.locator(".top .state")).to_have_text("Not ready")
+        expect(page.get_by_role("region", name="Portfolio")).to_contain_text("Net liquidation")
+    assert eventually(lambda: requests.get(stack.url("backend", "/ready"), timeout=30).status_code == 200, seconds=120)
