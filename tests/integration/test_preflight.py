@@ -270,3 +270,40 @@ def test_a_service_without_what_it_needs(site: Site) -> None:
     site.groups = tuple(group for group in GROUPS if group != "redis")
     said = site.refused()
     assert "Backend needs Redis, and the inventory has no host in the group redis." in said
+
+
+def test_an_application_that_is_not_there(site: Site) -> None:
+    """The path that was given, and its variable."""
+    said = site.refused(backend_source_dir="/does/not/exist", backend_build={"folders": ["desk"]})
+    assert "There is no directory /does/not/exist, which backend_source_dir names. Write an absolute path" in said
+
+
+def test_an_application_that_cannot_be_built(site: Site, tmp_path: Path) -> None:
+    """Neither a lock nor a date, and another Python."""
+    (tmp_path / "desk").mkdir()
+    (tmp_path / "desk" / "api.py").write_text("x = 1\n")
+    (tmp_path / "requirements.txt").write_text("fastapi\n")
+    build = {"python": "3.12", "requirements": "requirements.txt", "folders": ["desk"]}
+    said = site.refused(backend_source_dir=str(tmp_path), backend_build=build)
+    assert "requirements.txt (backend_build.requirements) is no lock file with hashes" in said
+    assert "backend_build.python is 3.12: images without a Dockerfile have Debian's Python 3.13" in said
+
+
+def test_an_application_that_cannot_run(site: Site) -> None:
+    """What is missing, with the variables; no value of a secret is shown."""
+    said = site.refused(
+        backend_image="own:1",
+        backend_secret_environment={"TOKEN": "hidden-value", "EMPTY": ""},
+        backend_mounts=[{"source": "data", "path": "/run/secrets"}],
+    )
+    assert "backend_command is empty: set it to the command of the application's API" in said
+    assert "backend_celery_app is empty, and the worker needs it" in said
+    assert "backend_secret_environment.EMPTY is empty" in said
+    assert "backend_mounts has the path '/run/secrets'" in said
+    assert "hidden-value" not in said
+
+
+def test_a_directory_to_mount_that_is_not_there(site: Site) -> None:
+    """The engine would refuse it halfway."""
+    said = site.refused(backend_mounts=[{"source": "/does/not/exist", "path": "/data"}])
+    assert "This host has no /does/not/exist, which backend_mounts names" in said
