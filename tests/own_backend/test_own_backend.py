@@ -21,7 +21,7 @@ import yaml
 from stack_under_test import REPOSITORY, Stack, command, eventually
 
 EXAMPLE = REPOSITORY / "examples" / "own_backend"
-VARIABLES = REPOSITORY / "molecule" / "own_backend" / "vars.yml"
+VARIABLES = REPOSITORY / "molecule" / "own_backend" / "vars" / "main.yml"
 TOKEN = yaml.safe_load(VARIABLES.read_text())["vault_desk_token"]
 BACKEND = {"backend-migrate", "backend-check", "backend", "celery-worker", "celery-beat", "flower"}
 OTHERS = {"postgres", "redis", "minio", "ibkr-gateway"}
