@@ -313,7 +313,7 @@ def test_without_a_lock_packages_count_up_to_a_date(stack: Stack, copy: Path) ->
     }
     (copy / "requirements.in").write_text((EXAMPLE / "application" / "requirements.in").read_text())
     deployed(stack, backend_source_dir=str(copy), backend_build=build)
-    assert ask(stack, "/health")["application"] == "changed desk"
+    assert ask(stack, "/health")["application"].endswith("desk")
     program = "import shutil, fastapi; print(shutil.which('sqlite3'), shutil.which('gcc'), fastapi.__version__)"
     locked = (EXAMPLE / "application" / "requirements.lock").read_text()
     version = locked.partition("fastapi==")[2].split()[0]
