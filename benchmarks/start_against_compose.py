@@ -35,7 +35,7 @@ PORTS = {
     "airflow": 8080,
 }
 DATA = ("postgres", "redis", "minio", "ibkr-gateway")
-STEPS = ("mlflow-upgrade", "backend-migrate", "backend-check", "airflow-init")
+STEPS = ("mlflow-upgrade", "backend-migrate", "airflow-init")
 
 
 def run(*args: str, **options: Any) -> str:

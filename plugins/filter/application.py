@@ -236,6 +236,19 @@ def application_problems(declared: Mapping[str, Any], names: Iterable[str] = ())
     return found
 
 
+def secret_files(secrets: Mapping[str, Any], how: str) -> dict[str, str]:
+    """Name the files of secrets to a program.
+
+    Args:
+        secrets: Name to value.
+        how: ``backend_secrets_as``.
+
+    Returns:
+        ``NAME_FILE`` to path; nothing where the program gets the values as variables.
+    """
+    return {f"{name}_FILE": f"/run/secrets/{name}" for name in secrets} if how == "files" else {}
+
+
 class FilterModule:
     """Filters of this collection."""
 
@@ -245,4 +258,8 @@ class FilterModule:
         Returns:
             Name to function.
         """
-        return {"application_image": application_image, "application_problems": application_problems}
+        return {
+            "application_image": application_image,
+            "application_problems": application_problems,
+            "secret_files": secret_files,
+        }

@@ -28,7 +28,7 @@ SERVICES: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "airflow-worker": (GIB, 1.0, ()),
     "airflow-triggerer": (512 * MIB, 0.5, ()),
 }
-STEPS = ("backend-migrate", "backend-check", "mlflow-upgrade", "airflow-init")
+STEPS = ("backend-migrate", "mlflow-upgrade", "airflow-init")
 ALIASES = {
     "postgres": "postgres",
     "redis": "redis",
