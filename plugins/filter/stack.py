@@ -641,9 +641,6 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
             belongs = tuple(f"{path}/" for path in definition["only"])
             files = {path: text for path, text in files.items() if f"{path}/".startswith(belongs)}
         files.update(definition.get("files", {}))
-        if "Dockerfile" not in files:
-            places = ", ".join(definition.get("context", []))
-            raise AnsibleFilterError(f"There is no Dockerfile in {places} to build {name} from: correct stack_images.")
         args = {
             **settings["args"],
             **{f"{parent['name'].upper().replace('-', '_')}_IMAGE": parent["ref"] for parent in parents},
