@@ -20,8 +20,9 @@ def work() -> None:
 
 
 @pytest.fixture
-def app() -> Celery:
-    """An application with one task."""
+def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
+    """An application with one task; those of applications that other tests of this process made are not its own."""
+    monkeypatch.setattr("celery._state._on_app_finalizers", set())
     made = Celery("own", set_as_current=False)
     made.task(name="own.work", shared=False)(work)
     return made
