@@ -51,16 +51,15 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 
 # ---- tests
 
-# Every role on one Debian; `make test-all` has the other one, and what takes long.
-SCENARIOS ?= redis postgres minio ibkr_gateway docker_host mlflow backend airflow
-SCENARIOS_ALL ?= redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie \
-    airflow@bookworm collection faults
+# Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
+SCENARIOS ?= default
+SCENARIOS_ALL ?= redis postgres minio ibkr_gateway docker_host mlflow backend airflow own_backend collection faults \
+    redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all lint unit molecule scenarios faults collection
-test: lint unit ## Run the tests: lint, unit, each role on test hosts, and the whole stack in Molecule
-	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS) default'
+test: lint unit scenarios ## Run the tests: lint, unit, and the whole stack in Molecule
 
-test-all: test ## Run `make test`, then each role on the other Debian, the archive with the oldest and newest Ansible, and the faults
+test-all: test ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
 	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS_ALL)'
 
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
@@ -82,7 +81,7 @@ unit: .venv/test .venvs/backend .venvs/simulator .venvs/dags ## Run the unit tes
 molecule: ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
 	@$(MAKE) --no-print-directory scenarios SCENARIOS=default
 
-scenarios: .venv/test .venvs/simulator .venvs/dags .venvs/compat-oldest .venvs/compat-newest ## Run Molecule scenarios: SCENARIOS='redis postgres@trixie'
+scenarios: .venv/test .venvs/simulator .venvs/dags $(if $(filter collection,$(SCENARIOS)),.venvs/compat-oldest .venvs/compat-newest) ## Run Molecule scenarios: SCENARIOS='redis postgres@trixie'
 	@$(BIN)/python tools/run_scenarios.py $(SCENARIOS)
 
 faults: ## Kill runs and containers, take services away, change secrets, fill a disk: the stack heals
