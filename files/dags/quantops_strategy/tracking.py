@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,13 +17,11 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 
 import mlflow
 import pandas as pd
-import skops.io
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema
 
-from quantops_strategy import serving
 from quantops_strategy.bars import COLUMNS, DailyBars, from_csv
 from quantops_strategy.chart import equity_chart
 from quantops_strategy.evaluation import (
@@ -176,6 +175,13 @@ def train_and_register(run_id: str) -> str:
     if registered:
         return str(registered[0].version)
     features, returns = training_table(bars)
+    # skops looks for each of SciPy's functions in all modules there are, and Airflow's answer with a warning a time: a
+    # thousand lines of a task's log.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import skops.io
+
+        from quantops_strategy import serving
     pipeline = fit(Recipe.from_json(lineage.recipe), features, returns)
     package = Path(serving.__file__).parent
     config = {serving.RECIPE: lineage.recipe}
