@@ -86,7 +86,7 @@ def test_artifacts_are_in_minio(stack: Stack, run: dict[str, Any]) -> None:
 
 
 def test_model_files_are_in_minio(stack: Stack, version: dict[str, Any]) -> None:
-    """The registered version points at a model with a signature."""
+    """The registered version points at a model with a signature: raw bars in, a probability out."""
     assert version["status"] == "READY"
     keys = {
         item["Key"]: item["Size"]
@@ -96,7 +96,7 @@ def test_model_files_are_in_minio(stack: Stack, version: dict[str, Any]) -> None
     model = version["source"].removeprefix("models:/")
     [description] = [key for key in keys if key.endswith("/MLmodel") and model in key]
     text = s3(stack, "mlflow").get_object(Bucket="mlflow", Key=description)["Body"].read().decode()
-    assert "signature:" in text and "sklearn" in text
+    assert "signature:" in text and "volume" in text and "probability" in text
 
 
 def test_champion(stack: Stack, version: dict[str, Any]) -> None:
