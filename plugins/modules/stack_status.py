@@ -37,7 +37,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 containers:
-  description: Container to C(state), C(health), C(memory_mb), C(limit_mb), C(restarts), C(image) and C(version).
+  description: Container to C(state), C(health), C(memory_mb) (nothing where the engine cannot tell), C(limit_mb),
+    C(restarts), C(image) and C(version).
   returned: always
   type: dict
 gateway:
@@ -84,7 +85,8 @@ def memory_in_use(names: list[str]) -> dict[str, int]:
         names: Containers that run.
 
     Returns:
-        Name to MiB, as ``docker stats`` counts it: without the page cache.
+        Name to MiB, as ``docker stats`` counts it: without the page cache. A container whose memory the engine
+        doesn't know is left out.
     """
     if not names:
         return {}
@@ -93,7 +95,8 @@ def memory_in_use(names: list[str]) -> dict[str, int]:
         raise EngineError(err)
     rows = [json.loads(line) for line in out.splitlines()]
     used = {row["Name"]: USAGE.match(row["MemUsage"]) for row in rows}
-    return {name: round(float(match[1]) * MIB[match[2]]) for name, match in used.items() if match}
+    # An engine that cannot read control groups says 0 of everything, and no program uses nothing.
+    return {name: round(float(match[1]) * MIB[match[2]]) for name, match in used.items() if match and float(match[1])}
 
 
 def disks_of(found: dict[str, dict]) -> list[dict]:
@@ -157,13 +160,14 @@ def main() -> None:
             if state["ExitCode"] == 0
             else f"failed ({state['ExitCode']})",
             "health": (state.get("Health") or {}).get("Status", "-"),
-            "memory_mb": memory.get(name, 0),
+            "memory_mb": memory.get(name),
             "limit_mb": item["HostConfig"]["Memory"] // 2**20,
             "restarts": item["RestartCount"],
             "image": item["Config"]["Image"],
             "version": version,
         }
-        usage = f"{one['memory_mb']} / {one['limit_mb']}" if state["Running"] else "-"
+        used = "?" if one["memory_mb"] is None else one["memory_mb"]
+        usage = f"{used} / {one['limit_mb']}" if state["Running"] else "-"
         lines.append(row(name, one["state"], one["health"], usage, one["restarts"], version or one["image"]))
     disks = disks_of(found)
     for disk in disks:

@@ -184,6 +184,24 @@ def test_airflow_lets_in_its_administrator_only(stack: Stack, airflow: requests.
     assert airflow.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).status_code == 200
 
 
+def test_the_backend_is_no_administrator_of_airflow(stack: Stack) -> None:
+    """Its account sees DAGs and their runs, and no connection, variable or user."""
+    login = {"username": "backend", "password": stack.secret("airflow_backend_password")}
+    answer = requests.post(stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT)
+    assert answer.status_code == 201, answer.text
+    headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+    def status(path: str) -> int:
+        return requests.get(stack.url("airflow", path), headers=headers, timeout=TIMEOUT).status_code
+
+    assert status("/api/v2/dags") == 200
+    assert {path: status(path) for path in ("/api/v2/connections", "/api/v2/variables", "/auth/fab/v1/users")} == {
+        "/api/v2/connections": 403,
+        "/api/v2/variables": 403,
+        "/auth/fab/v1/users": 403,
+    }
+
+
 def test_airflow_has_the_dags_without_errors(stack: Stack, airflow: requests.Session) -> None:
     """Both are there, none is broken, and nobody else's are."""
 

@@ -208,8 +208,19 @@ def _lists(stack: Stack, user: str, secret: str) -> bool:
 
 
 def login_airflow(stack: Stack, name: str, value: str) -> bool:
-    login = {"username": "admin", "password": value}
+    login = {"username": name.removeprefix("airflow_").removesuffix("_password"), "password": value}
     return requests.post(stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT).status_code == 201
+
+
+def login_page(stack: Stack, name: str, value: str) -> bool:
+    form = {"user": "trader", "password": value}
+    answer = requests.post(stack.url("backend", "/login"), data=form, timeout=TIMEOUT, allow_redirects=False)
+    return answer.status_code == 303 and bool(answer.cookies)
+
+
+def asks_backend(stack: Stack, name: str, value: str) -> bool:
+    headers = {"Authorization": f"Bearer {value}"}
+    return requests.get(stack.url("backend", "/api/v1/symbols"), headers=headers, timeout=TIMEOUT).status_code == 200
 
 
 def login_flower(stack: Stack, name: str, value: str) -> bool:
@@ -228,6 +239,9 @@ LOGINS = {
     "minio_root_password": login_minio,
     "redis_password": login_redis,
     "airflow_admin_password": login_airflow,
+    "airflow_backend_password": login_airflow,
+    "backend_page_password": login_page,
+    "backend_api_token": asks_backend,
     "flower_password": login_flower,
     "ibkr_gateway_tls": has_certificate,
 }

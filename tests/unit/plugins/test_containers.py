@@ -294,3 +294,11 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int,
     bind = {"Type": "bind", "Source": "/etc"}
     [disk] = status.disks_of({"desk-web": item(Mounts=[*mounts, bind]), "desk-none": item(Mounts=None)})
     assert disk == {"volumes": ["desk-a", "desk-b"], "free_mb": free, "size_mb": 1024, "full": full}
+
+
+def test_memory_that_the_engine_does_not_know(fake_docker: Callable[[str], Path]) -> None:
+    """An engine that cannot read control groups says 0 of every container: that is no figure."""
+    fake_docker(
+        """echo '{"Name": "desk-a", "MemUsage": "1.5GiB / 2GiB"}'; echo '{"Name": "desk-b", "MemUsage": "0B / 0B"}'"""
+    )
+    assert plugin("modules.stack_status").memory_in_use(["desk-a", "desk-b"]) == {"desk-a": 1536}

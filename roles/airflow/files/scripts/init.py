@@ -1,10 +1,10 @@
 """Prepares Airflow's database before any component starts.
 
 Waits for it, migrates it, encrypts connections and variables with the new Fernet key where the setting holds old ones
-too, and makes the admin account as declared.
+too, and makes the accounts as declared.
 
 One process for all of it, because importing Airflow is most of what each of them costs. Ends with CHANGED or UNCHANGED
-(of the admin account) and exit code 0, or with a line that begins with "airflow init failed" and exit code 1.
+(of the accounts) and exit code 0, or with a line that begins with "airflow init failed" and exit code 1.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def main() -> int:
         if "," in (conf.get("core", "fernet_key") or ""):
             step = "rotation of the Fernet key"
             airflow_command("rotate-fernet-key")
-        step = "admin account"
-        import sync_admin
+        step = "accounts"
+        import sync_accounts
 
-        sync_admin.main()
+        sync_accounts.main()
     except (Exception, SystemExit) as error:
         # The first line says what is wrong; SQLAlchemy adds links and statements below it.
         reason = str(error).partition("\n")[0]

@@ -167,7 +167,7 @@ class ApiSettings(WorkerSettings):
     page_password: Annotated[SecretStr, Field(min_length=8)]
     gateway_login_url: HttpUrl | None = None
     airflow_url: BaseUrl | None = None
-    airflow_user: str = "admin"
+    airflow_user: str = "backend"
     airflow_password: SecretStr | None = None
     flower_url: BaseUrl | None = None
     stack_name: str = "IBKR stack"
