@@ -26,25 +26,25 @@ WAIT = "Wait until they are ready"
 FIRST_RUN = (
     ("Docker engine and secrets", "Make the network"),
     ("Docker engine and secrets", "Read the secrets, and generate"),
-    ("Redis", "Write configuration and secrets"),
-    ("Redis", MAKE),
     ("PostgreSQL", WAIT),
     ("PostgreSQL", "Make roles, passwords, databases"),
+    ("Airflow's database", MAKE),
+    ("MinIO", MAKE),
     ("MinIO", "Make buckets, users and policies"),
+    ("Airflow", MAKE),
     ("MLflow", WAIT),
     ("Backend", MAKE),
-    ("Airflow", WAIT),
 )
 UPDATE = (
-    ("Redis", "Write configuration and secrets"),
-    ("Redis", MAKE),
-    ("IBKR gateway", MAKE),
     ("PostgreSQL", MAKE),
+    ("PostgreSQL", WAIT),
+    ("Airflow's database", MAKE),
+    ("Redis", MAKE),
     ("MinIO", WAIT),
+    ("Airflow", MAKE),
     ("MLflow", "Write configuration and secrets"),
     ("MLflow", MAKE),
-    ("Backend", WAIT),
-    ("Airflow", MAKE),
+    ("Backend", MAKE),
     ("Ready", WAIT),
 )
 
