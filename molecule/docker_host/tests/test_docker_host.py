@@ -68,7 +68,9 @@ def test_only_the_declared_packages(host: Host) -> None:
 
 def test_nothing_listens_on_the_network(host: Host) -> None:
     """The engine is asked through its socket only, which is root's and its group's."""
-    assert host.check_output("ss --listening --tcp --numeric --no-header") == ""
+    found = [line.split()[3] for line in host.check_output("ss --listening --tcp --numeric --no-header").splitlines()]
+    # containerd streams to its own clients on a port of loopback.
+    assert not [address for address in found if not address.startswith("127.0.0.1:")]
     socket = host.file("/run/docker.sock")
     assert socket.user == "root" and socket.mode & 0o007 == 0
 
