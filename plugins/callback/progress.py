@@ -23,6 +23,7 @@ options:
     ini: [{section: callback_progress, key: heartbeat}]
 """
 
+import re
 import threading
 import time
 from typing import Any
@@ -30,6 +31,8 @@ from typing import Any
 from ansible import constants as C
 from ansible.plugins.callback.default import CallbackModule as Default
 
+# What Ansible puts before the sentence of a filter, which says itself what is wrong.
+FROM_A_FILTER = re.compile(r"^Task failed: .*The filter plugin 'quantops\.[^']*' failed: ", re.DOTALL)
 WATCH = 1.0  # seconds between two looks at the clock
 
 
@@ -270,7 +273,7 @@ class CallbackModule(Default):
         """
         found = result._result
         self.line("✘", result, C.COLOR_ERROR)
-        texts = [str(found.get("msg", ""))]
+        texts = [FROM_A_FILTER.sub("", str(found.get("msg", "")))]
         texts += [found[key] for key in ("stderr", "module_stderr", "stdout") if found.get(key)][:1]
         for text in texts:
             for one in text.strip().splitlines()[-60:]:

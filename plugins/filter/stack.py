@@ -15,8 +15,10 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleFilterError
 
 COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -130,11 +132,61 @@ def broken_rules(rules: dict[str, dict[str, Any]]) -> list[str]:
     """
     found = []
     for variable, rule in rules.items():
+        if rule.get("each") and (isinstance(rule["value"], str) or not isinstance(rule["value"], Iterable)):
+            found.append(f"{variable} is {rule['value']!r}, expected is a list.")
+            continue
         for value in rule["value"] if rule.get("each") else [rule["value"]]:
             if not fits_rule(value, rule):
                 span = f"a number from {rule.get('from', 0)}" + (f" to {rule['to']}" if "to" in rule else "")
                 found.append(f"{variable} is {value!r}, expected is {rule.get('expected', span)}.")
     return found
+
+
+def one_slip(one: str, other: str) -> bool:
+    """Tell whether two words differ by one letter, more, less or another, or by two neighbours in the wrong order.
+
+    Args:
+        one: A word.
+        other: Another.
+
+    Returns:
+        Whether they do.
+    """
+
+    def alike(first: str, second: str) -> int:
+        return next(
+            (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+        )
+
+    start = alike(one, other)
+    end = alike(one[start:][::-1], other[start:][::-1])
+    left, right = one[start : len(one) - end], other[start : len(other) - end]
+    return (len(left) <= 1 and len(right) <= 1) or (len(left) == 2 and left == right[::-1])
+
+
+def misspelt_variables(names: Iterable[str]) -> list[str]:
+    """Find variables that nothing reads and that differ from one of this collection by a slip of the fingers.
+
+    Args:
+        names: All variables of a host. Those that are not the collection's are its owner's business.
+
+    Returns:
+        A sentence for each, with the variable that was probably meant.
+    """
+    specs = Path(__file__).parents[2].glob("roles/*/meta/argument_specs.yml")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    known = {
+        option
+        for spec in specs
+        for entry in yaml.load(spec.read_text(encoding="utf-8"), loader)["argument_specs"].values()
+        for option in entry.get("options", {})
+    }
+    return [
+        f"{name} is no variable of this collection. Did you mean {meant}?"
+        for name in sorted(set(names) - known)
+        for meant in [next((each for each in sorted(known) if one_slip(name, each)), None)]
+        if meant
+    ]
 
 
 def overlapping_networks(subnet: str, network: str, networks: dict[str, list[str]]) -> list[str]:
@@ -761,6 +813,7 @@ class FilterModule:
             "container_plan": container_plan,
             "public_plan": public_plan,
             "broken_rules": broken_rules,
+            "misspelt_variables": misspelt_variables,
             "overlapping_networks": overlapping_networks,
             "too_many_cores": too_many_cores,
             "bucket_policy": bucket_policy,

@@ -198,7 +198,7 @@ def main() -> None:
     for container in declared:
         item = existing.get(container["name"])
         remake = undeclared(container, item, module.params["written"] if module.check_mode else []) if item else []
-        drift = drift_of(container, item) + remake if item else ["absent"]
+        drift = drift_of(container, item) + remake if item else ["missing"]
         state = item["State"] if item else {}
         health = (state.get("Health") or {}).get("Status")
         report[container["name"]] = {

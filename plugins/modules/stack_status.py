@@ -159,7 +159,7 @@ def main() -> None:
             else "done"
             if state["ExitCode"] == 0
             else f"failed ({state['ExitCode']})",
-            "health": (state.get("Health") or {}).get("Status", "-"),
+            "health": (state.get("Health") or {}).get("Status", "-") if state["Running"] else "-",
             "memory_mb": memory.get(name),
             "limit_mb": item["HostConfig"]["Memory"] // 2**20,
             "restarts": item["RestartCount"],
@@ -169,6 +169,8 @@ def main() -> None:
         used = "?" if one["memory_mb"] is None else one["memory_mb"]
         usage = f"{used} / {one['limit_mb']}" if state["Running"] else "-"
         lines.append(row(name, one["state"], one["health"], usage, one["restarts"], version or one["image"]))
+    if any(one["memory_mb"] is None and one["state"] == "running" for one in containers.values()):
+        lines.append("?: the engine does not tell how much memory the container uses.")
     disks = disks_of(found)
     for disk in disks:
         said = "{}: {free_mb} MiB free of {size_mb} MiB".format(", ".join(disk["volumes"]), **disk)

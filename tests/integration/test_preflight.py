@@ -65,6 +65,9 @@ BUILD = {"container_image_refresh": "again"}
 BAD = (
     # ---- wrong types
     Bad("port-is-a-word", {"stack_port_minio": "many"}, ("stack_port_minio", "unable to convert to int")),
+    Bad("misspelt-variable", {"stack_port_mlfow": 5501},
+        ("stack_port_mlfow is no variable of this collection. Did you mean stack_port_mlflow?",)),
+    Bad("symbols-are-a-text", {"backend_symbols": "AAPL, IBM"}, ("backend_symbols is 'AAPL, IBM', expected is a list.",)),
     Bad("overrides-are-a-list", {"redis_overrides": ["memory"]}, ("redis_overrides", "unable to convert to dict")),
     Bad("switch-is-a-word", {"ibkr_gateway_simulated": "perhaps"}, ("ibkr_gateway_simulated", "not a valid boolean")),
     Bad("choice-not-there", {"container_image_base_source": "hub"},

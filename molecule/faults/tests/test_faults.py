@@ -99,7 +99,7 @@ def test_hand_edits_are_found_and_healed(site: Site, stack: Stack, nothing_lost:
     for name, reason in {
         "redis": "configuration or secrets were written after its start",
         "celery-beat": "not running (exited)",
-        "flower": "absent",
+        "flower": "missing",
         "airflow-triggerer": "paused",
         "mlflow": "memory limit is 734003200, declared 536870912",
         "celery-worker": "CpuShares is 512, not declared",

@@ -244,7 +244,7 @@ def test_container_state_reports(run_module: Run, fake_docker: Callable[[str], P
     assert not result["changed"]
     assert result["containers"]["desk-web"]["ready"] and result["containers"]["desk-web"]["drift"] == []
     absent = result["containers"]["desk-db"]
-    assert (absent["drift"], absent["exists"], absent["ready"]) == (["absent"], False, False)
+    assert (absent["drift"], absent["exists"], absent["ready"]) == (["missing"], False, False)
     assert run_module("container_state", check=True, containers=declared).result["changed"]
 
 
@@ -254,7 +254,7 @@ def test_container_state_without_an_engine(run_module: Run, fake_docker: Callabl
     outcome = run_module("container_state", containers=[DECLARED])
     assert outcome.failed and "Cannot connect" in outcome.result["msg"]
     looked = run_module("container_state", check=True, containers=[DECLARED]).result
-    assert looked["containers"]["desk-web"]["drift"] == ["absent"]
+    assert looked["containers"]["desk-web"]["drift"] == ["missing"]
 
 
 def test_container_wait_fails_with_the_log(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import types
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ansible.errors import AnsibleFilterError
 from collection_under_test import plugin
 
 stack = plugin("filter.stack")
+ROOT = Path(__file__).parents[3]
 
 SETTINGS: dict[str, Any] = {"repository": "desk", "args": {}, "salt": []}
 
@@ -266,3 +268,28 @@ def test_too_many_cores() -> None:
     [sentence] = stack.too_many_cores(plans, 2)
     assert "three is declared with 2.5 cores, and this host has 2" in sentence
     assert "Set 'cpus' in desk_overrides.three to 2 or less" in sentence
+
+
+def test_a_text_where_a_list_belongs() -> None:
+    """It is not taken letter by letter."""
+    rule = {"value": "AAPL", "each": True, "kind": "text", "matches": "[A-Z]+", "expected": "capital letters"}
+    assert stack.broken_rules({"symbols": rule}) == ["symbols is 'AAPL', expected is a list."]
+
+
+def test_misspelt_variables() -> None:
+    """A slip is told with what was meant; a variable of one's own is not, however it begins."""
+    own = ["backend_image_tag", "stack_owner", "airflow", "ansible_host", "stack_port_mlflow", "redis_maxmemory"]
+    assert stack.misspelt_variables(own) == []
+    assert stack.misspelt_variables([*own, "stack_port_mlfow", "airflow_dag_dir"]) == [
+        "airflow_dag_dir is no variable of this collection. Did you mean airflow_dags_dir?",
+        "stack_port_mlfow is no variable of this collection. Did you mean stack_port_mlflow?",
+    ]
+
+
+def test_what_the_roles_set_is_not_taken_for_misspelt() -> None:
+    """Facts, results and internal variables of a run are among a host's variables too."""
+    names = set()
+    for path in (*ROOT.glob("roles/**/*.yml"), *ROOT.glob("playbooks/**/*.yml"), *ROOT.glob("molecule/**/*.yml")):
+        names |= set(re.findall(r"^\s*(?:register: )?([a-z][a-z0-9_]*)(?::|$)", path.read_text(), re.MULTILINE))
+        names |= set(re.findall(r"register: ([a-z][a-z0-9_]*)", path.read_text()))
+    assert len(names) > 300 and stack.misspelt_variables(names) == []

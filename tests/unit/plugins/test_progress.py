@@ -120,3 +120,15 @@ def test_no_log_is_kept(output: list[str]) -> None:
 def test_durations(seconds: float, text: str) -> None:
     """Durations as a person writes them."""
     assert plugin("callback.progress").span(seconds) == text
+
+
+def test_a_filters_own_sentence_is_all_that_is_told() -> None:
+    """What Ansible puts before it helps nobody who has to change the inventory."""
+    before = (
+        "Task failed: Finalization of task args for 'ansible.builtin.set_fact' failed: Error while resolving value for "
+        "'plan': The filter plugin 'quantops.ibkr_stack.container_plan' failed: "
+    )
+    sentence = "redis_overrides.redis has the unknown key 'memmory'."
+    strip = plugin("callback.progress").FROM_A_FILTER.sub
+    assert strip("", before + sentence) == sentence
+    assert strip("", "Task failed: something else") == "Task failed: something else"
