@@ -158,6 +158,15 @@ def test_mlflow_proxies_artifacts(stack: Stack) -> None:
         mlflow.post("experiments/delete", experiment_id=experiment)
 
 
+def test_mlflow_sends_nobody_to_minio(stack: Stack) -> None:
+    """Its server names MinIO as containers do: a client elsewhere would wait for an address that it cannot reach."""
+    mlflow = MLflow(stack)
+    known = requests.get(stack.url("mlflow", "/api/3.0/mlflow/server-info"), timeout=TIMEOUT).json()
+    assert (known["multipart_downloads_enabled"], known["multipart_uploads_enabled"]) == (False, False)
+    answer = requests.get(f"{mlflow.base}/mlflow-artifacts/presigned/1/note.txt", timeout=TIMEOUT)
+    assert answer.status_code == 501 and "minio:9000" not in answer.text
+
+
 def test_mlflow_refuses_other_names(stack: Stack) -> None:
     """A page of another site, opened in a browser here, cannot reach it by rebinding its name."""
     answer = requests.get(stack.url("mlflow", "/"), headers={"Host": "evil.example"}, timeout=TIMEOUT)
