@@ -181,12 +181,12 @@ def misspelt_variables(names: Iterable[str]) -> list[str]:
         for entry in yaml.load(spec.read_text(encoding="utf-8"), loader)["argument_specs"].values()
         for option in entry.get("options", {})
     }
-    return [
-        f"{name} is no variable of this collection. Did you mean {meant}?"
-        for name in sorted(set(names) - known)
-        for meant in [next((each for each in sorted(known) if one_slip(name, each)), None)]
-        if meant
-    ]
+    found = []
+    for name in sorted(set(names) - known):
+        meant = min((each for each in known if one_slip(name, each)), default=None)
+        if meant:
+            found.append(f"{name} is no variable of this collection. Did you mean {meant}?")
+    return found
 
 
 def overlapping_networks(subnet: str, network: str, networks: dict[str, list[str]]) -> list[str]:
