@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from test_data_services import psql, redis, s3
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "airflow_worker")
 DAG = "daily_strategy_training"
 LOG = REPOSITORY / "artifacts" / "molecule" / "faults" / "playbooks.log"
+MARK = "QUANTOPS_FAULTED_SITE"
 TIMEOUT = 30
 
 
@@ -79,10 +81,9 @@ class Site:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a run in a process group of its own."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
+        settings = {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
         return subprocess.Popen(
-            self.command(*words),
-            cwd=REPOSITORY,
-            env=own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"},
+            self.command(*words), cwd=REPOSITORY, env=own | settings | {MARK: str(self.secrets)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
@@ -110,10 +111,21 @@ class Site:
             else:
                 pytest.fail(f"The run ended before {task!r} of {step!r}:\n{''.join(said)[-6000:]}", pytrace=False)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            # Ansible's workers have sessions of their own: a signal to the group would let them end their task.
+            eventually(lambda: not self.kill(), seconds=30, pause=0.1)
             process.wait(timeout=30)
             self.log("".join(said) + f"KILLED in {step}: {task}\n")
+
+    def kill(self) -> list[int]:
+        """Kill the processes of this site's runs, known by their environment, and return those that were there."""
+        mark = f"{MARK}={self.secrets}".encode()
+        found = []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+                if mark in environment.read_bytes().split(b"\0"):
+                    found.append(int(environment.parent.name))
+                    os.kill(found[-1], signal.SIGKILL)
+        return found
 
     @staticmethod
     def log(text: str) -> None:
