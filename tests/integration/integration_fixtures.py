@@ -29,10 +29,7 @@ def containers(stack: Stack) -> dict[str, dict[str, Any]]:
 def airflow(stack: Stack) -> Iterator[requests.Session]:
     """Airflow's API as its administrator; addresses begin with the session's `base`."""
     with requests.Session() as session:
-        login = {"username": "admin", "password": stack.secret("airflow_admin_password")}
-        answer = session.post(stack.url("airflow", "/auth/token"), json=login, timeout=30)
-        assert answer.status_code == 201, answer.text
-        session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        session.headers.update(stack.airflow_token())
         yield session
 
 

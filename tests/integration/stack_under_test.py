@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import requests
+
 REPOSITORY = Path(__file__).parents[2]
 PORTS = {
     "minio": 9000, "minio_console": 9001, "ibkr_gateway": 5055, "backend": 8000, "flower": 5555, "mlflow": 5500,
@@ -71,6 +73,17 @@ class Stack:
     def secret(self, name: str) -> str:
         """A secret's value."""
         return (self.secrets_dir / name).read_text().strip()
+
+    def ask_airflow_for_a_token(self, user: str, password: str) -> requests.Response:
+        """Airflow's answer to a login."""
+        login = {"username": user, "password": password}
+        return requests.post(self.url("airflow", "/auth/token"), json=login, timeout=30)
+
+    def airflow_token(self, user: str = "admin") -> dict[str, str]:
+        """The header of requests to Airflow's API."""
+        answer = self.ask_airflow_for_a_token(user, self.secret(f"airflow_{user}_password"))
+        assert answer.status_code == 201, answer.text
+        return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
     def execute(
         self, container: str, *words: str, stdin: str | None = None, environment: dict[str, str] | None = None

@@ -186,19 +186,14 @@ def test_airflow_is_healthy(stack: Stack) -> None:
 
 def test_airflow_lets_in_its_administrator_only(stack: Stack, airflow: requests.Session) -> None:
     """With the generated password; not with another, and nobody without a token."""
-    token = stack.url("airflow", "/auth/token")
-    wrong = requests.post(token, json={"username": "admin", "password": "admin"}, timeout=TIMEOUT)
-    assert wrong.status_code == 401
+    assert stack.ask_airflow_for_a_token("admin", "admin").status_code == 401
     assert requests.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).status_code == 401
     assert airflow.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).status_code == 200
 
 
 def test_the_backend_is_no_administrator_of_airflow(stack: Stack) -> None:
     """Its account sees DAGs and their runs, and no connection, variable or user."""
-    login = {"username": "backend", "password": stack.secret("airflow_backend_password")}
-    answer = requests.post(stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT)
-    assert answer.status_code == 201, answer.text
-    headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+    headers = stack.airflow_token("backend")
 
     def status(path: str) -> int:
         return requests.get(stack.url("airflow", path), headers=headers, timeout=TIMEOUT).status_code

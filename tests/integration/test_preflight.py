@@ -430,6 +430,14 @@ def test_a_service_without_what_it_needs(site: Site, absent: str, sentence: str)
     assert sentence in site.refused({"groups": {}}, {"groups": groups})["groups"]
 
 
+def test_a_second_host_of_a_service(site: Site) -> None:
+    """Programs would find the first one only."""
+    said = site.refused(
+        {"one": {"stack_name": STACK}, "two": {"stack_name": STACK}}, dict.fromkeys(("one", "two"), ("redis",))
+    )
+    assert "The group redis has the hosts one, two, and this service runs on one" in said["one"]
+
+
 @pytest.fixture
 def path_without_docker(tmp_path: Path) -> str:
     """A PATH on which everything is but Docker."""

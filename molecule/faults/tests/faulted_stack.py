@@ -151,11 +151,8 @@ class Airflow:
 
     def call(self, method: str, path: str, **more: Any) -> requests.Response:
         """Call an operation as the administrator."""
-        login = {"username": "admin", "password": self.stack.secret("airflow_admin_password")}
-        token = requests.post(self.stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT)
-        assert token.status_code == 201, token.text
-        headers = {"Authorization": f"Bearer {token.json()['access_token']}"}
-        return requests.request(method, self.stack.url("airflow", path), headers=headers, timeout=TIMEOUT, **more)
+        address, token = self.stack.url("airflow", path), self.stack.airflow_token()
+        return requests.request(method, address, headers=token, timeout=TIMEOUT, **more)
 
     def trigger(self) -> str:
         """Start the training and return the run's name, once a task of it runs."""

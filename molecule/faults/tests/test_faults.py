@@ -208,8 +208,8 @@ def _lists(stack: Stack, user: str, secret: str) -> bool:
 
 
 def login_airflow(stack: Stack, name: str, value: str) -> bool:
-    login = {"username": name.removeprefix("airflow_").removesuffix("_password"), "password": value}
-    return requests.post(stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT).status_code == 201
+    user = name.removeprefix("airflow_").removesuffix("_password")
+    return stack.ask_airflow_for_a_token(user, value).status_code == 201
 
 
 def login_page(stack: Stack, name: str, value: str) -> bool:
@@ -259,16 +259,9 @@ OTHERS = {
 }
 
 
-def token(stack: Stack) -> str:
-    """A token of Airflow's administrator."""
-    login = {"username": "admin", "password": stack.secret("airflow_admin_password")}
-    return requests.post(stack.url("airflow", "/auth/token"), json=login, timeout=TIMEOUT).json()["access_token"]
-
-
-def dags_with(stack: Stack, bearer: str) -> int:
+def dags_with(stack: Stack, token: dict[str, str]) -> int:
     """Status of an answer to a token."""
-    headers = {"Authorization": f"Bearer {bearer}"}
-    return requests.get(stack.url("airflow", "/api/v2/dags"), headers=headers, timeout=TIMEOUT).status_code
+    return requests.get(stack.url("airflow", "/api/v2/dags"), headers=token, timeout=TIMEOUT).status_code
 
 
 def test_secrets_changed(site: Site, stack: Stack, airflow: Airflow, nothing_lost: Kept) -> None:
@@ -279,8 +272,8 @@ def test_secrets_changed(site: Site, stack: Stack, airflow: Airflow, nothing_los
         assert login(stack, name, old[name]), name
     connection = {"connection_id": "kept", "conn_type": "http", "host": "example", "password": "correct-horse"}
     assert airflow.call("POST", "/api/v2/connections", json=connection).status_code == 201
-    bearer = token(stack)
-    assert dags_with(stack, bearer) == 200
+    token = stack.airflow_token()
+    assert dags_with(stack, token) == 200
     new = {}
     for name, value in old.items():
         if name == "ibkr_gateway_tls":
@@ -296,7 +289,7 @@ def test_secrets_changed(site: Site, stack: Stack, airflow: Airflow, nothing_los
     new["ibkr_gateway_tls"] = stack.secret("ibkr_gateway_tls")
     for name, login in LOGINS.items():
         assert login(stack, name, new[name]) and not login(stack, name, old[name]), name
-    assert dags_with(stack, bearer) in (401, 403) and dags_with(stack, token(stack)) == 200
+    assert dags_with(stack, token) in (401, 403) and dags_with(stack, stack.airflow_token()) == 200
     for name in ("airflow_session_secret", "ibkr_gateway_keystore_password"):
         words = ("grep", "--recursive", "--files-with-matches", "--fixed-strings", "--file=-", str(stack.config_dir))
         assert command(*words, stdin=new[name]).split()
