@@ -118,8 +118,10 @@ def test_the_page_fits_a_phone(visit: Visit, stack: Stack) -> None:
     with visit("backend-phone", color_scheme="dark", has_touch=True, is_mobile=True) as page:
         page.set_viewport_size({"width": 390, "height": 844})
         log_in(page, stack)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
         expect(page.locator(".chart .slim svg")).to_be_visible()
+        expect(page.locator(".chart .full svg")).to_be_hidden()
+        page.wait_for_load_state()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.fixture
