@@ -19,6 +19,13 @@ from test_data_services import s3
 RUNS = "/api/v2/dags/probe/dagRuns"
 
 
+def test_the_first_task_finds_the_api_for_tasks_ready(stack: Stack) -> None:
+    """A healthy API server has built it; else the first task waits for that, and fails on a busy host."""
+    said = command("sh", "-c", f"docker logs {stack.name}-airflow-apiserver 2>&1")
+    asked = [line for line in said.splitlines() if "path=/execution/" in line]
+    assert asked and "path=/execution/health" in asked[0] and "status_code=200" in asked[0]
+
+
 @pytest.fixture(scope="module")
 def run(stack: Stack, airflow: requests.Session) -> dict[str, Any]:
     """A finished run of the scenario's own DAG."""
