@@ -34,13 +34,13 @@ def as_root(*words: str, keep: Iterable[str] = ()) -> list[str]:
     )
 
 
-def command(*words: str, stdin: str | None = None) -> str:
+def command(*words: str, stdin: str | None = None, timeout: float = 120) -> str:
     """Run a command as root and return what it prints.
 
     Raises:
         AssertionError: It did not end with 0; with what it said.
     """
-    done = subprocess.run(as_root(*words), input=stdin, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(as_root(*words), input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -101,6 +101,15 @@ class Stack:
             check=False,
             env=os.environ | environment,
         )
+
+    def well(self, container: str) -> bool:
+        """Whether a container runs and passes its own health check, asked now; Docker asks once a minute only."""
+        item = json.loads(command("docker", "inspect", f"{self.name}-{container}"))[0]
+        if not item["State"]["Running"]:
+            return False
+        kind, *words = item["Config"]["Healthcheck"]["Test"]
+        words = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
+        return self.execute(container, *words).returncode == 0
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """The engine's description of each container, by its name without the stack's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -13,8 +12,7 @@ from pathlib import Path
 import ansible
 import pytest
 import yaml
-from stack_under_test import HOST, REPOSITORY, command
-from test_data_services import redis  # noqa: F401
+from stack_under_test import HOST, REPOSITORY, Stack, command
 
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow")
 SETTINGS = {"stack_name": "molecule", "ibkr_gateway_simulated": True}
@@ -93,7 +91,8 @@ def from_there(installed: Path, tmp_path: Path) -> Playbook:
     program = ["env", *[f"{name}={value}" for name, value in settings.items()], "python3", "-m", "ansible", "playbook"]
 
     def play(name: str, *words: str) -> str:
-        return command(*program, f"quantops.ibkr_stack.{name}", "--inventory", f"{THERE}/hosts.yml", *words)
+        given = [f"quantops.ibkr_stack.{name}", "--inventory", f"{THERE}/hosts.yml", *words]
+        return command(*program, *given, timeout=600)
 
     return play
 
@@ -134,8 +133,7 @@ def works(play: Playbook) -> None:
     """Bring Redis up and down."""
     try:
         assert changes(play("redis")) > 0
-        [found] = json.loads(command("docker", "inspect", "molecule-redis"))
-        assert found["State"]["Health"]["Status"] == "healthy"
+        assert Stack().well("redis")
         assert changes(play("redis")) == 0
     finally:
         play("destroy", "-e", "destroy_data=true", "-e", "destroy_confirm=molecule")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -254,15 +253,6 @@ def nothing_lost(kept: Kept) -> Iterator[Kept]:
     kept.write()
     yield kept
     kept.check()
-
-
-def well(stack: Stack, name: str) -> bool:
-    """Whether a container runs and passes its own health check, asked now."""
-    item = json.loads(command("docker", "inspect", f"{stack.name}-{name}"))[0]
-    if not item["State"]["Running"]:
-        return False
-    kind, *words = item["Config"]["Healthcheck"]["Test"]
-    return stack.execute(name, *(["sh", "-c", *words] if kind == "CMD-SHELL" else words)).returncode == 0
 
 
 def identity(stack: Stack, *leave_out: str) -> dict[str, tuple[str, str]]:

@@ -14,7 +14,7 @@ import time
 
 import pytest
 import requests
-from faulted_stack import TIMEOUT, Airflow, Kept, Site, identity, well
+from faulted_stack import TIMEOUT, Airflow, Kept, Site, identity
 from stack_under_test import Stack, command, eventually
 from test_applications import backend
 from test_containers import SERVICES
@@ -54,7 +54,7 @@ def all_well(stack: Stack, seconds: float = 240) -> None:
     waiting = dict.fromkeys(SERVICES)
 
     def done() -> bool:
-        for name in [name for name in waiting if well(stack, name)]:
+        for name in [name for name in waiting if stack.well(name)]:
             del waiting[name]
         return not waiting
 
@@ -86,7 +86,7 @@ def test_hand_edits_are_found_and_healed(site: Site, stack: Stack, nothing_lost:
     """A file edited (and read by its program), containers stopped, removed, paused or altered; others stay."""
     edited = f"{stack.config_dir}/redis/config/redis.conf"
     command("sh", "-c", f"echo 'maxclients 77' >> {edited} && docker restart {stack.name}-redis")
-    eventually(lambda: well(stack, "redis"), 60)
+    eventually(lambda: stack.well("redis"), 60)
     command("docker", "stop", f"{stack.name}-celery-beat")
     command("docker", "rm", "--force", f"{stack.name}-flower")
     command("docker", "pause", f"{stack.name}-airflow-triggerer")
@@ -129,7 +129,7 @@ def test_every_container_killed(stack: Stack, airflow: Airflow, nothing_lost: Ke
         command(
             "kill", "-KILL", command("docker", "inspect", "--format={{.State.Pid}}", f"{stack.name}-{name}").strip()
         )
-        eventually(lambda name=name: well(stack, name), 180, pause=1)
+        eventually(lambda name=name: stack.well(name), 180, pause=1)
         after = identity(stack)[name]
         assert after[0] == before[0] and after[1] > before[1]
     airflow.succeeded(training, seconds=600)
