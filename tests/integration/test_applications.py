@@ -94,6 +94,28 @@ def test_beat_brings_the_bars(stack: Stack) -> None:
     assert age < datetime.timedelta(hours=2)
 
 
+def test_a_chart_is_drawn_to_the_bucket(stack: Stack) -> None:
+    """By the worker, which nobody asked; the API hands out what stands in the bucket, to those with the token."""
+    address = stack.url("backend", "/api/v1/charts/AAPL")
+    assert requests.get(address, timeout=TIMEOUT).status_code == 401
+
+    def chart() -> requests.Response | None:
+        answer = requests.get(address, headers=token(stack), timeout=TIMEOUT)
+        return answer if answer.status_code == 200 else None
+
+    drawn = eventually(chart, seconds=180)
+    assert drawn.headers["content-type"] == "image/svg+xml"
+    assert drawn.text.startswith("<svg ") and "AAPL (SIMULATED)" in drawn.text
+
+    def agrees() -> bool:
+        # A new signal draws it again in between.
+        stored = s3(stack, "trading-charts").get_object(Bucket="trading-charts", Key="daily/AAPL.svg")
+        kept = (stored["ContentType"], stored["Body"].read())
+        return kept == ("image/svg+xml", requests.get(address, headers=token(stack), timeout=TIMEOUT).content)
+
+    assert eventually(agrees, seconds=20)
+
+
 def test_an_unknown_symbol_is_told(stack: Stack) -> None:
     """With the variable that adds it."""
     answer = requests.get(stack.url("backend", "/api/v1/bars/NVDA"), headers=token(stack), timeout=TIMEOUT)

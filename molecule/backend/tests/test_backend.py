@@ -10,6 +10,7 @@ from stack_under_test import Stack, command, eventually
 from test_applications import (  # noqa: F401
     TIMEOUT,
     backend,
+    test_a_chart_is_drawn_to_the_bucket,
     test_an_unknown_symbol_is_told,
     test_beat_brings_the_bars,
     test_celery_end_to_end,
