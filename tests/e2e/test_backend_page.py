@@ -102,7 +102,7 @@ def test_train_now_to_a_signal_of_the_champion(visit: Visit, stack: Stack, dag_r
         expect(champion).to_contain_text("Sharpe ratio")
 
     def live() -> list[str]:
-        """Days of the champion's live signals, which come with the next look; those of an older version may be there."""
+        """Days of the champion's live signals, which come with the next look; an older version has its own."""
         versions = {model["name"]: model["champion"]["version"] for model in api(stack, "/api/v1/models")}
         return [
             each["date"]
