@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import socket
 import ssl
 import uuid
@@ -123,10 +124,18 @@ def test_an_unknown_symbol_is_told(stack: Stack) -> None:
 
 
 def test_celery_end_to_end(stack: Stack) -> None:
-    """A task goes through the broker to the worker, and its result comes back."""
+    """A task goes through the broker to the worker, its result comes back, and the metrics count it."""
+
+    def counted() -> float:
+        text = requests.get(stack.url("backend", "/metrics"), timeout=TIMEOUT).text
+        found = re.search(r'^celery_tasks_total\{state="SUCCESS",task="ping"\} (\S+)$', text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    before = counted()
     program = "from ibkr_backend.tasks import ping; print(ping.delay().get(timeout=60))"
     done = stack.execute("celery-worker", "python3", "-c", program)
     assert (done.returncode, done.stdout.strip()) == (0, "pong"), done.stderr
+    assert eventually(lambda: counted() - before, seconds=20) == 1
 
 
 def test_flower_asks_for_a_password(stack: Stack) -> None:
