@@ -88,6 +88,45 @@ def test_the_chart_is_read_with_the_keyboard(visit: Visit, stack: Stack) -> None
         expect(page.locator(".reading")).not_to_contain_text("2013-03-01")
 
 
+def unnamed(page: Page) -> list[str]:
+    """What the browser tells a screen reader about and has no name for."""
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    shown = {"image", "button", "link", "textbox", "group", "region", "navigation"}
+    found = [
+        (node["role"]["value"], node.get("name", {}).get("value", "").strip()) for node in nodes if not node["ignored"]
+    ]
+    assert {"button", "heading"} <= {role for role, _ in found}
+    return [role for role, name in found if role in shown and not name]
+
+
+def test_the_page_is_used_without_a_mouse_and_without_seeing_it(visit: Visit, stack: Stack) -> None:
+    """Everything has a name, there is one heading of the first level, and Tab comes by all that can be done."""
+    with visit("backend-keyboard") as page:
+        page.goto(stack.page("backend", "/login"))
+        assert unnamed(page) == []
+        log_in(page, stack)
+        assert unnamed(page) == []
+        images = page.locator("svg:visible, img:visible")
+        assert images.count() >= 1
+        assert all(image.get_attribute("role") == "img" for image in images.all())
+        expect(page.get_by_role("img", name=re.compile(r"^AAPL \(SIMULATED\), daily close"))).to_be_visible()
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+        reached = []
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            words = page.evaluate("(e => e.getAttribute('aria-label') || e.innerText || '')(document.activeElement)")
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline == "solid", f"{words} has the focus and does not show it"
+            reached.append(words.strip())
+            if words.startswith("Train "):
+                break
+            if words.startswith("Skip "):
+                assert page.locator(".skip").bounding_box()["x"] >= 0
+        chart = next(words for words in reached if words.startswith("Chart of AAPL"))
+        wanted = ["Skip to the content", "Log out", "AAPL", "MSFT", "1y", chart, "Train AAPL now"]
+        assert [words for words in reached if words in wanted] == wanted
+
+
 def test_train_now_to_a_signal_of_the_champion(visit: Visit, stack: Stack, dag_run: dict[str, Any]) -> None:
     """The button starts a run, the page follows it to its end, and the champion's signal is there."""
     with visit("backend-training") as page:
