@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import socket
 import ssl
 import uuid
@@ -94,6 +95,28 @@ def test_beat_brings_the_bars(stack: Stack) -> None:
     assert age < datetime.timedelta(hours=2)
 
 
+def test_a_chart_is_drawn_to_the_bucket(stack: Stack) -> None:
+    """By the worker, which nobody asked; the API hands out what stands in the bucket, to those with the token."""
+    address = stack.url("backend", "/api/v1/charts/AAPL")
+    assert requests.get(address, timeout=TIMEOUT).status_code == 401
+
+    def chart() -> requests.Response | None:
+        answer = requests.get(address, headers=token(stack), timeout=TIMEOUT)
+        return answer if answer.status_code == 200 else None
+
+    drawn = eventually(chart, seconds=180)
+    assert drawn.headers["content-type"] == "image/svg+xml"
+    assert drawn.text.startswith("<svg ") and "AAPL (SIMULATED)" in drawn.text
+
+    def agrees() -> bool:
+        # A new signal draws it again in between.
+        stored = s3(stack, "trading-charts").get_object(Bucket="trading-charts", Key="daily/AAPL.svg")
+        kept = (stored["ContentType"], stored["Body"].read())
+        return kept == ("image/svg+xml", requests.get(address, headers=token(stack), timeout=TIMEOUT).content)
+
+    assert eventually(agrees, seconds=20)
+
+
 def test_an_unknown_symbol_is_told(stack: Stack) -> None:
     """With the variable that adds it."""
     answer = requests.get(stack.url("backend", "/api/v1/bars/NVDA"), headers=token(stack), timeout=TIMEOUT)
@@ -101,10 +124,18 @@ def test_an_unknown_symbol_is_told(stack: Stack) -> None:
 
 
 def test_celery_end_to_end(stack: Stack) -> None:
-    """A task goes through the broker to the worker, and its result comes back."""
+    """A task goes through the broker to the worker, its result comes back, and the metrics count it."""
+
+    def counted() -> float:
+        text = requests.get(stack.url("backend", "/metrics"), timeout=TIMEOUT).text
+        found = re.search(r'^celery_tasks_total\{state="SUCCESS",task="ping"\} (\S+)$', text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    before = counted()
     program = "from ibkr_backend.tasks import ping; print(ping.delay().get(timeout=60))"
     done = stack.execute("celery-worker", "python3", "-c", program)
     assert (done.returncode, done.stdout.strip()) == (0, "pong"), done.stderr
+    assert eventually(lambda: counted() - before, seconds=20) == 1
 
 
 def test_flower_asks_for_a_password(stack: Stack) -> None:

@@ -10,6 +10,7 @@ from stack_under_test import Stack, command, eventually
 from test_applications import (  # noqa: F401
     TIMEOUT,
     backend,
+    test_a_chart_is_drawn_to_the_bucket,
     test_an_unknown_symbol_is_told,
     test_beat_brings_the_bars,
     test_celery_end_to_end,
@@ -47,10 +48,13 @@ def test_not_ready_without_its_broker(stack: Stack) -> None:
 
 
 def test_the_database_is_migrated(stack: Stack) -> None:
-    """At the newest revision that the image holds, by the step, and the tables are the backend's."""
+    """At the newest revision that the image holds, by the step, with all that the program's models need; and the tables
+    are the backend's."""
     heads = stack.execute("backend", "alembic", "heads").stdout.split()
     assert heads[1:] == ["(head)"]
     assert psql(stack, "backend", "backend", "SELECT version_num FROM alembic_version") == (0, heads[0])
+    check = stack.execute("backend", "alembic", "check")
+    assert (check.returncode, check.stdout) == (0, "No new upgrade operations detected.\n"), check.stderr
     owners = psql(stack, "backend", "backend", "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
     assert owners == (0, "backend")
     state = command(

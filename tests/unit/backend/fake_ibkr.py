@@ -31,6 +31,8 @@ class FakeIbkr:
     exchange: str = "NASDAQ"
     authenticated: bool = True
     reopens: bool = False
+    account: str = "DU0000001"
+    is_paper: bool | None = True
     positions: list[dict[str, object]] = field(
         default_factory=lambda: [{"contractDesc": "AAPL", "position": 100.0, "mktPrice": 2.0, "mktValue": 200.0}]
     )
@@ -82,9 +84,10 @@ class FakeIbkr:
         if url.path.endswith("/tickle"):
             return 200, {"session": "x", "iserver": {"authStatus": status}}
         if url.path.endswith("/iserver/accounts"):
-            return 200, {"accounts": ["DU0000001"], "isPaper": True}
+            said = {} if self.is_paper is None else {"isPaper": self.is_paper}
+            return 200, {"accounts": [self.account], **said}
         if url.path.endswith("/portfolio/accounts"):
-            return 200, [{"accountId": "DU0000001", "accountTitle": "A paper account", "currency": "USD"}]
+            return 200, [{"accountId": self.account, "accountTitle": "A paper account", "currency": "USD"}]
         if url.path.endswith("/summary"):
             return 200, {"netliquidation": {"amount": 1234567.0, "currency": "USD"}}
         if "/positions/" in url.path:

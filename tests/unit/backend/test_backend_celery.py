@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from celery.exceptions import QueueNotFound
+from celery.signals import celeryd_after_setup
 from ibkr_backend import celery_app, heartbeat
 from ibkr_backend.celery_app import app, check_queues
 from ibkr_backend.settings import SettingsError
 from ibkr_backend.tasks import ping, refresh_bars
+from kombu import Queue
 
 APP = Path(__file__).parents[3] / "roles/backend/files/app"
 
@@ -46,6 +48,14 @@ def test_a_queue_that_this_worker_does_not_read_ends_its_start(monkeypatch: pyte
     monkeypatch.setitem(app.conf.beat_schedule, "stray", entry)
     with pytest.raises(SettingsError, match=r"ping is sent to the queue elsewhere"):
         check_queues(app, {"backend"})
+
+
+def test_a_worker_looks_at_its_queues_as_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery says that a worker is set up; an exception in an answer to that it would only log."""
+    celeryd_after_setup.send(sender="backend@worker", instance=None, conf=app.conf)
+    monkeypatch.setattr(app.amqp.queues, "_consume_from", {"other": Queue("other")})
+    with pytest.raises(SystemExit, match=r"is sent to the queue backend, but this worker reads other"):
+        celeryd_after_setup.send(sender="backend@worker", instance=None, conf=app.conf)
 
 
 def test_a_stack_without_mlflow_scores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

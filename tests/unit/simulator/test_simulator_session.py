@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from ibkr_simulator.pacing import ENDPOINTS, Pacing
+from ibkr_simulator.api import CONCURRENT_HISTORY, create_app
+from ibkr_simulator.market import Market
+from ibkr_simulator.pacing import ALL_REQUESTS, ENDPOINTS, Pacing
 from ibkr_simulator.session import Session
+from starlette.routing import Route
 
 CONTROL = "/simulator/control"
 AAPL = "265598"
@@ -197,6 +200,38 @@ def test_more_requests_than_ibkr_allows_are_refused(start_simulator: Callable) -
         first, second = (client.get("/v1/api/portfolio/accounts") for _ in range(2))
         assert (first.status_code, second.status_code) == (200, 429)
         assert second.json() == {"error": "Too many requests", "statusCode": 429}
+
+
+# Requests and seconds, by IBKR's table of pacing limits as of 2026; those of /fyi, of which nothing is served, apart.
+DOCUMENTED = {
+    ("GET", "iserver/account/orders"): (1, 5),
+    ("GET", "iserver/account/pnl/partitioned"): (1, 5),
+    ("GET", "iserver/account/trades"): (1, 5),
+    ("GET", "iserver/marketdata/snapshot"): (10, 1),
+    ("GET", "iserver/scanner/params"): (1, 900),
+    ("POST", "iserver/scanner/run"): (1, 1),
+    ("POST", "pa/performance"): (1, 900),
+    ("POST", "pa/summary"): (1, 900),
+    ("POST", "pa/transactions"): (1, 900),
+    ("GET", "portfolio/accounts"): (1, 5),
+    ("GET", "portfolio/subaccounts"): (1, 5),
+    ("GET", "sso/validate"): (1, 60),
+    ("GET", "tickle"): (1, 1),
+}
+
+
+def test_the_limits_are_those_that_ibkr_documents() -> None:
+    """Of each endpoint that is served here, and of all together; the table leaves history to a limit of its own."""
+    routes = create_app(Market()).routes
+    served = {
+        (method, route.path.removeprefix("/v1/api/"))
+        for route in routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+    }
+    assert {request: limit for request, limit in DOCUMENTED.items() if request in served} == ENDPOINTS
+    assert not [path for _, path in served if path.startswith("fyi/")]
+    assert (ALL_REQUESTS, CONCURRENT_HISTORY) == ((10, 1), 5)
 
 
 @pytest.mark.parametrize(("method", "endpoint"), sorted(ENDPOINTS))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ibkr_backend.database import GatewaySession, utc
+from ibkr_backend.database import GatewaySession, Portfolio, utc
 from ibkr_backend.readiness import Dependency, Readiness, answers, redis_client
 from ibkr_backend.settings import TASKS_KEY, ApiSettings
 
@@ -73,7 +73,10 @@ class ServiceMetrics(Collector):
 
         def session() -> dict[str, Any]:
             with Session(engine) as opened:
-                return {"session": opened.get(GatewaySession, 1)}
+                return {
+                    "session": opened.get(GatewaySession, 1),
+                    "papers": opened.scalars(select(Portfolio.paper)).all(),
+                }
 
         self._lookups = [Dependency("celery", celery), Dependency("session", session)]
 
@@ -95,6 +98,9 @@ class ServiceMetrics(Collector):
             if gateway[name] is not None:
                 yield GaugeMetricFamily(f"gateway_{name}", words, value=gateway[name])
         yield from self._celery(found["celery"])
+        if papers := found["session"].get("papers"):
+            # An account of which it is not known may hold real money.
+            yield GaugeMetricFamily("gateway_paper", "Whether all accounts are paper accounts", value=all(papers))
         record: GatewaySession | None = found["session"].get("session")
         if record:
             checked = utc(record.checked_at)
