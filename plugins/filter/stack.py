@@ -368,6 +368,32 @@ def mounts_of(container: dict[str, Any], directory: str, stack: str) -> list[dic
     return mounts
 
 
+def parts_of(spec: dict[str, Any], network: str, files: dict[str, str], secrets: dict[str, str]) -> str:
+    """Digest what a container is made from part by part, so that a later run can say which of them changed.
+
+    Args:
+        spec: As in a plan.
+        network: Name of its network.
+        files: Relative path to content of its configuration.
+        secrets: Name to value. They share one digest, so that a label tells no more of a single one than the hash does.
+
+    Returns:
+        A line a part: 8 hexadecimal digits, a blank, and the part's name; never a value.
+    """
+    limits = ("memory", "cpus", "pids_limit", "shm_size")
+    single = {key: value for key, value in spec.items() if key not in (*limits, "env", "mounts", "tmpfs")}
+    found = {key.replace("published_", "").replace("_", " "): value for key, value in single.items()}
+    found |= {"limits": [spec[key] for key in limits], "network": network, "secrets": secrets}
+    found |= {f"environment {name}": value for name, value in spec["env"].items()}
+    found |= {f"file {name}": content for name, content in files.items()}
+    found |= {f"mount {mount['target']}": mount for mount in spec["mounts"]}
+    found |= {f"mount {path}": size for path, _, size in (mount.partition(":") for mount in spec["tmpfs"])}
+    return "\n".join(
+        f"{hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]} {name}"
+        for name, value in sorted(found.items())
+    )
+
+
 def container_plan(
     containers: list[dict[str, Any]],
     settings: dict[str, Any],
@@ -388,8 +414,8 @@ def container_plan(
 
     Returns:
         One dictionary a container: ``name`` on the host, ``service``, ``kind``, ``hash`` of all it is made from,
-        ``spec`` for ``community.docker.docker_container``, ``limits``, ``network``, ``trees`` and ``secret_trees`` for
-        ``config_tree``. Only ``secret_trees`` holds secrets.
+        ``parts`` of that (see ``parts_of``), ``spec`` for ``community.docker.docker_container``, ``limits``,
+        ``network``, ``trees`` and ``secret_trees`` for ``config_tree``. Only ``secret_trees`` holds secrets.
 
     Raises:
         AnsibleFilterError: If a declaration or a setting cannot work, with the key or variable that is wrong.
@@ -476,6 +502,7 @@ def container_plan(
                 "service": name,
                 "kind": kind,
                 "hash": hashlib.sha256(made_from.encode()).hexdigest()[:32],
+                "parts": parts_of(spec, settings["network"], **content),
                 "spec": spec,
                 "limits": limits,
                 "network": settings["network"],
@@ -546,6 +573,24 @@ def too_many_cores(plans: list[dict[str, Any]], cores: int) -> list[str]:
         f" Set 'cpus' in {plan['variable']} to {cores} or less."
         for plan in plans
         if plan["spec"]["cpus"] > cores
+    ]
+
+
+def protected_drift(plans: list[dict[str, Any]], states: dict[str, dict[str, Any]]) -> list[str]:
+    """Choose the containers that run, are not as declared, and are recreated only where a variable allows it.
+
+    Args:
+        plans: What ``container_plan`` returned.
+        states: What ``container_state`` found of them.
+
+    Returns:
+        Names of those that are declared as protected, or were when they were made: a declaration without the protection
+        must not end what runs under it.
+    """
+    return [
+        plan["name"]
+        for plan in plans
+        if (state := states[plan["name"]])["running"] and state["drift"] and (plan["protect"] or state["protected"])
     ]
 
 
@@ -821,6 +866,7 @@ class FilterModule:
             "image_missing": image_missing,
             "build_failure": build_failure,
             "context_files": context_files,
+            "protected_drift": protected_drift,
             "settled_services": settled_services,
             "port_conflicts": port_conflicts,
             "over": over,

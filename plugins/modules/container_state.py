@@ -41,6 +41,7 @@ containers:
     drift: {description: Why it is not as declared; empty when it is., type: list}
     exists: {description: Whether it exists., type: bool}
     running: {description: Whether it runs., type: bool}
+    protected: {description: Whether it was made as one that only a variable lets a run recreate., type: bool}
     remake: {description: Whether only a new container heals it., type: bool}
     ready: {description: Whether the engine calls it healthy or the step is done., type: bool}
     hash: {description: Hash of what it was made from., type: str}
@@ -136,6 +137,25 @@ def undeclared(declared: dict, item: dict, written: list[str]) -> list[str]:
     return found
 
 
+def changed_parts(declared: dict, labels: dict) -> str:
+    """Say what a container is no longer made from as declared.
+
+    Args:
+        declared: Plan of one container.
+        labels: Those of the container.
+
+    Returns:
+        A sentence with the names of the parts and no value.
+    """
+    have, want = (
+        dict(line.split(" ", 1)[::-1] for line in text.splitlines())
+        for text in (labels.get("quantops.parts", ""), declared.get("parts", ""))
+    )
+    # A container of an earlier version has no such label.
+    names = sorted(name for name in have.keys() | want.keys() if have and have.get(name) != want.get(name))
+    return f"changed: {', '.join(names)}" if names else "image, settings, configuration or secrets changed"
+
+
 def drift_of(declared: dict, item: dict) -> list[str]:
     """Compare a declaration with an existing container.
 
@@ -150,7 +170,7 @@ def drift_of(declared: dict, item: dict) -> list[str]:
     labels = item["Config"].get("Labels") or {}
     state = item["State"]
     if labels.get("quantops.hash") != declared["hash"]:
-        found.append("image, settings, configuration or secrets changed")
+        found.append(changed_parts(declared, labels))
     if declared["kind"] == "step":
         if state["Status"] == "created" or (not state["Running"] and state["ExitCode"] != 0):
             found.append(f"did not end well the last time (status {state['ExitCode']})")
@@ -201,13 +221,15 @@ def main() -> None:
         drift = drift_of(container, item) + remake if item else ["missing"]
         state = item["State"] if item else {}
         health = (state.get("Health") or {}).get("Status")
+        labels = ((item or {}).get("Config") or {}).get("Labels") or {}
         report[container["name"]] = {
             "exists": bool(item),
             "running": bool(state.get("Running")),
             "ready": not drift and ((container["kind"] == "step" and not state.get("Running")) or health == "healthy"),
             "drift": drift,
             "remake": bool(remake),
-            "hash": ((item or {}).get("Config", {}).get("Labels") or {}).get("quantops.hash", ""),
+            "protected": labels.get("quantops.protect") == "true",
+            "hash": labels.get("quantops.hash", ""),
             "started_at": state.get("StartedAt", ""),
         }
         lines += [f"{container['name']}: {reason}\n" for reason in drift]

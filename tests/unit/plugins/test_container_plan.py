@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -258,3 +259,78 @@ def test_a_wrong_override_names_the_variable(over: dict[str, Any], message: str)
 def test_sizes(text: str | int, size: int) -> None:
     """Sizes as Docker writes them."""
     assert stack.size_in_bytes(text, "memory") == size
+
+
+def parts_between(change: dict[str, Any], **settings: Any) -> set[str]:
+    """Names of the parts whose digests a change of the declaration changes."""
+    before, after = (set(plan["parts"].splitlines()) for plan in (plan_of(), plan_of(change, **settings)))
+    return {line.split(" ", 1)[1] for line in before ^ after}
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"image": "example/web:2"}, {"image"}),
+        ({"environment": {"A": 1, "B": "three"}}, {"environment B"}),
+        ({"environment": {"A": 1}}, {"environment B"}),
+        ({"environment": {**DECLARED["environment"], "C": ""}}, {"environment C"}),
+        ({"volumes": [{"name": "other", "path": "/data"}]}, {"mount /data"}),
+        ({"binds": []}, {"mount /opt/web"}),
+        ({"tmpfs": {"/run/web": "9m"}}, {"mount /run/web"}),
+        ({"ports": [{"host": 8081, "container": 80}]}, {"ports"}),
+        ({"memory": "1g"}, {"limits"}),
+        ({"cpus": 1}, {"limits"}),
+        ({"pids": 99}, {"limits"}),
+        ({"shm_size": "65m"}, {"limits"}),
+        ({"files": {**DECLARED["files"], "web.conf": "listen 81\n"}}, {"file web.conf"}),
+        ({"secrets": {"password": "wrong-horse-battery"}}, {"secrets"}),
+        ({"command": ["serve"]}, {"command"}),
+        ({"health": {"test": ["CMD", "false"]}}, {"healthcheck"}),
+        ({"user": "10001:10003"}, {"user", "mount /run/web"}),
+        ({}, set()),
+    ],
+)
+def test_parts_name_what_changed(change: dict[str, Any], names: set[str]) -> None:
+    """Each kind, alone, by a name that people know."""
+    assert parts_between(change) == names
+
+
+def test_parts_cover_whatever_the_hash_covers() -> None:
+    """No key of the declaration changes the hash and no part."""
+    other: dict[str, Any] = {
+        "entrypoint": ["/other"], "working_dir": "/", "aliases": [], "capabilities": [], "read_only": False,
+        "stop_timeout": 1, "stop_signal": "SIGTERM",
+    }  # fmt: skip
+    for key, value in other.items():
+        assert plan_of({key: value})["hash"] != plan_of()["hash"] and parts_between({key: value}), key
+    for settings in ({"network": "other"}, {"log_size": "1m"}, {"publish_address": "0.0.0.0"}, {"health_interval": 9}):
+        assert plan_of(**settings)["hash"] != plan_of()["hash"] and parts_between({}, **settings), settings
+
+
+def test_parts_show_no_value() -> None:
+    """Names and digests: neither an environment's value, nor a file's content, nor a secret."""
+    values = {"environment": {"A": "environment-value"}, "files": {"web.conf": "file-value"}}
+    text = plan_of({**values, "secrets": {"password": "secret-value"}})["parts"]
+    assert all(
+        re.fullmatch(r"[0-9a-f]{8} [a-z]+( [A-Z]|( web.conf| /[a-z/]+| [a-z]+))*", line) for line in text.splitlines()
+    )
+    assert "value" not in text and "environment A" in text and "file web.conf" in text
+
+
+@pytest.mark.parametrize(
+    ("declared", "was", "running", "drift", "kept"),
+    [
+        (True, True, True, True, True),
+        # A simulator is declared, and the real gateway runs; and the other way round.
+        (False, True, True, True, True),
+        (True, False, True, True, True),
+        (False, False, True, True, False),
+        (True, True, True, False, False),
+        (True, True, False, True, False),
+    ],
+)
+def test_protected_drift(declared: bool, was: bool, running: bool, drift: bool, kept: bool) -> None:
+    """What runs is left alone where its declaration, the old or the new, says so."""
+    found = {"protected": was, "running": running, "drift": ["changed: image"] if drift else []}
+    plan = plan_of({"protect": declared})
+    assert stack.protected_drift([plan], {"desk-web": found}) == (["desk-web"] if kept else [])

@@ -91,6 +91,38 @@ def test_drift_of_a_service(changes: dict[str, Any], sentence: str) -> None:
     assert state.drift_of(DECLARED, item(**changes)) == [sentence]
 
 
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ("1 image\n3 environment A", "changed: image"),
+        ("2 image\n4 environment A", "changed: environment A"),
+        ("2 image", "changed: environment A"),
+        ("2 image\n3 environment A\n5 environment B", "changed: environment B"),
+        ("1 image\n4 environment A\n5 mount /data", "changed: environment A, image, mount /data"),
+        # What nothing names, as in a container of an earlier version.
+        ("2 image\n3 environment A", "image, settings, configuration or secrets changed"),
+        ("", "image, settings, configuration or secrets changed"),
+    ],
+)
+def test_drift_names_the_parts_that_changed(parts: str, sentence: str) -> None:
+    """Changed, removed and added ones; the generic words where no part explains the hash."""
+    declared = {**DECLARED, "parts": "2 image\n3 environment A"}
+    made = item(Config__Labels={"quantops.hash": "old", "quantops.parts": parts})
+    assert state.drift_of(declared, made) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("label", "protected"), [({"quantops.protect": "true"}, True), ({"quantops.protect": "false"}, False), ({}, False)]
+)
+def test_container_state_reads_the_protection(
+    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, label: dict[str, str], protected: bool
+) -> None:
+    """That of the container, whatever the declaration says of it now."""
+    answer(fake_docker, tmp_path, [item(Config__Labels={"quantops.hash": "abc", **label})])
+    result = run_module("container_state", containers=[{**DECLARED, "protect": not protected}]).result
+    assert result["containers"]["desk-web"]["protected"] is protected
+
+
 @pytest.mark.parametrize(("key", "value"), [("CpuShares", 512), ("CpusetCpus", "0"), ("MemoryReservation", 2**20)])
 def test_what_no_declaration_has(key: str, value: Any) -> None:
     """`docker update` can set more than is declared; only a new container is without it."""

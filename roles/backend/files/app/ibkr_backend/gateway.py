@@ -153,8 +153,14 @@ class Gateway:
             return GatewayState(True, False, None, simulated, f"IBKR cannot be reached: {error_text(error)}")
         if answer.status_code == 401:
             return GatewayState(True, True, False, simulated, "nobody is logged in")
-        if answer.status_code != 200:
+        if answer.status_code >= 500:
             return GatewayState(True, False, None, simulated, f"IBKR cannot be reached: HTTP {answer.status_code}")
+        if answer.status_code == 403:
+            reason = "the gateway refuses this host (HTTP 403): ibkr_gateway_allowed_addresses"
+            return GatewayState(True, None, None, simulated, reason)
+        if answer.status_code != 200:
+            reason = f"the login status cannot be read: HTTP {answer.status_code}"
+            return GatewayState(True, None, None, simulated, reason)
         try:
             status = answer.json()
             logged_in = bool(status["authenticated"] and status.get("connected", True))
