@@ -90,7 +90,11 @@ class Site:
         """Run a playbook to its end, which must be the expected one."""
         begun = time.monotonic()
         process = self.start(playbook, *options)
-        output, _ = process.communicate(timeout=900)
+        try:
+            output, _ = process.communicate(timeout=1800)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
         self.log(output)
         assert process.returncode == status, output[-6000:]
         return Run(process.returncode, output, time.monotonic() - begun)
