@@ -77,6 +77,8 @@ unit: .venv/test .venvs/backend .venvs/simulator .venvs/dags ## Run the unit tes
 	    echo "── unit tests: $$suite"; \
 	    .venvs/$$suite/bin/python -m pytest -q -p no:cacheprovider tests/unit/$$suite; \
 	done
+	@echo "── types: backend"
+	@.venvs/backend/bin/mypy --cache-dir .cache/mypy roles/backend/files/app/ibkr_backend
 
 molecule: ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
 	@$(MAKE) --no-print-directory scenarios SCENARIOS=default

@@ -2,6 +2,7 @@
 
 QUANTOPS_STACK: its name. QUANTOPS_PORT_OFFSET: what was added to the default ports. QUANTOPS_SECRETS_DIR: its secrets.
 QUANTOPS_HOST: the test host that it runs on, a container with an engine of its own; without it, this machine.
+QUANTOPS_INVENTORY: where playbooks find it, on this machine.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,6 +45,19 @@ def command(*words: str, stdin: str | None = None, timeout: float = 120) -> str:
     done = subprocess.run(as_root(*words), input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def play(playbook: str, *options: str) -> str:
+    """Run a playbook for a stack of this machine and return all that it says."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    inventory = os.environ.get("QUANTOPS_INVENTORY", "inventories/local")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "--inventory", inventory, *options],
+        cwd=REPOSITORY, env=own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout + done.stderr
 
 
 class Stack:

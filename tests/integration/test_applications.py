@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import requests
-from stack_under_test import Stack, eventually
+from stack_under_test import HOST, Stack, eventually, play
 from test_data_services import psql, s3
 
 TIMEOUT = 30
@@ -115,6 +115,16 @@ def test_a_chart_is_drawn_to_the_bucket(stack: Stack) -> None:
         return kept == ("image/svg+xml", requests.get(address, headers=token(stack), timeout=TIMEOUT).content)
 
     assert eventually(agrees, seconds=20)
+
+
+@pytest.mark.skipif(bool(HOST), reason="the inventory is that of this machine")
+def test_status_shows_every_container_and_the_gateways_states(stack: Stack) -> None:
+    """Each is healthy, and the gateway is up, reaches IBKR, and somebody is logged in, at a paper account."""
+    told = play("playbooks/status.yml")
+    for name, container in stack.containers().items():
+        if container["Config"].get("Healthcheck"):
+            assert re.search(rf"\b{stack.name}-{name} .*\bhealthy\b", told), name
+    assert "Gateway up, IBKR reachable, login yes, account paper (SIMULATED): " in told
 
 
 def test_an_unknown_symbol_is_told(stack: Stack) -> None:

@@ -6,13 +6,11 @@ import ipaddress
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stack_under_test import HOST, REPOSITORY, Stack, command, eventually
+from stack_under_test import HOST, Stack, command, eventually, play
 from test_containers import SERVICES, secret_values
 
 Containers = dict[str, dict[str, Any]]
@@ -159,25 +157,12 @@ def test_the_sweep_of_files_finds_one(stack: Stack, tmp_path: Path) -> None:
         command("rm", path)
 
 
-def site(*options: str) -> str:
-    """Run site.yml for this stack and return all that it says."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    inventory = os.environ.get("QUANTOPS_INVENTORY", "inventories/local")
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), "site.yml", "--inventory", inventory, *options],
-        cwd=REPOSITORY, env=own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout + done.stderr
-
-
 @pytest.mark.skipif(bool(HOST), reason="the inventory is that of this machine")
 def test_ansible_shows_no_secret(stack: Stack) -> None:
     """At -vvv with differences: what is changed, changed back, and as declared; and in the log of all runs."""
-    changed = site("-vvv", "--diff", "--extra-vars", "redis_maxmemory=127mb")
-    back = site("-vvv", "--diff")
-    nothing = site("-vvv", "--diff")
+    changed = play("site.yml", "-vvv", "--diff", "--extra-vars", "redis_maxmemory=127mb")
+    back = play("site.yml", "-vvv", "--diff")
+    nothing = play("site.yml", "-vvv", "--diff")
     assert "127mb" in changed and "maxmemory 128mb" in back and "changed=0" in nothing
     for text in (changed, back, nothing):
         assert "TASK [" in text and secrets_in(stack, text) == []

@@ -302,7 +302,7 @@ def _router(settings: ApiSettings) -> APIRouter:
     router.get("/bars/{symbol}", response_model=BarsOut, responses=_problems(404))(bars)
     router.post("/bars/{symbol}/refresh", status_code=202, responses=_problems(404))(queue_refresh)
     router.get("/signals/{symbol}", responses=_problems(404))(signals)
-    svg = {200: {"content": {"image/svg+xml": {}}}}
+    svg: dict[int | str, dict[str, Any]] = {200: {"content": {"image/svg+xml": {}}}}
     router.get("/charts/{symbol}", response_class=Response, responses={**svg, **_problems(404)})(chart)
     # A stack without MLflow or Airflow does not mention them.
     if settings.mlflow_url:

@@ -9,10 +9,12 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Row, func, select
 from sqlalchemy.orm import Session
 
 from ibkr_backend.database import KeptBar, answering_source
@@ -83,7 +85,7 @@ class BarsCache:
         return answer
 
 
-def encode(symbol: str, source: str, rows: list) -> bytes:  # type: ignore[type-arg]
+def encode(symbol: str, source: str, rows: Sequence[Row[Any]]) -> bytes:
     """Write an answer as JSON; ``rows`` have the values of `FIELDS`."""
     bars = [dict(zip(FIELDS, (row[0].isoformat(), *row[1:]), strict=True)) for row in rows]
     answer = {"symbol": symbol, "source": source, "simulated": source == "simulated", "adjusted": True, "bars": bars}

@@ -154,11 +154,11 @@ def _strip(points: Sequence[Point], positions: Sequence[Position], left: float, 
     """Draw runs of equal positions as bars of a strip."""
     held = {each.date: each for each in sorted(positions, key=lambda each: each.live)}
     scale = (right - left) / len(points)
-    runs: list[list[float | int]] = []
+    runs: list[list[int]] = []
     for n, point in enumerate(points):
         if point.date not in held:
             continue
-        position = held[point.date].position
+        position = int(held[point.date].position)
         if runs and runs[-1][0] == position and runs[-1][2] == n:
             runs[-1][2] = n + 1
         else:
@@ -166,7 +166,7 @@ def _strip(points: Sequence[Point], positions: Sequence[Position], left: float, 
     kinds = {1: "long", 0: "flat", -1: "short"}
     paths: dict[str, str] = {}
     for position, begin, end in runs:
-        kind = kinds[int(position)]
+        kind = kinds[position]
         paths[kind] = (
             paths.get(kind, "")
             + f"M{left + begin * scale:.1f} {top}h{(end - begin) * scale:.1f}v7h{-(end - begin) * scale:.1f}z"

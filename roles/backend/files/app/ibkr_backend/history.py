@@ -180,7 +180,7 @@ def fill_gaps(
         except NoDataError:
             found = {}
         bars = [found[day] for day in asked if day in found] if stock.source == source else []
-        add_bars(session, symbol, source, bars)
+        add_bars(session, symbol, stock.source, bars)
         missing = [day for day in missing if day not in {bar.date for bar in bars}]
     record = session.get_one(Refresh, symbol, with_for_update=True)
     record.missing = [day.isoformat() for day in missing]

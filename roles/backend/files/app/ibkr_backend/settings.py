@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -65,7 +65,10 @@ def _broker_url(value: SecretStr) -> SecretStr:
     return value
 
 
-BaseUrl = Annotated[HttpUrl, AfterValidator(_without_trailing_slash)]
+if TYPE_CHECKING:
+    BaseUrl = str  # what the validator makes of it
+else:
+    BaseUrl = Annotated[HttpUrl, AfterValidator(_without_trailing_slash)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 Symbol = Annotated[str, Field(pattern=SYMBOL_PATTERN)]
 

@@ -52,7 +52,8 @@ def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, no
         for bar in bars
     ]
     session.rollback()
-    error, answer = None, {"scored": [], "out_of_sample": []}
+    error: str | None = None
+    answer: dict[str, Any] = {"scored": [], "out_of_sample": []}
     if champion.simulated and source != "simulated":
         error = f"version {champion.version} was trained on simulated prices: train it again on real ones"
     else:
