@@ -2,6 +2,7 @@
 # Sizes of the images that run, and of all their layers together with shared ones counted once.
 set -eu
 refs=$(docker ps --all --filter "label=quantops.stack=${STACK:-quantops}" --format '{{.Image}}' | sort -u)
+[ -n "$refs" ] || { echo "There is no stack named ${STACK:-quantops} (STACK)." >&2; exit 1; }
 # shellcheck disable=SC2086 # one word an image
 docker image inspect $refs | python3 -c '
 import json, subprocess, sys
