@@ -170,9 +170,7 @@ def test_the_page_fits_a_phone(visit: Visit, stack: Stack) -> None:
 
 def alerts(stack: Stack) -> int:
     """How often the worker's log says that the session is gone."""
-    words = as_root("docker", "logs", f"{stack.name}-celery-worker")
-    log = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
-    return log.stdout.count("ALERT: the gateway's session is gone")
+    return stack.log("celery-worker").count("ALERT: the gateway's session is gone")
 
 
 @pytest.fixture

@@ -47,17 +47,34 @@ def command(*words: str, stdin: str | None = None, timeout: float = 120) -> str:
     return done.stdout
 
 
-def play(playbook: str, *options: str) -> str:
-    """Run a playbook for a stack of this machine and return all that it says."""
+def ansible_environment() -> dict[str, str]:
+    """Environment in which Ansible runs from the repository, whatever Molecule has set for its own."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    inventory = os.environ.get("QUANTOPS_INVENTORY", "inventories/local")
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "--inventory", inventory, *options],
-        cwd=REPOSITORY, env=own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True, text=True, check=False, timeout=600,
+    return own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"}
+
+
+def run_playbook(
+    playbook: str, inventory: Path | str, *options: str, environment: dict[str, str] | None = None, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the repository to its end, whichever that is."""
+    words = [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "--inventory", str(inventory), *options]
+    return subprocess.run(
+        words, cwd=REPOSITORY, env=ansible_environment() | (environment or {}),
+        capture_output=True, text=True, check=False, timeout=timeout,
     )  # fmt: skip
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout + done.stderr
+
+
+def play(playbook: str, *options: str, inventory: Path | str = "", status: int = 0) -> str:
+    """Run a playbook, by default for the stack of this machine, and return all that it says.
+
+    Raises:
+        AssertionError: It did not end with `status`; with its last words.
+    """
+    inventory = inventory or os.environ.get("QUANTOPS_INVENTORY", "inventories/local")
+    done = run_playbook(playbook, inventory, *options)
+    said = done.stdout + done.stderr
+    assert done.returncode == status, said[-6000:]
+    return said
 
 
 class Stack:
@@ -125,6 +142,18 @@ class Stack:
         kind, *words = item["Config"]["Healthcheck"]["Test"]
         words = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
         return self.execute(container, *words).returncode == 0
+
+    def log(self, container: str) -> str:
+        """What a container has said."""
+        return command("sh", "-c", f"docker logs {self.name}-{container} 2>&1")
+
+    def identity(self, *leave_out: str) -> dict[str, tuple[str, str]]:
+        """Id and start of each container."""
+        return {
+            name: (item["Id"], item["State"]["StartedAt"])
+            for name, item in self.containers().items()
+            if name not in leave_out
+        }
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """The engine's description of each container, by its name without the stack's."""

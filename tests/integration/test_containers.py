@@ -142,7 +142,7 @@ def test_logs_hold_no_secret(stack: Stack, containers: Containers) -> None:
     found = [
         (container, name)
         for container in containers
-        for log in [command("sh", "-c", f"docker logs {stack.name}-{container} 2>&1")]
+        for log in [stack.log(container)]
         for name, value in values.items()
         if value in log
     ]

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,10 +21,9 @@ from typing import Any
 
 import pytest
 import yaml
-from stack_under_test import REPOSITORY, command
+from stack_under_test import command, run_playbook
 
 STACK = "preflight"
-PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "airflow_worker")
 PORTS = {
     "postgres": 25532, "redis": 26479, "minio": 29100, "minio_console": 29101, "ibkr_gateway": 25155, "backend": 28100,
@@ -319,15 +317,9 @@ class Site:
         children = {group: {"hosts": {host: None for host in hosts if group in groups[host]}} for group in GROUPS}
         inventory = self.directory / "hosts.yml"
         inventory.write_text(yaml.safe_dump({"all": {"hosts": variables, "children": children}}))
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
         before = traces(), files_below(self.directory)
-        done = subprocess.run(
-            [PLAYBOOK, "playbooks/site.yml", "--inventory", str(inventory), "--tags", "always",
-             "--extra-vars", json.dumps(more)],
-            cwd=REPOSITORY,
-            env=own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"} | (environment or {}),
-            capture_output=True, text=True, check=False, timeout=600,
-        )  # fmt: skip
+        options = ("--tags", "always", "--extra-vars", json.dumps(more))
+        done = run_playbook("playbooks/site.yml", inventory, *options, environment=environment)
         assert done.returncode == 2, done.stdout + done.stderr
         assert "━━ Step 1 of" in done.stdout and "━━ Step 2 of" not in done.stdout, done.stdout
         assert (traces(), files_below(self.directory)) == before

@@ -6,10 +6,8 @@ The last tests run site.yml again with one thing different, and the first of the
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +16,22 @@ import botocore.config
 import pytest
 import requests
 import yaml
-from stack_under_test import REPOSITORY, Stack, command, eventually
+from stack_under_test import REPOSITORY, Stack, command, eventually, run_playbook
 
 EXAMPLE = REPOSITORY / "examples" / "own_backend"
 VARIABLES = REPOSITORY / "molecule" / "own_backend" / "vars" / "main.yml"
 TOKEN = yaml.safe_load(VARIABLES.read_text())["vault_desk_token"]
 BACKEND = {"backend-migrate", "backend-check", "backend", "celery-worker", "celery-beat", "flower"}
 OTHERS = {"postgres", "redis", "minio", "ibkr-gateway"}
+Identity = dict[str, tuple[str, str]]
 IMAGE = {"backend-check", "backend", "celery-worker", "celery-beat", "flower"}
 
 
 def site(stack: Stack, **variables: Any) -> subprocess.CompletedProcess[str]:
     """Run site.yml on the example with further variables."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
-    words = [str(Path(sys.executable).with_name("ansible-playbook")), "playbooks/site.yml"]
-    words += [f"--inventory={EXAMPLE / 'inventory'}", f"--extra-vars=@{VARIABLES}"]
-    own |= {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"}
-    own |= {"MOLECULE_EPHEMERAL_DIRECTORY": str(stack.secrets_dir.parent)}
-    words.append(f"--extra-vars={json.dumps(variables)}")
-    return subprocess.run(words, cwd=REPOSITORY, env=own, capture_output=True, text=True, check=False, timeout=900)
+    options = (f"--extra-vars=@{VARIABLES}", f"--extra-vars={json.dumps(variables)}")
+    own = {"MOLECULE_EPHEMERAL_DIRECTORY": str(stack.secrets_dir.parent)}
+    return run_playbook("playbooks/site.yml", EXAMPLE / "inventory", *options, environment=own, timeout=900)
 
 
 def deployed(stack: Stack, **variables: Any) -> str:
@@ -46,12 +41,7 @@ def deployed(stack: Stack, **variables: Any) -> str:
     return done.stdout
 
 
-def ids(stack: Stack) -> dict[str, str]:
-    """Container to its id and time of start."""
-    return {name: f"{item['Id']} {item['State']['StartedAt']}" for name, item in stack.containers().items()}
-
-
-def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+def changed(before: Identity, after: Identity) -> set[str]:
     """Containers that are not the ones that they were."""
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
@@ -127,7 +117,7 @@ def test_secret_environment_arrives_and_is_not_shown(stack: Stack) -> None:
         assert inside(stack, container, "import os; print(os.environ['DESK_TOKEN'])") == TOKEN
     shown = json.dumps(stack.containers()) + command("ps", "-eo", "args", "-ww")
     for container in BACKEND:
-        shown += command("sh", "-c", f"docker logs {stack.name}-{container} 2>&1")
+        shown += stack.log(container)
     values = [TOKEN, *(file.read_text().split()[-1] for file in stack.secrets_dir.iterdir())]
     assert len(values) > 6 and [value for value in values if value in shown] == []
     assert requests.post(stack.url("backend", "/archive"), headers={"X-Token": "wrong"}, timeout=30).status_code == 403
@@ -237,9 +227,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_does_not_belong_changes_nothing(stack: Stack, copy: Path) -> None:
     """The same application elsewhere, with a file beside its folders: every container stays."""
     (copy / "notes.txt").write_text("not part of the image\n")
-    before = ids(stack)
+    before = stack.identity()
     assert "nothing to change" in deployed(stack, backend_source_dir=str(copy))
-    assert changed(before, ids(stack)) == set()
+    assert changed(before, stack.identity()) == set()
 
 
 def test_a_changed_file_recreates_what_runs_it(stack: Stack, copy: Path) -> None:
@@ -247,9 +237,9 @@ def test_a_changed_file_recreates_what_runs_it(stack: Stack, copy: Path) -> None
     (copy / "notes.txt").unlink()
     file = copy / "desk" / "api.py"
     file.write_text(file.read_text().replace('"application": "desk"', '"application": "changed desk"'))
-    before = ids(stack)
+    before = stack.identity()
     deployed(stack, backend_source_dir=str(copy))
-    assert changed(before, ids(stack)) == IMAGE
+    assert changed(before, stack.identity()) == IMAGE
     assert ask(stack, "/health") == {"status": "ok", "application": "changed desk"}
 
 
@@ -257,10 +247,10 @@ def test_a_further_sql_file_is_applied_alone(stack: Stack, copy: Path) -> None:
     """Earlier ones are not applied again; rows stay; only the step runs."""
     (copy / "sql" / "003_note.sql").write_text("ALTER TABLE observations ADD COLUMN note text;\n")
     rows = int(query(stack, "SELECT count(*) FROM observations"))
-    before = ids(stack)
+    before = stack.identity()
     files = ["sql/001_observations.sql", "sql/002_detail.sql", "sql/003_note.sql"]
     deployed(stack, backend_source_dir=str(copy), backend_sql_files=files)
-    assert changed(before, ids(stack)) == {"backend-migrate"}
+    assert changed(before, stack.identity()) == {"backend-migrate"}
     log = command("docker", "logs", f"{stack.name}-backend-migrate").splitlines()
     assert log == [
         "001_observations.sql was applied before",
@@ -285,13 +275,13 @@ def test_a_sql_file_that_changed_after_it_was_applied_is_refused(stack: Stack, c
 
 def test_a_queue_that_nobody_consumes_is_refused(stack: Stack, copy: Path) -> None:
     """Before the worker is touched: the task, its queue, and the variable."""
-    before = ids(stack)
+    before = stack.identity()
     done = site(stack, backend_source_dir=str(copy), backend_worker_queues=["quick"])
     assert done.returncode != 0
     said = " ".join(done.stdout.split())
     assert "the task desk.archive goes to the queue slow, the worker consumes quick" in said
     assert "Add the queue to backend_worker_queues" in said
-    assert changed(before, ids(stack)) == {"backend-check", "backend-migrate"}
+    assert changed(before, stack.identity()) == {"backend-check", "backend-migrate"}
 
 
 def test_what_is_switched_off_is_removed(stack: Stack, copy: Path) -> None:

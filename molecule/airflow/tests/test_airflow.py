@@ -21,8 +21,7 @@ RUNS = "/api/v2/dags/probe/dagRuns"
 
 def test_the_first_task_finds_the_api_for_tasks_ready(stack: Stack) -> None:
     """A healthy API server has built it; else the first task waits for that, and fails on a busy host."""
-    said = command("sh", "-c", f"docker logs {stack.name}-airflow-apiserver 2>&1")
-    asked = [line for line in said.splitlines() if "path=/execution/" in line]
+    asked = [line for line in stack.log("airflow-apiserver").splitlines() if "path=/execution/" in line]
     assert asked and "path=/execution/health" in asked[0] and "status_code=200" in asked[0]
 
 

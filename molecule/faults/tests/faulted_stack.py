@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from stack_under_test import HOST, REPOSITORY, Stack, command, eventually
+from stack_under_test import HOST, REPOSITORY, Stack, ansible_environment, command, eventually
 from test_applications import MLflow
 from test_data_services import psql, redis, s3
 
@@ -78,12 +78,11 @@ class Site:
         return [program, f"playbooks/{playbook}.yml", "--inventory", str(inventory), *options]
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a run in a process group of its own."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
-        settings = {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
+        """Start a run, whose processes all bear the mark."""
+        environment = ansible_environment() | {"PYTHONUNBUFFERED": "1", MARK: str(self.secrets)}
         return subprocess.Popen(
-            self.command(*words), cwd=REPOSITORY, env=own | settings | {MARK: str(self.secrets)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            self.command(*words), cwd=REPOSITORY, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
     def run(self, playbook: str = "site", *options: str, status: int = 0) -> Run:
@@ -257,12 +256,3 @@ def nothing_lost(kept: Kept) -> Iterator[Kept]:
     kept.write()
     yield kept
     kept.check()
-
-
-def identity(stack: Stack, *leave_out: str) -> dict[str, tuple[str, str]]:
-    """Id and start of each container."""
-    return {
-        name: (item["Id"], item["State"]["StartedAt"])
-        for name, item in stack.containers().items()
-        if name not in leave_out
-    }

@@ -14,7 +14,7 @@ import time
 
 import pytest
 import requests
-from faulted_stack import TIMEOUT, Airflow, Kept, Site, identity
+from faulted_stack import TIMEOUT, Airflow, Kept, Site
 from stack_under_test import Stack, command, eventually
 from test_applications import backend
 from test_containers import SERVICES
@@ -93,7 +93,7 @@ def test_hand_edits_are_found_and_healed(site: Site, stack: Stack, nothing_lost:
     command("docker", "update", "--memory=700m", "--memory-swap=700m", "--restart=no", f"{stack.name}-mlflow")
     command("docker", "update", "--cpu-shares=512", f"{stack.name}-celery-worker")
     touched = ("redis", "celery-beat", "flower", "airflow-triggerer", "mlflow", "celery-worker")
-    others = identity(stack, *touched)
+    others = stack.identity(*touched)
     found = site.run("site", "--check", "--diff")
     assert "-maxclients 77" in found.output
     for name, reason in {
@@ -105,10 +105,10 @@ def test_hand_edits_are_found_and_healed(site: Site, stack: Stack, nothing_lost:
         "celery-worker": "CpuShares is 512, not declared",
     }.items():
         assert f"-{stack.name}-{name}: {reason}" in found.output
-    assert identity(stack, *touched) == others and found.changed > 0
+    assert stack.identity(*touched) == others and found.changed > 0
     site.run()
     all_well(stack)
-    assert identity(stack, *touched) == others
+    assert stack.identity(*touched) == others
     healed = stack.containers()
     assert (healed["mlflow"]["HostConfig"]["Memory"], healed["mlflow"]["HostConfig"]["RestartPolicy"]["Name"]) == (
         512 * 2**20, "unless-stopped",
@@ -124,13 +124,13 @@ def test_every_container_killed(stack: Stack, airflow: Airflow, nothing_lost: Ke
     training = airflow.trigger()
     # The worker that has the task first, then what the task and Airflow stand on.
     for name in sorted(SERVICES, key=lambda name: name != "airflow-worker"):
-        before = identity(stack)[name]
+        before = stack.identity()[name]
         # Docker's own `kill` would count as stopped by hand; this is what a crash or the kernel does.
         command(
             "kill", "-KILL", command("docker", "inspect", "--format={{.State.Pid}}", f"{stack.name}-{name}").strip()
         )
         eventually(lambda name=name: stack.well(name), 180, pause=1)
-        after = identity(stack)[name]
+        after = stack.identity()[name]
         assert after[0] == before[0] and after[1] > before[1]
     airflow.succeeded(training, seconds=600)
     nothing_lost.dag_runs.append(training)
@@ -140,13 +140,13 @@ def test_every_container_killed(stack: Stack, airflow: Airflow, nothing_lost: Ke
 def test_the_engine_restarted(stack: Stack, airflow: Airflow, nothing_lost: Kept) -> None:
     """Under a training: everything is back without anyone's hand, and the training ends well."""
     training = airflow.trigger()
-    before = identity(stack)
+    before = stack.identity()
     # The worker is given the time to end its task.
     command("systemctl", "restart", "--no-block", "docker")
 
     def restarted() -> dict[str, tuple[str, str]] | None:
         try:
-            now = identity(stack)
+            now = stack.identity()
         except AssertionError:  # the engine is away
             return None
         return now if all(now[name][1] > before[name][1] for name in SERVICES) else None

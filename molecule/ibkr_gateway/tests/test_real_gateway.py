@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from stack_under_test import HOST, REPOSITORY, Stack, command, eventually
+from stack_under_test import HOST, REPOSITORY, Stack, command, eventually, play
 from test_applications import gateway_certificate  # noqa: F401
 
 FIXTURE = REPOSITORY / "tests" / "fixtures" / "gateway_archive" / "make_archive.py"
@@ -59,14 +58,8 @@ class Site:
 
     def run(self, playbook: str, status: int = 0, **variables: Any) -> str:
         """Run a playbook, which must end with this status; returns what it said, on one line."""
-        words = [str(Path(sys.executable).with_name("ansible-playbook")), f"playbooks/{playbook}.yml"]
-        words += [f"--inventory={self.inventory}", f"--extra-vars={json.dumps(variables)}"]
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
-        own |= {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(words, cwd=REPOSITORY, env=own, capture_output=True, text=True, check=False, timeout=600)
-        said = done.stdout + done.stderr
-        assert done.returncode == status, said[-6000:]
-        return " ".join(said.split())
+        options = f"--extra-vars={json.dumps(variables)}"
+        return " ".join(play(f"playbooks/{playbook}.yml", options, inventory=self.inventory, status=status).split())
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +91,7 @@ def site(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
 
 def identity(stack: Stack) -> tuple[str, str]:
     """Id and start of the gateway's container."""
-    item = stack.containers()[NAME]
-    return item["Id"], item["State"]["StartedAt"]
-
-
-def log(stack: Stack) -> str:
-    """What the container said."""
-    return command("sh", "-c", f"docker logs {stack.name}-{NAME} 2>&1")
+    return stack.identity()[NAME]
 
 
 def front(stack: Stack, certificate: Path) -> requests.Response:
@@ -129,7 +116,7 @@ def becomes_healthy(stack: Stack) -> bool:
 
 def last_start(stack: Stack) -> tuple[int, int]:
     """Which start in its working directory the last one was, and what memory Java then gave it at most, in MB."""
-    start, memory = re.findall(r"STAND-IN gateway, start (\d+) in .* at most (\d+) MB", log(stack))[-1]
+    start, memory = re.findall(r"STAND-IN gateway, start (\d+) in .* at most (\d+) MB", stack.log(NAME))[-1]
     return int(start), int(memory)
 
 
@@ -166,7 +153,7 @@ def test_the_real_gateway_is_deployed(site: Site, stack: Stack, gateway_certific
     assert becomes_healthy(stack)
     answer = front(stack, gateway_certificate)
     assert (answer.status_code, answer.headers["Location"].split("?")[0]) == (302, "/sso/Login")
-    assert "on port 5055" in log(stack) and "/root/logback.xml" in log(stack)
+    assert "on port 5055" in stack.log(NAME) and "/root/logback.xml" in stack.log(NAME)
     # 60 % of 1 GiB, of which Java's serial collector keeps a little aside.
     assert 560 < last_start(stack)[1] <= 615
     assert command("sh", "-c", f"ls -d {ARCHIVES}/*/").split() == [f"{directory}/"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from collection_under_test import REPOSITORY, ansible_environment
+from collection_under_test import REPOSITORY, ansible_playbook
 
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "mlflow", "airflow")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
@@ -100,16 +99,7 @@ def rendered(directory: Path, groups: tuple[str, ...], data: dict[str, Any]) -> 
     (role / "tasks" / "main.yml").write_text(yaml.safe_dump([{"ansible.builtin.copy": copy}]))
     play = {"hosts": "backend", "gather_facts": False, "roles": ["case"]}
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "inventory.yml", "play.yml"],
-        env=ansible_environment(),
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    ansible_playbook(directory, "-i", "inventory.yml", "play.yml")
     return {
         name: {each["name"]: each for each in json.loads((directory / f"{name}.json").read_text())}
         for name in SAME_HOST | APART

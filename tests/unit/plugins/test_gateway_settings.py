@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
-from collection_under_test import REPOSITORY, ansible_environment, plugin
+from collection_under_test import REPOSITORY, ansible_playbook, plugin
 from cryptography.hazmat.primitives import serialization
 
 gateway = plugin("filter.gateway")
@@ -154,25 +153,7 @@ def rendered(tmp_path: Path, **variables: Any) -> dict[str, Any]:
         ],
     }
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [
-            "ansible-playbook",
-            "-i",
-            "localhost,",
-            "-c",
-            "local",
-            str(tmp_path / "play.yml"),
-            "-e",
-            json.dumps(variables),
-        ],
-        env=ansible_environment(),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    ansible_playbook(tmp_path, "-i", "localhost,", "-c", "local", "play.yml", "-e", json.dumps(variables))
     return yaml.safe_load((tmp_path / "conf").read_text())
 
 
