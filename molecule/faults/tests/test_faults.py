@@ -6,6 +6,7 @@ The order of the tests is that of a stack's life; each begins with the whole sta
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import re
 import secrets as random
@@ -17,6 +18,7 @@ import requests
 from faulted_stack import TIMEOUT, Airflow, Kept, Site
 from stack_under_test import Stack, command, eventually
 from test_applications import backend
+from test_applications import test_mlflow_proxies_artifacts as artifacts_are_kept
 from test_containers import SERVICES
 from test_data_services import BUCKETS, OWNERS, psql, redis, s3
 
@@ -245,7 +247,7 @@ LOGINS = {
     "flower_password": login_flower,
     "ibkr_gateway_tls": has_certificate,
 }
-# Secrets with which nobody logs in: what shows that the new one counts is said with each.
+# Secrets with which nobody logs in.
 OTHERS = {
     # Nobody may log in with it at all; PostgreSQL keeps what it was given on its first start.
     "postgres_admin_password",
@@ -257,6 +259,67 @@ OTHERS = {
     "airflow_jwt_secret",
     "airflow_session_secret",
 }
+BACKEND = {"backend-migrate", "backend", "celery-worker", "celery-beat", "flower"}
+# All of Airflow but its worker, which runs people's code and gets no key of Airflow's own.
+AIRFLOW_CORE = {
+    "airflow-init",
+    "airflow-apiserver",
+    "airflow-scheduler",
+    "airflow-dag-processor",
+    "airflow-triggerer",
+}
+AIRFLOW = {*AIRFLOW_CORE, "airflow-worker"}
+# The containers that hold each secret, and so are new after it changed.
+HOLDERS = {
+    "postgres_admin_password": {"postgres"},
+    "postgres_airflow_password": AIRFLOW_CORE,
+    "postgres_backend_password": BACKEND,
+    "postgres_mlflow_password": {"mlflow", "mlflow-upgrade"},
+    "redis_password": {"redis", *BACKEND, *AIRFLOW},
+    "minio_root_password": {"minio"},
+    "minio_airflow_logs_secret": AIRFLOW,
+    "minio_mlflow_secret": {"mlflow"},
+    "minio_trading_charts_secret": BACKEND,
+    "airflow_admin_password": {"airflow-init"},
+    "airflow_backend_password": {"airflow-init", "backend"},
+    "airflow_fernet_key": AIRFLOW_CORE,
+    "airflow_jwt_secret": AIRFLOW_CORE,
+    "airflow_session_secret": AIRFLOW_CORE,
+    "backend_api_token": {"backend", "airflow-worker"},
+    "backend_page_password": {"backend"},
+    "flower_password": {"flower"},
+    "ibkr_gateway_keystore_password": {"ibkr-gateway"},
+    "ibkr_gateway_tls": {"ibkr-gateway", *BACKEND},
+}
+# Those of a round share no container: what is new tells which of them made it so.
+ROUNDS = (
+    (
+        "postgres_admin_password",
+        "postgres_airflow_password",
+        "postgres_backend_password",
+        "postgres_mlflow_password",
+        "minio_root_password",
+        "ibkr_gateway_keystore_password",
+    ),
+    ("redis_password", "minio_mlflow_secret"),
+    ("minio_airflow_logs_secret", "minio_trading_charts_secret"),
+    ("airflow_fernet_key", "ibkr_gateway_tls"),
+    ("airflow_jwt_secret", "backend_api_token", "flower_password"),
+    ("airflow_session_secret", "backend_page_password"),
+    ("airflow_admin_password",),
+    ("airflow_backend_password",),
+)
+
+
+def change(stack: Stack, name: str, old: str) -> None:
+    """Put another value in a secret's place."""
+    file = stack.secrets_dir / name
+    if name == "ibkr_gateway_tls":
+        file.unlink()  # generated anew
+    elif name == "airflow_fernet_key":
+        file.write_text(f"{base64.urlsafe_b64encode(os.urandom(32)).decode()},{old}\n")
+    else:
+        file.write_text(random.token_hex(len(old) // 2) + "\n")
 
 
 def dags_with(stack: Stack, token: dict[str, str]) -> int:
@@ -267,26 +330,18 @@ def dags_with(stack: Stack, token: dict[str, str]) -> int:
 def test_secrets_changed(site: Site, stack: Stack, airflow: Airflow, nothing_lost: Kept) -> None:
     """Every secret at once: after one run each new one works, each old one is refused, and old data is read."""
     old = {path.name: path.read_text().strip() for path in stack.secrets_dir.iterdir()}
-    assert set(old) == {*LOGINS, *OTHERS}
+    assert sorted(old) == sorted({*LOGINS, *OTHERS}) == sorted(HOLDERS) == sorted(itertools.chain(*ROUNDS))
     for name, login in LOGINS.items():
         assert login(stack, name, old[name]), name
     connection = {"connection_id": "kept", "conn_type": "http", "host": "example", "password": "correct-horse"}
     assert airflow.call("POST", "/api/v2/connections", json=connection).status_code == 201
     token = stack.airflow_token()
     assert dags_with(stack, token) == 200
-    new = {}
     for name, value in old.items():
-        if name == "ibkr_gateway_tls":
-            (stack.secrets_dir / name).unlink()  # generated anew
-            continue
-        if name == "airflow_fernet_key":
-            new[name] = base64.urlsafe_b64encode(os.urandom(32)).decode() + "," + value
-        else:
-            new[name] = random.token_hex(len(value) // 2)
-        (stack.secrets_dir / name).write_text(new[name] + "\n")
+        change(stack, name, value)
     site.run()
     all_well(stack)
-    new["ibkr_gateway_tls"] = stack.secret("ibkr_gateway_tls")
+    new = {name: stack.secret(name) for name in old}
     for name, login in LOGINS.items():
         assert login(stack, name, new[name]) and not login(stack, name, old[name]), name
     assert dags_with(stack, token) in (401, 403) and dags_with(stack, stack.airflow_token()) == 200
@@ -304,6 +359,25 @@ def test_secrets_changed(site: Site, stack: Stack, airflow: Airflow, nothing_los
     program += "with create_session() as s: print(s.query(Connection).filter_by(conn_id='kept').one().password)"
     done = stack.execute("airflow-scheduler", "python", "-c", program)
     assert done.stdout.strip().endswith("correct-horse"), done.stderr
+
+
+@pytest.mark.parametrize("names", ROUNDS, ids=" ".join)
+def test_a_secret_changed(names: tuple[str, ...], site: Site, stack: Stack, nothing_lost: Kept) -> None:
+    """Not every secret at once: what holds it is made anew, and only that; the old one is refused, all goes on."""
+    holders = [HOLDERS[name] for name in names]
+    assert len(set().union(*holders)) == sum(map(len, holders))
+    before, old = stack.identity(), {name: stack.secret(name) for name in names}
+    for name in names:
+        change(stack, name, old[name])
+    site.run()
+    all_well(stack)
+    after = stack.identity()
+    assert {container for container in after if after[container] != before[container]} == set().union(*holders)
+    for name in names:
+        if login := LOGINS.get(name):
+            assert login(stack, name, stack.secret(name)) and not login(stack, name, old[name]), name
+    artifacts_are_kept(stack)
+    assert backend(stack, "/ready")["ready"] is True
 
 
 # ---- disk
