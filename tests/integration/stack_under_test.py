@@ -25,6 +25,8 @@ PORTS = {
 }  # fmt: skip
 HOST = os.environ.get("QUANTOPS_HOST", "")
 Found = TypeVar("Found")
+#: Id and start of each container, by its name without the stack's.
+Identity = dict[str, tuple[str, str]]
 
 
 def as_root(*words: str, keep: Iterable[str] = ()) -> list[str]:
@@ -53,11 +55,16 @@ def ansible_environment() -> dict[str, str]:
     return own | {"ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_NOCOLOR": "1"}
 
 
+def playbook_command(playbook: str, inventory: Path | str, *options: str) -> list[str]:
+    """Words of a run of a playbook."""
+    return [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "--inventory", str(inventory), *options]
+
+
 def run_playbook(
     playbook: str, inventory: Path | str, *options: str, environment: dict[str, str] | None = None, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run a playbook of the repository to its end, whichever that is."""
-    words = [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "--inventory", str(inventory), *options]
+    words = playbook_command(playbook, inventory, *options)
     return subprocess.run(
         words, cwd=REPOSITORY, env=ansible_environment() | (environment or {}),
         capture_output=True, text=True, check=False, timeout=timeout,
@@ -147,7 +154,7 @@ class Stack:
         """What a container has said."""
         return command("sh", "-c", f"docker logs {self.name}-{container} 2>&1")
 
-    def identity(self, *leave_out: str) -> dict[str, tuple[str, str]]:
+    def identity(self, *leave_out: str) -> Identity:
         """Id and start of each container."""
         return {
             name: (item["Id"], item["State"]["StartedAt"])
@@ -164,6 +171,11 @@ class Stack:
             return {}
         found = json.loads(command("docker", "inspect", *names.split()))
         return {item["Name"].removeprefix(f"/{self.name}-"): item for item in found}
+
+
+def changed(before: Identity, after: Identity) -> set[str]:
+    """Containers that are not the ones that they were."""
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
 def eventually(ask: Callable[[], Found], seconds: float, pause: float = 2) -> Found:

@@ -16,14 +16,13 @@ import botocore.config
 import pytest
 import requests
 import yaml
-from stack_under_test import REPOSITORY, Stack, command, eventually, run_playbook
+from stack_under_test import REPOSITORY, Stack, changed, command, eventually, run_playbook
 
 EXAMPLE = REPOSITORY / "examples" / "own_backend"
 VARIABLES = REPOSITORY / "molecule" / "own_backend" / "vars" / "main.yml"
 TOKEN = yaml.safe_load(VARIABLES.read_text())["vault_desk_token"]
 BACKEND = {"backend-migrate", "backend-check", "backend", "celery-worker", "celery-beat", "flower"}
 OTHERS = {"postgres", "redis", "minio", "ibkr-gateway"}
-Identity = dict[str, tuple[str, str]]
 IMAGE = {"backend-check", "backend", "celery-worker", "celery-beat", "flower"}
 
 
@@ -39,11 +38,6 @@ def deployed(stack: Stack, **variables: Any) -> str:
     done = site(stack, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def changed(before: Identity, after: Identity) -> set[str]:
-    """Containers that are not the ones that they were."""
-    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
 def inside(stack: Stack, container: str, program: str) -> str:

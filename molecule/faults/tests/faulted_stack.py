@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from stack_under_test import HOST, REPOSITORY, Stack, ansible_environment, command, eventually
+from stack_under_test import HOST, REPOSITORY, Stack, ansible_environment, command, eventually, playbook_command
 from test_applications import MLflow
 from test_data_services import psql, redis, s3
 
@@ -74,8 +73,7 @@ class Site:
         children = {group: {"hosts": {HOST: None}} for group in GROUPS}
         inventory = self.directory / "hosts.yml"
         inventory.write_text(yaml.safe_dump({"all": {"hosts": {HOST: host}, "children": children}}))
-        program = str(Path(sys.executable).with_name("ansible-playbook"))
-        return [program, f"playbooks/{playbook}.yml", "--inventory", str(inventory), *options]
+        return playbook_command(f"playbooks/{playbook}.yml", inventory, *options)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a run, whose processes all bear the mark."""
