@@ -52,12 +52,12 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 # ---- tests
 
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
-SCENARIOS ?= default
-SCENARIOS_ALL ?= redis postgres minio ibkr_gateway docker_host mlflow backend airflow own_backend collection faults \
+SCENARIOS ?= redis postgres default
+SCENARIOS_ALL ?= minio ibkr_gateway docker_host mlflow backend airflow own_backend collection faults \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all lint unit molecule scenarios faults collection
-test: lint unit scenarios ## Run the tests: lint, unit, and the whole stack in Molecule
+test: lint unit scenarios ## Run the tests: lint, unit, Redis and PostgreSQL alone, and the whole stack
 
 test-all: test ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
 	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS_ALL)'

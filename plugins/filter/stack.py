@@ -712,7 +712,7 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
             of the context that count), ``from`` (parent's name), ``args`` (build arguments) and ``files`` (further
             files of the context).
         wanted: Names that are needed; parents are added.
-        settings: ``repository``, ``args`` of every build, ``salt`` (what every image's hash covers).
+        settings: ``repository``, ``args`` of every build.
 
     Returns:
         One dictionary an image: ``name``, ``ref`` (repository, name and the hash of all it is built from), ``parents``,
@@ -745,9 +745,7 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
         }
         # Mirrors and proxies say where the same bytes come from: they are not part of what an image is.
         identity = {key: value for key, value in args.items() if key not in settings["args"]}
-        made_from = json.dumps(
-            [files, identity, settings["salt"], definition.get("base", {})], sort_keys=True, default=str
-        )
+        made_from = json.dumps([files, identity, definition.get("base", {})], sort_keys=True, default=str)
         digest = hashlib.sha256(made_from.encode()).hexdigest()[:16]
         plans[name] = {
             "name": name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,13 @@ def test_minio_has_exactly_the_declared_buckets_and_no_anonymous_access(stack: S
         with pytest.raises(botocore.exceptions.ClientError) as error:
             root.get_bucket_policy(Bucket=bucket)
         assert error.value.response["Error"]["Code"] == "NoSuchBucketPolicy"
+
+
+@pytest.mark.parametrize("program", ["minio", "mc"])
+def test_minio_tells_its_version(stack: Stack, program: str) -> None:
+    """The time of the commit that it was built from, as in a build of upstream's."""
+    said = stack.execute("minio", program, "--version").stdout
+    assert re.search(r"version DEVELOPMENT\.202\d-\d\d-\d\dT\d\d-\d\d-\d\dZ \(commit-id=[0-9a-f]{12}\)", said), said
 
 
 def test_root_is_nobodys_client(stack: Stack) -> None:

@@ -42,7 +42,7 @@ def planned(source: Path, **build: Any) -> dict[str, Any]:
         "python-build": {"context": []},
         "backend": application.application_image(str(source), {"folders": ["desk"], **build}),
     }
-    return stack.image_plan(definitions, ["backend"], {"repository": "desk", "args": {}, "salt": []})[-1]
+    return stack.image_plan(definitions, ["backend"], {"repository": "desk", "args": {}})[-1]
 
 
 def test_only_what_is_declared_is_in_the_image(source: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_dockerfile_of_its_own_is_built_with_the_whole_directory(source: Path)
             "backend": application.application_image(str(source), {}),
         },
         ["backend"],
-        {"repository": "desk", "args": {}, "salt": []},
+        {"repository": "desk", "args": {}},
     )[-1]
     assert plan["files"] == {"Dockerfile": "FROM own\n", "desk/api.py": "x = 1\n"}
 

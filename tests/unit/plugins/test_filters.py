@@ -17,7 +17,7 @@ from collection_under_test import REPOSITORY, plugin
 
 stack = plugin("filter.stack")
 
-SETTINGS: dict[str, Any] = {"repository": "desk", "args": {}, "salt": []}
+SETTINGS: dict[str, Any] = {"repository": "desk", "args": {}}
 
 
 @pytest.fixture
@@ -76,12 +76,6 @@ def test_mirrors_do_not_change_tags_but_reach_builds(definitions: dict[str, Any]
     assert refs(definitions, "app", args=mirror) == refs(definitions, "app")
     plans = stack.image_plan(definitions, ["app"], {**SETTINGS, "args": mirror})
     assert all(plan["args"]["APT_MIRROR"] == mirror["APT_MIRROR"] for plan in plans)
-
-
-def test_the_salt_changes_every_tag(definitions: dict[str, Any]) -> None:
-    """What every image's hash covers."""
-    before, after = refs(definitions, "app"), refs(definitions, "app", salt=["new"])
-    assert not set(before.values()) & set(after.values())
 
 
 def test_later_contexts_lie_over_earlier_ones(definitions: dict[str, Any], tmp_path: Path) -> None:
