@@ -118,7 +118,7 @@ lock: .venv/controller ## Resolve the requirements again
 .venv/test: requirements/test.lock .venv/controller
 	@echo "Adding what the tests need, from requirements/test.lock"
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r $<
-	@command -v chromium shellcheck openssl javac > /dev/null || { \
+	@type chromium shellcheck openssl javac &> /dev/null || { \
 	    echo "Installing chromium, shellcheck, openssl and a JDK for the tests"; \
 	    sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	    $$sudo apt-get update -qq; \
