@@ -51,12 +51,14 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 
 # ---- tests
 
+# How many scenarios run beside each other; they spend half of their time waiting.
+JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres default
-SCENARIOS_ALL ?= minio ibkr_gateway docker_host mlflow backend airflow own_backend collection faults \
+SCENARIOS_ALL ?= faults minio ibkr_gateway docker_host mlflow backend airflow own_backend collection \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
-.PHONY: test test-all lint unit molecule scenarios faults collection
+.PHONY: test test-all lint unit unit-plugins unit-backend unit-simulator unit-dags molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, Redis and PostgreSQL alone, and the whole stack
 
 test-all: test ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
@@ -71,20 +73,23 @@ lint: .venv/test ## Check style, types of variables, and that generated files ar
 	@shellcheck $$(git ls-files -s | awk '$$1 != 120000 { print $$4 }' | xargs awk 'FNR == 1 && /^#!\/bin\/(ba)?sh/ { print FILENAME }')
 
 unit: .venv/test .venvs/backend .venvs/simulator .venvs/dags ## Run the unit tests
-	@echo "── unit tests: plugins"
-	@$(BIN)/pytest -q tests/unit/plugins
-	@for suite in simulator backend dags; do \
-	    echo "── unit tests: $$suite"; \
-	    .venvs/$$suite/bin/python -m pytest -q -p no:cacheprovider tests/unit/$$suite; \
-	done
-	@echo "── types: backend"
-	@.venvs/backend/bin/mypy --cache-dir .cache/mypy roles/backend/files/app/ibkr_backend
+	@# They mostly wait: two at a time take half as long.
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit-plugins unit-backend unit-simulator unit-dags
+
+unit-plugins:
+	@echo "── unit tests: plugins and tools"
+	@$(BIN)/pytest -q tests/unit/plugins tests/unit/tools
+
+unit-backend unit-simulator unit-dags: unit-%:
+	@echo "── unit tests: $*"
+	@.venvs/$*/bin/python -m pytest -q -p no:cacheprovider tests/unit/$*
+	@[ $* != backend ] || { echo "── types: backend"; .venvs/backend/bin/mypy --cache-dir .cache/mypy roles/backend/files/app/ibkr_backend; }
 
 molecule: ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
 	@$(MAKE) --no-print-directory scenarios SCENARIOS=default
 
 scenarios: .venv/test .venvs/simulator .venvs/dags $(if $(filter collection,$(SCENARIOS)),.venvs/compat-oldest .venvs/compat-newest) ## Run Molecule scenarios: SCENARIOS='redis postgres@trixie'
-	@$(BIN)/python tools/run_scenarios.py $(SCENARIOS)
+	@$(BIN)/python tools/run_scenarios.py --jobs $(JOBS) $(SCENARIOS)
 
 faults: ## Kill runs and containers, take services away, change secrets, fill a disk: the stack heals
 	@$(MAKE) --no-print-directory scenarios SCENARIOS=faults

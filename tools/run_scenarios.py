@@ -1,21 +1,36 @@
-"""Runs Molecule scenarios one after the other, and prints how each ended and how long it took.
+"""Runs Molecule scenarios, and prints how each ended and how long it took.
 
-Usage: ``run_scenarios.py NAME[@DISTRIBUTION]…``. What Molecule prints is also kept in
-``artifacts/molecule/NAME/molecule.log``, beside what the scenario itself leaves there. Ends with 1 if any failed.
+Usage: ``run_scenarios.py [--jobs N] NAME[@DISTRIBUTION]…``. What Molecule prints is also kept as ``molecule.log``
+in ``artifacts/molecule/NAME[/DISTRIBUTION]``, beside what the scenario itself leaves there. Ends with 1 if any failed.
+
+Scenarios run beside each other if their test hosts differ: a lock on this machine keeps each to one run at a time, also
+among several clones. Another one is held while test hosts and their images are made, so that nothing is built twice.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 REPOSITORY = Path(__file__).parents[1]
 #: Molecule passes over a playbook that is not there and calls that a success.
 PASSED_OVER = "Missing playbook"
+#: After these steps, images and test hosts are there.
+MADE = ("create: Executed", "converge: Executed")
+#: Longer than any scenario takes, in seconds.
+PATIENCE = 3 * 3600
 
 
 def span(seconds: float) -> str:
@@ -24,41 +39,101 @@ def span(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def run(scenario: str, distribution: str) -> str:
-    """Run a scenario and show what Molecule says.
+def lock(name: str) -> IO[str] | None:
+    """Take a lock of this machine.
 
     Args:
-        scenario: Directory below ``molecule``.
-        distribution: Codename of the test hosts' Debian; empty for the scenario's own.
+        name: What is locked.
 
     Returns:
-        How it ended: ``ok``, or what was wrong.
+        A file, which holds the lock until it is closed; nothing if another one holds it.
     """
-    artifacts = REPOSITORY / "artifacts" / "molecule" / scenario
-    shutil.rmtree(artifacts, ignore_errors=True)
-    artifacts.mkdir(parents=True)
-    environment = os.environ | ({"DISTRIBUTION": distribution} if distribution else {})
-    passed_over = False
-    with (
-        (artifacts / "molecule.log").open("w") as log,
-        subprocess.Popen(
-            [str(Path(sys.executable).with_name("molecule")), "test", "--scenario-name", scenario],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as molecule,
-    ):
-        assert molecule.stdout is not None
-        for line in molecule.stdout:
-            print(line, end="", flush=True)
-            log.write(line)
-            passed_over = passed_over or PASSED_OVER in line
-    if molecule.returncode:
-        return f"FAILED, see {artifacts.relative_to(REPOSITORY)}"
-    return f"FAILED: {PASSED_OVER}" if passed_over else "ok"
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(Path(tempfile.gettempdir(), f"quantops-test-{name}.lock").open("a"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        opened.pop_all()
+        return file
+
+
+@dataclass
+class Scenario:
+    """A scenario on one Debian."""
+
+    name: str
+    outcome: str = "not run"
+    seconds: float = 0
+
+    @property
+    def directory(self) -> str:
+        """Directory below ``molecule``."""
+        return self.name.partition("@")[0]
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of what is left of a run."""
+        return REPOSITORY / "artifacts" / "molecule" / self.name.replace("@", "/")
+
+    def run(self, prefix: str) -> None:
+        """Run it, and show what Molecule says.
+
+        Args:
+            prefix: What each line begins with.
+        """
+        with contextlib.ExitStack() as held:
+            self.wait_for("images", held)
+            start = time.monotonic()
+            self.outcome = self.molecule(prefix, held)
+            self.seconds = time.monotonic() - start
+
+    def wait_for(self, name: str, held: contextlib.ExitStack) -> None:
+        """Wait for a lock and hold it."""
+        end = time.monotonic() + PATIENCE
+        while not (file := lock(name)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.name}: the lock of {name} is held for {PATIENCE} s")
+            time.sleep(1)
+        held.enter_context(file)
+
+    def molecule(self, prefix: str, making: contextlib.ExitStack) -> str:
+        """Run Molecule's sequence.
+
+        Args:
+            prefix: What each line begins with.
+            making: What is held until test hosts and images are made.
+
+        Returns:
+            How it ended: ``ok``, or what was wrong.
+        """
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        distribution = self.name.partition("@")[2]
+        environment = os.environ | ({"DISTRIBUTION": distribution} if distribution else {})
+        passed_over = False
+        with (
+            (self.artifacts / "molecule.log").open("w") as log,
+            subprocess.Popen(
+                [str(Path(sys.executable).with_name("molecule")), "test", "--scenario-name", self.directory],
+                cwd=REPOSITORY,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            ) as molecule,
+        ):
+            assert molecule.stdout is not None
+            for line in molecule.stdout:
+                print(f"{prefix}{line}", end="", flush=True)
+                log.write(line)
+                passed_over = passed_over or PASSED_OVER in line
+                if any(step in line for step in MADE):
+                    making.close()
+        if molecule.returncode:
+            return f"FAILED, see {self.artifacts.relative_to(REPOSITORY)}"
+        return f"FAILED: {PASSED_OVER}" if passed_over else "ok"
 
 
 def main() -> int:
@@ -67,17 +142,50 @@ def main() -> int:
     Returns:
         1 if any failed.
     """
-    table = []
-    begun = time.monotonic()
-    for name in sys.argv[1:]:
-        print(f"── molecule: {name}", flush=True)
-        start = time.monotonic()
-        scenario, _, distribution = name.partition("@")
-        table.append((name, run(scenario, distribution), time.monotonic() - start))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parser.add_argument("names", nargs="+", metavar="NAME[@DISTRIBUTION]")
+    arguments = parser.parse_args()
+    scenarios = [Scenario(name) for name in arguments.names]
+    for scenario in scenarios:
+        shutil.rmtree(scenario.artifacts, ignore_errors=True)
+    waiting, turn, begun = list(scenarios), threading.Lock(), time.monotonic()
+    width = max(len(scenario.name) for scenario in scenarios)
+
+    def next_one() -> tuple[Scenario, IO[str]] | None:
+        """Take the first one whose test hosts nobody uses."""
+        end = time.monotonic() + PATIENCE
+        while waiting and time.monotonic() < end:
+            with turn:
+                for scenario in waiting:
+                    if held := lock(scenario.directory):
+                        waiting.remove(scenario)
+                        return scenario, held
+            time.sleep(2)
+        return None
+
+    def lane() -> None:
+        """Run one after the other."""
+        while found := next_one():
+            scenario, held = found
+            with held:
+                print(f"── molecule: {scenario.name}", flush=True)
+                scenario.run(f"{scenario.name:<{width}} " if arguments.jobs > 1 else "")
+                print(f"── molecule: {scenario.name}: {scenario.outcome}", flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as executor:
+        lanes = [executor.submit(lane) for _ in range(arguments.jobs)]
+        try:
+            for each in lanes:
+                each.result()
+        except BaseException:  # such as Ctrl-C, which ends the scenarios that run
+            waiting.clear()
+            raise
     print("\n── scenarios")
-    for name, outcome, seconds in [*table, ("all", "", time.monotonic() - begun)]:
-        print(f"{name:<24} {span(seconds):>6}  {outcome}")
-    return 1 if any(outcome != "ok" for _, outcome, _ in table) else 0
+    for scenario in scenarios:
+        print(f"{scenario.name:<24} {span(scenario.seconds):>6}  {scenario.outcome}")
+    print(f"{'all':<24} {span(time.monotonic() - begun):>6}")
+    return 1 if any(scenario.outcome != "ok" for scenario in scenarios) else 0
 
 
 if __name__ == "__main__":

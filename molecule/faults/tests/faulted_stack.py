@@ -23,7 +23,7 @@ from test_data_services import psql, redis, s3
 
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "airflow_worker")
 DAG = "daily_strategy_training"
-LOG = REPOSITORY / "artifacts" / "molecule" / "faults" / "playbooks.log"
+LOG = REPOSITORY / "artifacts" / "molecule" / "faults" / os.environ.get("DISTRIBUTION", "") / "playbooks.log"
 MARK = "QUANTOPS_FAULTED_SITE"
 TIMEOUT = 30
 

@@ -1,0 +1,101 @@
+"""The runner of scenarios, with a program in Molecule's place that says when it begins and ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[3] / "tools" / "run_scenarios.py"
+MOLECULE = """#!/bin/sh
+name=$3$DISTRIBUTION
+echo "begin $name" >> "$EVENTS"
+echo "INFO     $3 ➜ destroy: Executed: Successful"
+sleep 0.3
+echo "made $name" >> "$EVENTS"
+echo "INFO     $3 ➜ create: Executed: Successful"
+[ $3 != incomplete ] || echo "WARNING  Missing playbook (None). Skipping."
+# Until another one of this run has begun, or it is clear that none does.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ $3 = alone ] || [ "$(grep -c begin "$EVENTS")" -lt 2 ] || break
+    sleep 0.1
+done
+echo "end $name" >> "$EVENTS"
+[ $3 != broken ]
+"""
+
+
+class Runner:
+    """Runs the program with a directory for its locks, its log and its artifacts."""
+
+    def __init__(self, directory: Path) -> None:
+        """Put a copy of the program and the one in Molecule's place there."""
+        self.directory = directory
+        self.log = directory / "events"
+        (directory / "tools").mkdir()
+        (directory / "tools" / PROGRAM.name).write_text(PROGRAM.read_text())
+        (directory / "molecule").write_text(MOLECULE)
+        (directory / "molecule").chmod(0o755)
+        # The program looks for Molecule beside the interpreter that runs it.
+        (directory / "python").symlink_to(sys.executable)
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        """Run it to its end; returns its status and what it said."""
+        environment = os.environ | {"EVENTS": str(self.log), "TMPDIR": str(self.directory)}
+        environment.pop("DISTRIBUTION", None)
+        done = subprocess.run(
+            [str(self.directory / "python"), str(self.directory / "tools" / PROGRAM.name), *words],
+            env=environment, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert not done.stderr
+        return done.returncode, done.stdout
+
+    @property
+    def events(self) -> list[str]:
+        """What began and ended, in order."""
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Runner:
+    """The program."""
+    return Runner(tmp_path)
+
+
+def test_one_after_the_other(run: Runner) -> None:
+    """By default, and with a line for each at the end."""
+    status, said = run("alone", "other@trixie")
+    assert status == 0
+    assert run.events == [f"{event} {name}" for name in ("alone", "othertrixie") for event in ("begin", "made", "end")]
+    table = said.partition("── scenarios\n")[2].splitlines()
+    assert [line.split()[0] for line in table] == ["alone", "other@trixie", "all"]
+    assert all(line.endswith("  ok") for line in table[:-1])
+    for folder in ("alone", "other/trixie"):
+        assert "create: Executed" in (run.directory / "artifacts/molecule" / folder / "molecule.log").read_text()
+
+
+def test_side_by_side_once_images_and_hosts_are_made(run: Runner) -> None:
+    """The second begins when the first has made its hosts, and before it ends; lines tell whose they are."""
+    status, said = run("--jobs", "2", "one", "two")
+    assert status == 0
+    assert run.events[:3] == ["begin one", "made one", "begin two"] and "end one" in run.events[3:]
+    assert "one INFO     one ➜ create: Executed: Successful" in said
+
+
+def test_one_scenario_is_never_beside_itself(run: Runner) -> None:
+    """Its test hosts have one name on both Debians; the next one goes first."""
+    status, _ = run("--jobs", "2", "one", "one@trixie", "two")
+    assert status == 0
+    assert run.events.index("begin two") < run.events.index("end one") < run.events.index("begin onetrixie")
+
+
+@pytest.mark.parametrize("name", ["broken", "incomplete"])
+def test_a_failure_is_told_and_the_next_one_runs(run: Runner, name: str) -> None:
+    """Also where Molecule itself calls it a success."""
+    status, said = run(name, "alone")
+    assert status == 1
+    outcome = {"broken": "FAILED, see artifacts/molecule/broken", "incomplete": "FAILED: Missing playbook"}[name]
+    assert said.count(f"  {outcome}\n") == 1 and "end alone" in run.events
