@@ -30,8 +30,8 @@ def with_systemd(host: Host) -> bool:
 
 @pytest.fixture
 def image(host: Host) -> str:
-    """The base image, handed over from this machine's engine."""
-    listed = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "quantops/base"]
+    """An image of this machine's engine that is there with the test hosts, handed over."""
+    listed = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "quantops/test-host-trixie-bare"]
     reference = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()[0]
     name = host.backend.get_hostname()
     with subprocess.Popen(["docker", "save", reference], stdout=subprocess.PIPE) as saved:
