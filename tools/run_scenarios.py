@@ -154,13 +154,17 @@ def main() -> int:
 
     def next_one() -> tuple[Scenario, IO[str]] | None:
         """Take the first one whose test hosts nobody uses."""
-        end = time.monotonic() + PATIENCE
+        end, told = time.monotonic() + PATIENCE, False
         while waiting and time.monotonic() < end:
             with turn:
                 for scenario in waiting:
                     if held := lock(scenario.directory):
                         waiting.remove(scenario)
                         return scenario, held
+                if not told:
+                    names = ", ".join(sorted({scenario.directory for scenario in waiting}))
+                    print(f"── molecule: waiting for a run to end of {names}", flush=True)
+                    told = True
             time.sleep(2)
         return None
 

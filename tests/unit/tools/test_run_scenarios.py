@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -42,16 +43,20 @@ class Runner:
         # The program looks for Molecule beside the interpreter that runs it.
         (directory / "python").symlink_to(sys.executable)
 
-    def __call__(self, *words: str) -> tuple[int, str]:
-        """Run it to its end; returns its status and what it said."""
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start it."""
         environment = os.environ | {"EVENTS": str(self.log), "TMPDIR": str(self.directory)}
         environment.pop("DISTRIBUTION", None)
-        done = subprocess.run(
+        return subprocess.Popen(
             [str(self.directory / "python"), str(self.directory / "tools" / PROGRAM.name), *words],
-            env=environment, capture_output=True, text=True, check=False, timeout=60,
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        assert not done.stderr
-        return done.returncode, done.stdout
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        """Run it to its end; returns its status and what it said."""
+        process = self.start(*words)
+        said, _ = process.communicate(timeout=60)
+        return process.returncode, said
 
     @property
     def events(self) -> list[str]:
@@ -92,6 +97,17 @@ def test_one_scenario_is_never_beside_itself(run: Runner) -> None:
     status, _ = run("--jobs", "2", "one", "one@trixie", "two")
     assert status == 0
     assert run.events.index("begin two") < run.events.index("end one") < run.events.index("begin onetrixie")
+
+
+def test_another_clone_waits(run: Runner) -> None:
+    """Of two runs that share their test hosts, the second says that it waits, and begins when the first has ended."""
+    with (run.directory / "quantops-test-alone.lock").open("a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = run.start("alone")
+        assert second.stdout and second.stdout.readline() == "── molecule: waiting for a run to end of alone\n"
+        assert not run.log.exists()
+    second.communicate(timeout=60)
+    assert second.returncode == 0 and run.events == ["begin alone", "made alone", "end alone"]
 
 
 @pytest.mark.parametrize("name", ["broken", "incomplete"])
