@@ -21,8 +21,17 @@ def stack() -> Stack:
 
 @pytest.fixture(scope="session")
 def containers(stack: Stack) -> dict[str, dict[str, Any]]:
-    """The engine's description of each container."""
-    return stack.containers()
+    """The engine's description of each container, once none is starting.
+
+    A test may have restarted one, and the engine's first look at it comes a minute later.
+    """
+
+    def settled() -> dict[str, dict[str, Any]] | None:
+        found = stack.containers()
+        states = [item["State"].get("Health", {}).get("Status") for item in found.values()]
+        return None if "starting" in states else found
+
+    return eventually(settled, seconds=150)
 
 
 @pytest.fixture(scope="session")

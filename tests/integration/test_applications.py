@@ -118,10 +118,12 @@ def test_a_chart_is_drawn_to_the_bucket(stack: Stack) -> None:
 
 
 @pytest.mark.skipif(bool(HOST), reason="the inventory is that of this machine")
-def test_status_shows_every_container_and_the_gateways_states(stack: Stack) -> None:
+def test_status_shows_every_container_and_the_gateways_states(
+    stack: Stack, containers: dict[str, dict[str, Any]]
+) -> None:
     """Each is healthy, and the gateway is up, reaches IBKR, and somebody is logged in, at a paper account."""
     told = play("playbooks/status.yml")
-    for name, container in stack.containers().items():
+    for name, container in containers.items():
         if container["Config"].get("Healthcheck"):
             assert re.search(rf"\b{stack.name}-{name} .*\bhealthy\b", told), name
     assert "Gateway up, IBKR reachable, login yes, account paper (SIMULATED): " in told
