@@ -54,12 +54,12 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 # How many scenarios run beside each other; they spend half of their time waiting.
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
-SCENARIOS ?= redis postgres default
-SCENARIOS_ALL ?= faults minio ibkr_gateway docker_host mlflow backend airflow own_backend collection \
+SCENARIOS ?= redis postgres minio default
+SCENARIOS_ALL ?= faults ibkr_gateway docker_host mlflow backend airflow own_backend collection \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all lint unit unit-plugins unit-backend unit-simulator unit-dags molecule scenarios faults collection
-test: lint unit scenarios ## Run the tests: lint, unit, Redis and PostgreSQL alone, and the whole stack
+test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack
 
 test-all: test ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
 	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS_ALL)'

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ REPOSITORY = Path(__file__).parents[1]
 PASSED_OVER = "Missing playbook"
 #: After these steps, images and test hosts are there.
 MADE = ("create: Executed", "converge: Executed")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: Longer than any scenario takes, in seconds.
 PATIENCE = 3 * 3600
 
@@ -128,8 +130,9 @@ class Scenario:
             for line in molecule.stdout:
                 print(f"{prefix}{line}", end="", flush=True)
                 log.write(line)
-                passed_over = passed_over or PASSED_OVER in line
-                if any(step in line for step in MADE):
+                text = COLOUR.sub("", line)
+                passed_over = passed_over or PASSED_OVER in text
+                if any(step in text for step in MADE):
                     making.close()
         if molecule.returncode:
             return f"FAILED, see {self.artifacts.relative_to(REPOSITORY)}"

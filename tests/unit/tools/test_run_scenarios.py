@@ -17,7 +17,8 @@ echo "begin $name" >> "$EVENTS"
 echo "INFO     $3 ➜ destroy: Executed: Successful"
 sleep 0.3
 echo "made $name" >> "$EVENTS"
-echo "INFO     $3 ➜ create: Executed: Successful"
+# In colours, as Molecule does on a terminal and in CI.
+printf 'INFO     %s ➜ \\033[33mcreate\\033[0m: \\033[32mExecuted: Successful\\033[0m\\n' "$3"
 [ $3 != incomplete ] || echo "WARNING  Missing playbook (None). Skipping."
 # These two are for running beside each other: each waits for the other, for 20 s at most.
 [ $3 != one ] && [ $3 != two ] || for _ in $(seq 200); do
@@ -79,7 +80,7 @@ def test_one_after_the_other(run: Runner) -> None:
     assert [line.split()[0] for line in table] == ["alone", "other@trixie", "all"]
     assert all(line.endswith("  ok") for line in table[:-1])
     for folder in ("alone", "other/trixie"):
-        assert "create: Executed" in (run.directory / "artifacts/molecule" / folder / "molecule.log").read_text()
+        assert "Executed: Successful" in (run.directory / "artifacts/molecule" / folder / "molecule.log").read_text()
 
 
 def test_side_by_side_once_images_and_hosts_are_made(run: Runner) -> None:
@@ -89,7 +90,7 @@ def test_side_by_side_once_images_and_hosts_are_made(run: Runner) -> None:
     begun = [event.split()[1] for event in run.events if event.startswith("begin")]
     assert sorted(begun) == ["one", "two"]
     assert run.events[:3] == [f"begin {begun[0]}", f"made {begun[0]}", f"begin {begun[1]}"]
-    assert "one INFO     one ➜ create: Executed: Successful" in said
+    assert "one INFO     one ➜ destroy: Executed: Successful" in said
 
 
 def test_one_scenario_is_never_beside_itself(run: Runner) -> None:
