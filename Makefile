@@ -58,7 +58,7 @@ SCENARIOS ?= redis postgres minio default
 SCENARIOS_ALL ?= faults ibkr_gateway docker_host mlflow backend airflow own_backend collection \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
-.PHONY: test test-all lint unit unit-plugins unit-backend unit-simulator unit-dags molecule scenarios faults collection
+.PHONY: test test-all lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack
 
 test-all: test ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
@@ -74,7 +74,7 @@ lint: .venv/test ## Check style, types of variables, and that generated files ar
 
 unit: .venv/test .venvs/backend .venvs/simulator .venvs/dags ## Run the unit tests
 	@# They mostly wait: two at a time take half as long.
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit-plugins unit-backend unit-simulator unit-dags
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit-plugins unit-backend unit-simulator unit-dags types-backend
 
 unit-plugins:
 	@echo "── unit tests: plugins and tools"
@@ -83,7 +83,10 @@ unit-plugins:
 unit-backend unit-simulator unit-dags: unit-%:
 	@echo "── unit tests: $*"
 	@.venvs/$*/bin/python -m pytest -q -p no:cacheprovider tests/unit/$*
-	@[ $* != backend ] || { echo "── types: backend"; .venvs/backend/bin/mypy --cache-dir .cache/mypy roles/backend/files/app/ibkr_backend; }
+
+types-backend:
+	@echo "── types: backend"
+	@.venvs/backend/bin/mypy --cache-dir .cache/mypy roles/backend/files/app/ibkr_backend
 
 molecule: ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
 	@$(MAKE) --no-print-directory scenarios SCENARIOS=default

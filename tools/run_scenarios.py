@@ -85,19 +85,19 @@ class Scenario:
             prefix: What each line begins with.
         """
         with contextlib.ExitStack() as held:
-            self.wait_for("images", held)
+            held.enter_context(self.lock_of_images())
             start = time.monotonic()
             self.outcome = self.molecule(prefix, held)
             self.seconds = time.monotonic() - start
 
-    def wait_for(self, name: str, held: contextlib.ExitStack) -> None:
-        """Wait for a lock and hold it."""
+    def lock_of_images(self) -> IO[str]:
+        """Wait for the lock under which images and test hosts are made."""
         end = time.monotonic() + PATIENCE
-        while not (file := lock(name)):
+        while not (held := lock("images")):
             if time.monotonic() > end:
-                raise TimeoutError(f"{self.name}: the lock of {name} is held for {PATIENCE} s")
+                raise TimeoutError(f"{self.name}: the lock of images is held for {PATIENCE} s")
             time.sleep(1)
-        held.enter_context(file)
+        return held
 
     def molecule(self, prefix: str, making: contextlib.ExitStack) -> str:
         """Run Molecule's sequence.
