@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: stack_status
 short_description: Show what runs of a stack
 description:
-  - Reports state, health, memory against its limit and version of each container of a stack on this host.
+  - Reports state, health, memory against its limit and version of each container of a stack on this host, and what the
+    services use of their own limits.
   - Changes nothing.
 options:
   stack:
@@ -18,6 +19,12 @@ options:
     required: true
   versions:
     description: Container to the command in it that prints a version.
+    type: dict
+    default: {}
+  usage:
+    description: Container to a command in it that prints what it uses of what it may use, one figure a line, as
+      C(USED LIMIT NAME...), such as C(12 100 connections). A limit of 0 is none; figures whose name begins with
+      C(bytes) are shown in MiB.
     type: dict
     default: {}
   gateway:
@@ -47,6 +54,11 @@ gateway:
     for in 8 s at most.
   returned: always
   type: dict
+usage:
+  description: Container to its figures, each with C(name), C(used), C(limit) and C(nearly_full). A container that runs
+    and gives no figures has none.
+  returned: always
+  type: dict
 disks:
   description: File systems of the volumes as C(volumes), C(free_mb), C(size_mb) and C(full).
   returned: always
@@ -72,9 +84,12 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
 )
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.gateway import gateway_states, sentence
 
-USAGE = re.compile(r"([\d.]+)\s*([KMG]?)i?B")
+MEMORY = re.compile(r"([\d.]+)\s*([KMG]?)i?B")
+FIGURE = re.compile(r"(\d+) (\d+) (\S.*)")
 LEAST_FREE_MB = 16  # a segment of PostgreSQL's log
 MIB = {"": 2**-20, "K": 2**-10, "M": 1, "G": 2**10}
+NEARLY_FULL = 0.9  # of a limit
+USAGE_TIMEOUT = 10  # seconds
 VERSION = re.compile(r"v?\d+(\.\d+)+\S*|RELEASE\S+|DEVELOPMENT\S+")
 
 
@@ -94,9 +109,62 @@ def memory_in_use(names: list[str]) -> dict[str, int]:
     if status:
         raise EngineError(err)
     rows = [json.loads(line) for line in out.splitlines()]
-    used = {row["Name"]: USAGE.match(row["MemUsage"]) for row in rows}
+    used = {row["Name"]: MEMORY.match(row["MemUsage"]) for row in rows}
     # An engine that cannot read control groups says 0 of everything, and no program uses nothing.
     return {name: round(float(match[1]) * MIB[match[2]]) for name, match in used.items() if match and float(match[1])}
+
+
+def figures_of(printed: str) -> list[dict]:
+    """Read what a container's usage command printed.
+
+    Args:
+        printed: Its output; lines of another form are left out.
+
+    Returns:
+        One dictionary a figure.
+    """
+    figures = []
+    for match in filter(None, map(FIGURE.fullmatch, map(str.strip, printed.splitlines()))):
+        used, limit = int(match[1]), int(match[2])
+        figures.append({"name": match[3], "used": used, "limit": limit, "nearly_full": 0 < limit * NEARLY_FULL <= used})
+    return figures
+
+
+def usage_line(container: str, figure: dict) -> str:
+    """Show one figure.
+
+    Args:
+        container: Its name.
+        figure: As `figures_of` returns it.
+
+    Returns:
+        A sentence.
+    """
+    used, limit, name = figure["used"], figure["limit"], figure["name"]
+    if name.split()[0] == "bytes":
+        used, limit, name = round(used / 2**20), round(limit / 2**20), f"MiB{name.removeprefix('bytes')}"
+    if not figure["limit"]:
+        return f"{container} uses {used} {name}, without a limit"
+    share = f"{container} uses {used} of {limit} {name} ({100 * figure['used'] // figure['limit']} %)"
+    return f"NEARLY FULL: {share}" if figure["nearly_full"] else share
+
+
+def usage_of(name: str, command: list[str]) -> tuple[list[dict], list[str]]:
+    """Ask a container what it uses of what it may use.
+
+    Args:
+        name: Container that runs.
+        command: Words of the command in it.
+
+    Returns:
+        Its figures, and a line for each; where it gives none, one line that says why.
+    """
+    status, out, err = docker("exec", name, *command, timeout=USAGE_TIMEOUT)
+    figures = [] if status else figures_of(out)
+    if figures:
+        return figures, [usage_line(name, figure) for figure in figures]
+    reason = ((err or out).strip().splitlines() or [f"its command ended with status {status} and no figures"])[-1]
+    return [], [f"{name} does not say what it uses: {reason}"]
 
 
 def disks_of(found: dict[str, dict]) -> list[dict]:
@@ -128,6 +196,7 @@ def main() -> None:
         argument_spec={
             "stack": {"type": "str", "required": True},
             "versions": {"type": "dict", "default": {}},
+            "usage": {"type": "dict", "default": {}},
             "gateway": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
@@ -141,7 +210,9 @@ def main() -> None:
         memory = memory_in_use([name for name, item in found.items() if item["State"]["Running"]])
     except EngineError as error:
         module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
-    containers = {}
+    containers: dict[str, dict] = {}
+    usage: dict[str, list[dict]] = {}
+    usage_lines: list[str] = []
     row = "{:<28} {:<12} {:<11} {:>16} {:>9}  {}".format
     lines = [row("Container", "State", "Health", "Memory/limit MiB", "Restarts", "Version or image")]
     for name, item in sorted(found.items()):
@@ -166,11 +237,15 @@ def main() -> None:
             "image": item["Config"]["Image"],
             "version": version,
         }
+        if state["Running"] and service in module.params["usage"]:
+            usage[name], more = usage_of(name, module.params["usage"][service])
+            usage_lines += more
         used = "?" if one["memory_mb"] is None else one["memory_mb"]
-        usage = f"{used} / {one['limit_mb']}" if state["Running"] else "-"
-        lines.append(row(name, one["state"], one["health"], usage, one["restarts"], version or one["image"]))
+        memory_used = f"{used} / {one['limit_mb']}" if state["Running"] else "-"
+        lines.append(row(name, one["state"], one["health"], memory_used, one["restarts"], version or one["image"]))
     if any(one["memory_mb"] is None and one["state"] == "running" for one in containers.values()):
         lines.append("?: the engine does not tell how much memory the container uses.")
+    lines += usage_lines
     disks = disks_of(found)
     for disk in disks:
         said = "{}: {free_mb} MiB free of {size_mb} MiB".format(", ".join(disk["volumes"]), **disk)
@@ -184,6 +259,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         containers=containers,
+        usage=usage,
         disks=disks,
         gateway=asdict(states) if states else {},
         lines=lines if found else [f"Nothing of {stack} is on this host."],

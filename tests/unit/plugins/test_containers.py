@@ -334,3 +334,61 @@ def test_memory_that_the_engine_does_not_know(fake_docker: Callable[[str], Path]
         """echo '{"Name": "desk-a", "MemUsage": "1.5GiB / 2GiB"}'; echo '{"Name": "desk-b", "MemUsage": "0B / 0B"}'"""
     )
     assert plugin("modules.stack_status").memory_in_use(["desk-a", "desk-b"]) == {"desk-a": 1536}
+
+
+USAGE = """
+12 100 connections
+echo of something else
+9437184 10485760 bytes of memory
+9 10 slots of the queue
+3 0 keys
+"""
+
+
+def status_of(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, body: str) -> dict[str, Any]:
+    """The status of one container whose usage command is this shell script."""
+    (tmp_path / "items.json").write_text(json.dumps([item(Config__Image="web:1")]))
+    (tmp_path / "printed").write_text(USAGE)
+    script = f"""case $1 in
+      ps) echo desk-web;;
+      container) cat {tmp_path}/items.json;;
+      exec) {body};;
+    esac"""
+    fake_docker(script)
+    return run_module("stack_status", stack="desk", usage={"web": ["usage", "--all"]}).result
+
+
+def test_status_shows_usage(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+    """Each figure of a service against its limit; those from 90 % on are marked."""
+    result = status_of(run_module, fake_docker, tmp_path, f"cat {tmp_path}/printed")
+    assert "exec desk-web usage --all" in (tmp_path / "docker-calls").read_text().splitlines()
+    assert [(one["used"], one["limit"], one["name"], one["nearly_full"]) for one in result["usage"]["desk-web"]] == [
+        (12, 100, "connections", False),
+        (9437184, 10485760, "bytes of memory", True),
+        (9, 10, "slots of the queue", True),
+        (3, 0, "keys", False),
+    ]
+    assert [line for line in result["lines"] if "desk-web uses" in line] == [
+        "desk-web uses 12 of 100 connections (12 %)",
+        "NEARLY FULL: desk-web uses 9 of 10 MiB of memory (90 %)",
+        "NEARLY FULL: desk-web uses 9 of 10 slots of the queue (90 %)",
+        "desk-web uses 3 keys, without a limit",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("echo 12 100 connections; echo too many clients >&2; exit 2", "too many clients"),
+        ("exit 3", "its command ended with status 3 and no figures"),
+        ("true", "its command ended with status 0 and no figures"),
+    ],
+)
+def test_status_without_usage(
+    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, body: str, reason: str
+) -> None:
+    """A service that gives no figures is named with the reason; its container is shown all the same."""
+    result = status_of(run_module, fake_docker, tmp_path, body)
+    assert result["usage"]["desk-web"] == []
+    assert f"desk-web does not say what it uses: {reason}" in result["lines"]
+    assert result["containers"]["desk-web"]["health"] == "healthy"
