@@ -38,4 +38,5 @@ class ActionModule(ActionBase):
             result.update(self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars))
             if result.get("failed") or not result.get("waiting"):
                 return result
+            args["restarts"] = result["restarts"]
             display.display(f"    … {time.monotonic() - started:.0f} s: {result['progress']}")

@@ -57,3 +57,18 @@ def inspect(kind: str, names: list[str]) -> dict[str, dict[str, Any]]:
             if name in names:
                 found[name] = item
     return found
+
+
+def why_it_ended(state: dict[str, Any]) -> str:
+    """Say what the engine knows of the end of a container beside its status.
+
+    Args:
+        state: ``State`` of its description.
+
+    Returns:
+        In brackets, after a blank; empty where the engine knows nothing.
+    """
+    known = ["out of memory"] if state.get("OOMKilled") else []
+    # Text of the engine when it could not start a container, such as an address that is not there.
+    known += [" ".join(str(state["Error"]).split())] if state.get("Error") else []
+    return f" ({'; '.join(known)})" if known else ""

@@ -26,6 +26,11 @@ options:
     description: Seconds of one call on the host. Set by the action plugin, which says every slice what is awaited.
     type: int
     default: 10
+  restarts:
+    description: Container to how often the engine had restarted it when the wait began, so that earlier restarts do not
+      count. Set by the action plugin from what the previous slice returned.
+    type: dict
+    default: {}
   final:
     description: Fail when something is still awaited at the end of the call. Set by the action plugin.
     type: bool
@@ -47,6 +52,10 @@ waiting:
   returned: always
   type: list
   elements: str
+restarts:
+  description: Container to how often the engine had restarted it when the wait began.
+  returned: always
+  type: dict
 progress:
   description: A sentence for the person who waits.
   returned: always
@@ -60,10 +69,11 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
     EngineError,
     docker,
     inspect,
+    why_it_ended,
 )
 
 PAUSE = 0.5  # seconds between two looks
-RESTARTS = 3  # a service that restarted so often will not come up by waiting
+RESTARTS = 3  # a service that restarted so often during the wait will not come up by waiting
 
 
 def probe(name: str, item: dict) -> tuple[bool, str]:
@@ -85,12 +95,14 @@ def probe(name: str, item: dict) -> tuple[bool, str]:
     return status == 0, (out + err).strip()
 
 
-def verdict(name: str, item: dict | None) -> tuple[str, str]:
+def verdict(name: str, item: dict | None, restarts: int = 0) -> tuple[str, str]:
     """Judge one container.
 
     Args:
         name: Container.
         item: The engine's description, or nothing.
+        restarts: How often the engine had restarted it when the wait began. The engine counts over the whole life of a
+            container, and one that it restarted last month is not failing now.
 
     Returns:
         ``ready``, ``waiting`` or ``failed``, and the reason.
@@ -103,9 +115,10 @@ def verdict(name: str, item: dict | None) -> tuple[str, str]:
             return "waiting", "still at work"
         return ("ready", "") if state["ExitCode"] == 0 else ("failed", f"ended with status {state['ExitCode']}")
     if state["Status"] == "exited":
-        return "failed", f"ended with status {state['ExitCode']}" + (" (out of memory)" if state["OOMKilled"] else "")
-    if item["RestartCount"] >= RESTARTS:
-        return "failed", f"keeps restarting ({item['RestartCount']} times), the last status was {state['ExitCode']}"
+        return "failed", f"ended with status {state['ExitCode']}" + why_it_ended(state)
+    restarted = item["RestartCount"] - restarts
+    if restarted >= RESTARTS:
+        return "failed", f"keeps restarting ({restarted} times), the last status was {state['ExitCode']}"
     if not state["Running"]:
         return "waiting", state["Status"]
     health = state.get("Health") or {}
@@ -137,6 +150,7 @@ def main() -> None:
             "names": {"type": "list", "elements": "str", "required": True},
             "timeout": {"type": "int", "default": 300},
             "slice": {"type": "int", "default": 10},
+            "restarts": {"type": "dict", "default": {}},
             "final": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -144,8 +158,9 @@ def main() -> None:
     open_ones = list(module.params["names"])
     total = len(open_ones)
     if module.check_mode:
-        module.exit_json(changed=False, waiting=[], progress="check mode: nothing is awaited")
+        module.exit_json(changed=False, waiting=[], restarts={}, progress="check mode: nothing is awaited")
     reasons: dict[str, str] = {}
+    restarts: dict[str, int] = dict(module.params["restarts"])
     end = time.monotonic() + module.params["slice"]
     while True:
         try:
@@ -153,7 +168,10 @@ def main() -> None:
         except EngineError as error:
             module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
         for name in list(open_ones):
-            state, reason = verdict(name, existing.get(name))
+            count = (existing.get(name) or {}).get("RestartCount", 0)
+            # A start by hand makes the engine count from 0 again.
+            restarts[name] = min(count, int(restarts.get(name, count)))
+            state, reason = verdict(name, existing.get(name), restarts[name])
             reasons[name] = reason
             if state == "failed":
                 module.fail_json(msg=describe(name, reason))
@@ -168,6 +186,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         waiting=open_ones,
+        restarts=restarts,
         progress=f"{total - len(open_ones)} of {total} ready, waiting for {', '.join(open_ones)}" if open_ones else "",
     )
 

@@ -45,7 +45,7 @@ EXAMPLES = r"""
 RETURN = r"""
 containers:
   description: Container to C(state), C(health), C(memory_mb) (nothing where the engine cannot tell), C(limit_mb),
-    C(restarts), C(image) and C(version).
+    C(restarts), C(image), C(version) and, where the engine knows more of its end than a status, that C(error).
   returned: always
   type: dict
 gateway:
@@ -81,6 +81,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
     EngineError,
     docker,
     inspect,
+    why_it_ended,
 )
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.gateway import gateway_states, sentence
 
@@ -213,6 +214,7 @@ def main() -> None:
     containers: dict[str, dict] = {}
     usage: dict[str, list[dict]] = {}
     usage_lines: list[str] = []
+    notes: list[str] = []
     row = "{:<28} {:<12} {:<11} {:>16} {:>9}  {}".format
     lines = [row("Container", "State", "Health", "Memory/limit MiB", "Restarts", "Version or image")]
     for name, item in sorted(found.items()):
@@ -236,16 +238,19 @@ def main() -> None:
             "restarts": item["RestartCount"],
             "image": item["Config"]["Image"],
             "version": version,
+            "error": why_it_ended(state).strip(" ()") if not state["Running"] else "",
         }
         if state["Running"] and service in module.params["usage"]:
             usage[name], more = usage_of(name, module.params["usage"][service])
             usage_lines += more
+        if not step and not state["Running"] and why_it_ended(state):
+            notes.append(f"{name} ended with status {state['ExitCode']}{why_it_ended(state)}")
         used = "?" if one["memory_mb"] is None else one["memory_mb"]
         memory_used = f"{used} / {one['limit_mb']}" if state["Running"] else "-"
         lines.append(row(name, one["state"], one["health"], memory_used, one["restarts"], version or one["image"]))
     if any(one["memory_mb"] is None and one["state"] == "running" for one in containers.values()):
         lines.append("?: the engine does not tell how much memory the container uses.")
-    lines += usage_lines
+    lines += notes + usage_lines
     disks = disks_of(found)
     for disk in disks:
         said = "{}: {free_mb} MiB free of {size_mb} MiB".format(", ".join(disk["volumes"]), **disk)

@@ -177,6 +177,10 @@ def test_drift_of_a_step(changes: dict[str, Any], force: bool, drift: list[str])
             ("failed", "ended with status 137 (out of memory)"),
         ),
         ({"RestartCount": 3, "State__ExitCode": 2}, ("failed", "keeps restarting (3 times), the last status was 2")),
+        (
+            {"State__Status": "exited", "State__ExitCode": 128, "State__Error": "cannot assign\nrequested address"},
+            ("failed", "ended with status 128 (cannot assign requested address)"),
+        ),
         ({"State__Running": False, "State__Status": "created"}, ("waiting", "created")),
     ],
 )
@@ -197,6 +201,28 @@ def test_verdict_of_a_service(changes: dict[str, Any], expected: tuple[str, str]
 def test_verdict_of_a_step(changes: dict[str, Any], expected: tuple[str, str]) -> None:
     """A step is ready when it ended with 0."""
     assert waiting.verdict("desk-web", item(HostConfig__RestartPolicy={"Name": "no"}, **changes)) == expected
+
+
+@pytest.mark.parametrize(("before", "now", "expected"), [(0, 2, "ready"), (5, 7, "ready"), (5, 8, "failed")])
+def test_only_restarts_during_the_wait_count(before: int, now: int, expected: str) -> None:
+    """The engine counts over a container's whole life."""
+    assert waiting.verdict("desk-web", item(RestartCount=now), before)[0] == expected
+
+
+def test_container_wait_accepts_one_that_was_restarted_long_ago(
+    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A healthy container is ready, however often it was restarted before; the next slice is told the first count."""
+    answer(fake_docker, tmp_path, [item(RestartCount=12)])
+    assert run_module("container_wait", names=["desk-web"]).result["restarts"] == {"desk-web": 12}
+    answer(fake_docker, tmp_path, [item(RestartCount=12, State__ExitCode=3)])
+    outcome = run_module("container_wait", names=["desk-web"], restarts={"desk-web": 9})
+    assert outcome.failed and "keeps restarting (3 times), the last status was 3" in outcome.result["msg"]
+    # Started by hand since: the engine counts from 0 again.
+    answer(fake_docker, tmp_path, [item(RestartCount=1)])
+    assert run_module("container_wait", names=["desk-web"], restarts={"desk-web": 9}).result["restarts"] == {
+        "desk-web": 1
+    }
 
 
 def test_verdict_of_nothing() -> None:
@@ -345,9 +371,11 @@ echo of something else
 """
 
 
-def status_of(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, body: str) -> dict[str, Any]:
+def status_of(
+    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, body: str, **changes: Any
+) -> dict[str, Any]:
     """The status of one container whose usage command is this shell script."""
-    (tmp_path / "items.json").write_text(json.dumps([item(Config__Image="web:1")]))
+    (tmp_path / "items.json").write_text(json.dumps([item(Config__Image="web:1", **changes)]))
     (tmp_path / "printed").write_text(USAGE)
     script = f"""case $1 in
       ps) echo desk-web;;
@@ -392,3 +420,17 @@ def test_status_without_usage(
     assert result["usage"]["desk-web"] == []
     assert f"desk-web does not say what it uses: {reason}" in result["lines"]
     assert result["containers"]["desk-web"]["health"] == "healthy"
+
+
+def test_status_says_why_a_container_ended(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+    """The engine's own words, where it could not start a container at all."""
+    error = (
+        "driver failed programming external connectivity: listen tcp4 10.8.0.2:9000: cannot assign requested address"
+    )
+    ended = {"State__Status": "exited", "State__Running": False, "State__ExitCode": 128, "State__Error": error}
+    result = status_of(run_module, fake_docker, tmp_path, "true", **ended)
+    assert f"desk-web ended with status 128 ({error})" in result["lines"]
+    assert result["containers"]["desk-web"]["error"] == error
+    # The engine keeps the text of an earlier start.
+    result = status_of(run_module, fake_docker, tmp_path, "true", State__Error=error)
+    assert not [line for line in result["lines"] if error in line]
