@@ -251,8 +251,6 @@ LOGINS = {
 OTHERS = {
     # Nobody may log in with it at all; PostgreSQL keeps what it was given on its first start.
     "postgres_admin_password",
-    # Of the keystore, which IBKR's gateway makes at each start; the simulator has none.
-    "ibkr_gateway_keystore_password",
     # What was encrypted with the old one is read with the new one.
     "airflow_fernet_key",
     # A token and a session of before end.
@@ -280,7 +278,6 @@ HOLDERS = {
     "minio_airflow_logs_secret": AIRFLOW,
     "minio_mlflow_secret": {"mlflow"},
     "minio_trading_charts_secret": BACKEND,
-    "ibkr_gateway_keystore_password": {"ibkr-gateway"},
     "airflow_fernet_key": AIRFLOW_CORE,
     "airflow_jwt_secret": AIRFLOW_CORE,
     "airflow_session_secret": AIRFLOW_CORE,
@@ -343,9 +340,8 @@ def test_secrets_changed(site: Site, stack: Stack, airflow: Airflow, nothing_los
     for name, login in LOGINS.items():
         assert login(stack, name, new[name]) and not login(stack, name, old[name]), name
     assert dags_with(stack, token) in (401, 403) and dags_with(stack, stack.airflow_token()) == 200
-    for name in ("airflow_session_secret", "ibkr_gateway_keystore_password"):
-        words = ("grep", "--recursive", "--files-with-matches", "--fixed-strings", "--file=-", str(stack.config_dir))
-        assert command(*words, stdin=new[name]).split()
+    words = ("grep", "--recursive", "--files-with-matches", "--fixed-strings", "--file=-", str(stack.config_dir))
+    assert command(*words, stdin=new["airflow_session_secret"]).split()
     assert backend(stack, "/ready")["ready"] is True
     assert site.run().changed == 0
     # The old key can go: everything was encrypted anew.

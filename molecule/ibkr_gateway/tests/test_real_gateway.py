@@ -22,6 +22,7 @@ import requests
 import yaml
 from stack_under_test import HOST, REPOSITORY, Stack, command, eventually, play
 from test_applications import gateway_certificate  # noqa: F401
+from test_containers import secret_values
 
 FIXTURE = REPOSITORY / "tests" / "fixtures" / "gateway_archive" / "make_archive.py"
 ARCHIVES = "/var/lib/quantops/gateway"
@@ -161,6 +162,16 @@ def test_the_real_gateway_is_deployed(site: Site, stack: Stack, gateway_certific
     assert len(names) == 7 and all(name.endswith(" 644") for name in names), names
 
 
+def test_its_log_and_its_declaration_hold_no_secret(stack: Stack) -> None:
+    """It prints its whole configuration; the password in there is none that is kept, and another at each start."""
+    log = stack.log(NAME)
+    passwords = re.findall(r"sslPwd=(\w+)", log)
+    assert len(passwords) == last_start(stack)[0] and len(set(passwords)) == len(passwords)
+    shown = log + json.dumps(stack.containers()[NAME]) + command("ps", "-eo", "args", "-ww")
+    assert [name for name, value in secret_values(stack).items() if value in shown] == []
+    assert not [password for password in passwords if password in json.dumps(stack.containers()[NAME])]
+
+
 def test_verify_does_not_wait_for_ibkr(site: Site) -> None:
     """The front page redirects to one that nobody answers while IBKR is away: it is not followed."""
     begun = time.monotonic()
@@ -175,6 +186,7 @@ def test_a_restart_keeps_what_it_wrote(stack: Stack, gateway_certificate: Path) 
     command("docker", "restart", f"{stack.name}-{NAME}")
     assert front(stack, gateway_certificate).status_code == 302
     assert last_start(stack)[0] == start + 1
+    test_its_log_and_its_declaration_hold_no_secret(stack)
 
 
 def test_a_change_is_told_and_not_made(site: Site, stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import ssl
 import subprocess
@@ -18,7 +19,6 @@ import pytest
 REPOSITORY = Path(__file__).parents[3]
 GATEWAY = REPOSITORY / "roles" / "ibkr_gateway" / "files" / "gateway"
 FIXTURE = REPOSITORY / "tests" / "fixtures" / "gateway_archive" / "make_archive.py"
-PASSWORD = "keystorePassword123"
 
 needs_jdk = pytest.mark.skipif(shutil.which("javac") is None, reason="a JDK builds the stand-in for IBKR's archive")
 
@@ -44,7 +44,6 @@ def settings(archive: Path, tls, loopback_port: int, tmp_path: Path) -> dict[str
         f"listenPort: {loopback_port}\nlistenSsl: true\n"
         'sslCert: "vertx.jks"\nsslPwd: "shipped"\nips:\n  allow:\n    - "*"'
     )
-    (tmp_path / "password").write_text(PASSWORD)
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "GATEWAY_HOME": str(archive),
@@ -52,7 +51,6 @@ def settings(archive: Path, tls, loopback_port: int, tmp_path: Path) -> dict[str
         "GATEWAY_RUNTIME_DIR": str(tmp_path / "run"),
         "GATEWAY_CERT_FILE": str(tls.cert),
         "GATEWAY_KEY_FILE": str(tls.key),
-        "GATEWAY_PASSWORD_FILE": str(tmp_path / "password"),
     }
 
 
@@ -80,17 +78,39 @@ def started(settings: dict[str, str], tls, log: Path) -> Iterator[tuple[subproce
             process.terminate()
 
 
+def printed_password(log: str) -> str:
+    """The keystore's password, which the stand-in prints with the rest of its configuration, as the gateway does."""
+    found = re.search(r"sslPwd=(\w+)", log)
+    assert found, log
+    return found[1]
+
+
+def given_secrets(settings: dict[str, str]) -> list[str]:
+    """Lines of the private key, the one secret that the container is given."""
+    lines = Path(settings["GATEWAY_KEY_FILE"]).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("-----")]
+
+
+def can_open(keystore: Path, password: str) -> bool:
+    """Whether a password opens a keystore."""
+    words = ("openssl", "pkcs12", "-in", str(keystore), "-passin", "stdin", "-noout")
+    return subprocess.run(words, input=password, text=True, capture_output=True).returncode == 0
+
+
 @needs_jdk
-def test_starts_with_our_certificate_and_shows_no_password(settings: dict[str, str], tls, tmp_path: Path) -> None:
+def test_starts_with_our_certificate_and_shows_no_secret(settings: dict[str, str], tls, tmp_path: Path) -> None:
     with started(settings, tls, tmp_path / "log") as (process, client):
         assert client.get("/").status_code == 302
         assert client.get("/v1/api/iserver/auth/status").status_code == 401
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-    assert command.startswith(b"java\0") and PASSWORD.encode() not in command + environment
     written = Path(settings["GATEWAY_RUNTIME_DIR"]) / "root"
     text = (tmp_path / "log").read_text()
-    assert PASSWORD not in text and "/root/logback.xml" in text
+    password = printed_password(text)
+    assert command.startswith(b"java\0") and password.encode() not in command + environment
+    assert "/root/logback.xml" in text
+    # Nothing that is kept, and so worth keeping from a log, is the printed password or stands beside it.
+    assert given_secrets(settings) and not [line for line in given_secrets(settings) if line in text]
     settings_lines = (written / "conf.yaml").read_text().splitlines()
     assert sum(line.startswith(("sslCert", "sslPwd")) for line in settings_lines) == 2
     assert 'sslCert: "gateway.p12"' in (written / "conf.yaml").read_text()
@@ -101,6 +121,21 @@ def test_starts_with_our_certificate_and_shows_no_password(settings: dict[str, s
         "webapps": 0o555,
     }
     assert (written / "logback.xml").read_bytes() == (GATEWAY / "logback.xml").read_bytes()
+
+
+@needs_jdk
+def test_the_password_that_the_gateway_prints_is_a_new_one_at_each_start(
+    settings: dict[str, str], tls, tmp_path: Path
+) -> None:
+    passwords = []
+    for start in ("first", "second"):
+        with started(settings, tls, tmp_path / start):
+            keystore = Path(settings["GATEWAY_RUNTIME_DIR"]) / "root" / "gateway.p12"
+            passwords.append(printed_password((tmp_path / start).read_text()))
+            opens = {password: can_open(keystore, password) for password in passwords}
+        # The one that is printed now, and none of before.
+        assert opens == {password: password == passwords[-1] for password in passwords}
+    assert len(set(passwords)) == 2 and all(re.fullmatch("[0-9a-f]{64}", password) for password in passwords)
 
 
 @needs_jdk
@@ -132,9 +167,6 @@ def test_what_is_written_in_the_working_directory_stays_and_no_secret_is_there(
         ("GATEWAY_CERT_FILE", "/nonexistent"),
         ("GATEWAY_KEY_FILE", "/nonexistent"),
         ("GATEWAY_KEY_FILE", str(Path(__file__))),
-        ("GATEWAY_PASSWORD_FILE", "/nonexistent"),
-        ("GATEWAY_PASSWORD_FILE", "/dev/null"),
-        ("GATEWAY_PASSWORD_FILE", str(Path(__file__))),
     ],
 )
 def test_a_bad_setting_is_named(settings: dict[str, str], name: str, value: str) -> None:

@@ -7,7 +7,6 @@
 # GATEWAY_STATE_DIR      writable, best a volume: the working directory (/run/gateway/state)
 # GATEWAY_CERT_FILE      PEM certificate, with its chain                (/run/secrets/gateway.crt)
 # GATEWAY_KEY_FILE       PEM private key                                (/run/secrets/gateway.key)
-# GATEWAY_PASSWORD_FILE  keystore password, letters and digits          (/run/secrets/gateway_keystore_password)
 #
 # Exit code 2: a file or directory is missing or unusable; the line on stderr names the variable.
 set -eu
@@ -19,7 +18,6 @@ runtime_dir=${GATEWAY_RUNTIME_DIR:-/run/gateway}
 state_dir=${GATEWAY_STATE_DIR:-$runtime_dir/state}
 cert_file=${GATEWAY_CERT_FILE:-/run/secrets/gateway.crt}
 key_file=${GATEWAY_KEY_FILE:-/run/secrets/gateway.key}
-password_file=${GATEWAY_PASSWORD_FILE:-/run/secrets/gateway_keystore_password}
 jar=dist/ibgroup.web.core.iblink.router.clientportal.gw.jar
 main_class=ibgroup.web.core.clientportal.gw.GatewayStart
 
@@ -32,21 +30,11 @@ fail() {
 [ -r "$config_dir/conf.yaml" ] || fail "GATEWAY_CONFIG_DIR: cannot read $config_dir/conf.yaml"
 [ -r "$cert_file" ] || fail "GATEWAY_CERT_FILE: cannot read $cert_file"
 [ -r "$key_file" ] || fail "GATEWAY_KEY_FILE: cannot read $key_file"
-[ -r "$password_file" ] || fail "GATEWAY_PASSWORD_FILE: cannot read $password_file"
 [ -d "$runtime_dir" ] || fail "GATEWAY_RUNTIME_DIR: $runtime_dir is not a directory"
 [ -w "$runtime_dir" ] || fail "GATEWAY_RUNTIME_DIR: $runtime_dir is not writable"
 [ -n "${GATEWAY_STATE_DIR:-}" ] || mkdir -p "$state_dir"
 [ -d "$state_dir" ] || fail "GATEWAY_STATE_DIR: $state_dir is not a directory"
 [ -w "$state_dir" ] || fail "GATEWAY_STATE_DIR: $state_dir is not writable"
-
-password=
-# `read` also fails on a last line without a line feed, which is a good password file.
-IFS= read -r password <"$password_file" || :
-case $password in
-    *[!A-Za-z0-9]*) fail "GATEWAY_PASSWORD_FILE: only letters and digits are allowed in $password_file" ;;
-    ??????*) ;;
-    *) fail "GATEWAY_PASSWORD_FILE: a keystore needs at least six characters" ;;
-esac
 
 # The archive looks for conf.yaml, keystore and web pages in the directory "root" of its class path, and writes into its
 # working directory. The first is made anew at each start, and reached through a link as the programs are; the second is
@@ -58,8 +46,11 @@ for directory in "$home/bin" "$home/build" "$home/dist" "$runtime_dir/root"; do
     ln -sfn "$directory" "$state_dir/${directory##*/}"
 done
 
-openssl pkcs12 -export -name gateway -in "$cert_file" -inkey "$key_file" \
-    -passout "file:$password_file" -passin pass: -out "$runtime_dir/root/gateway.p12" \
+# The gateway prints its whole configuration at start, so the keystore's password ends up in the log. It is a new one at
+# each start, and opens nothing but a file that only this container sees and that is gone with it.
+password=$(openssl rand -hex 32)
+printf '%s\n' "$password" | openssl pkcs12 -export -name gateway -in "$cert_file" -inkey "$key_file" \
+    -passout stdin -passin pass: -out "$runtime_dir/root/gateway.p12" \
     || fail "GATEWAY_CERT_FILE, GATEWAY_KEY_FILE: not a PEM certificate and its unencrypted key"
 
 # conf.yaml carries no secret on the host; whatever it says of the keystore is replaced.
