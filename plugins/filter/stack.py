@@ -209,6 +209,39 @@ def overlapping_networks(subnet: str, network: str, networks: dict[str, list[str
     ]
 
 
+def occupied_addresses(subnet: str, occupied: list[dict[str, str]]) -> list[str]:
+    """Find what leads to other machines at the addresses of a subnet, and would lead to its containers instead.
+
+    Args:
+        subnet: Addresses of the stack's network.
+        occupied: Of each, ``subnet`` and ``by``, as the module ``host_report`` says it.
+
+    Returns:
+        What leads there, for people.
+    """
+    own = ipaddress.ip_network(subnet)
+    return [each["by"] for each in occupied if own.overlaps(ipaddress.ip_network(each["subnet"], strict=False))]
+
+
+def free_network(networks: dict[str, list[str]], occupied: list[dict[str, str]]) -> str:
+    """Find private addresses that nothing on a host uses.
+
+    Args:
+        networks: Name to subnets of what the engine has.
+        occupied: Of each, ``subnet`` and ``by``, as the module ``host_report`` says it.
+
+    Returns:
+        A network with room for 254 addresses.
+    """
+    words = [subnet for subnets in networks.values() for subnet in subnets] + [each["subnet"] for each in occupied]
+    held = [each for each in (ipaddress.ip_network(word, strict=False) for word in words) if each.version == 4]
+    for pool in ("172.29.64.0/18", "172.16.0.0/12", "10.64.0.0/10", "192.168.128.0/17"):
+        for subnet in ipaddress.ip_network(pool).subnets(new_prefix=24):
+            if not any(subnet.overlaps(each) for each in held):
+                return str(subnet)
+    return "a network of your own"
+
+
 def unknown_keys(found: Iterable[str], known: Iterable[str], where: str) -> None:
     """Refuse keys that nothing reads.
 
@@ -528,33 +561,53 @@ def public_plan(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in plan.items() if key not in ("trees", "secret_trees")} for plan in plans]
 
 
-def port_conflicts(plans: list[dict[str, Any]], listening: dict[str, Any], variables: dict[str, Any]) -> list[str]:
+def same_address(one: str, other: str) -> bool:
+    """Tell whether two programs cannot both listen at a port of these addresses.
+
+    Args:
+        one: IPv4 or IPv6 address; ``*`` is the wildcard of both.
+        other: Another.
+
+    Returns:
+        Whether they are the same, or one is a wildcard that covers the other.
+    """
+    if "*" in (one, other):
+        return True
+    first, second = ipaddress.ip_address(one), ipaddress.ip_address(other)
+    return first.version == second.version and (first == second or first.is_unspecified or second.is_unspecified)
+
+
+def port_conflicts(
+    plans: list[dict[str, Any]], listening: dict[str, list[dict[str, str]]], variables: dict[str, Any]
+) -> list[str]:
     """Find published ports that something else holds, or that two containers want.
 
     Args:
         plans: What ``container_plan`` returned.
-        listening: Port to ``process`` and, if one of this stack's containers publishes it, ``container``.
+        listening: Port to ``address``, ``process`` and, if a container publishes it, ``container`` of each holder.
         variables: Name to value of the variables that set ports.
 
     Returns:
         A sentence for each conflict, with the variable to change.
     """
     found = []
-    taken: dict[str, str] = {}
+    taken: dict[str, list[tuple[str, str]]] = {}
     for plan in plans:
         for published in plan["spec"]["published_ports"]:
-            port = published.split(":")[-2]
+            address, port, _ = published.rsplit(":", 2)
             names = [name for name, value in sorted(variables.items()) if str(value) == port]
             remedy = f"set {' or '.join(names) or 'its port'} to a free one"
-            holder = listening.get(port, {})
-            who = holder.get("container") or holder.get("process") or "another program"
-            if port in listening and who != plan["name"]:
-                found.append(
-                    f"Port {port}, which {plan['service']} publishes, is taken by {who}. Stop that, or {remedy}."
-                )
-            if port in taken:
-                found.append(f"Port {port} is published by {taken[port]} and by {plan['service']}: {remedy}.")
-            taken[port] = plan["service"]
+            for holder in listening.get(port, []):
+                who = holder.get("container") or holder.get("process") or "another program"
+                if who != plan["name"] and same_address(address, holder["address"]):
+                    found.append(
+                        f"Port {port}, which {plan['service']} publishes, is taken by {who}. Stop that, or {remedy}."
+                    )
+                    break
+            for service, other in taken.get(port, []):
+                if same_address(address, other):
+                    found.append(f"Port {port} is published by {service} and by {plan['service']}: {remedy}.")
+            taken.setdefault(port, []).append((plan["service"], address))
     return found
 
 
@@ -858,6 +911,8 @@ class FilterModule:
             "broken_rules": broken_rules,
             "misspelt_variables": misspelt_variables,
             "overlapping_networks": overlapping_networks,
+            "occupied_addresses": occupied_addresses,
+            "free_network": free_network,
             "too_many_cores": too_many_cores,
             "bucket_policy": bucket_policy,
             "image_plan": image_plan,

@@ -9,18 +9,9 @@ DOCUMENTATION = r"""
 module: host_report
 short_description: Report what a host has before anything changes
 description:
-  - Reads distribution, memory, disk, listening ports and the state of the Docker engine in a single call.
+  - Reads distribution, memory, disk, listening ports, routes and the state of the Docker engine in a single call.
   - Changes nothing.
 options:
-  paths:
-    description: Paths whose free disk space is wanted. The nearest existing parent counts.
-    type: list
-    elements: path
-    default: []
-  stack:
-    description: Name of the stack whose own containers may hold ports.
-    type: str
-    required: true
   volume_files:
     description: Files whose content is wanted, each as volume and path below it such as C(data/VERSION).
     type: list
@@ -30,6 +21,10 @@ options:
     description: Address on which services will listen.
     type: str
     default: ""
+  subnet:
+    description: Addresses that the containers will have. Other machines that this host talks to there are reported too.
+    type: str
+    default: ""
 author:
   - The quantops.ibkr_stack maintainers
 """
@@ -37,8 +32,7 @@ author:
 EXAMPLES = r"""
 - name: Look at the host
   quantops.ibkr_stack.host_report:
-    stack: quantops
-    paths: [/var/lib/docker]
+    address: 127.0.0.1
 """
 
 RETURN = r"""
@@ -48,34 +42,46 @@ host:
   type: dict
   contains:
     distribution: {description: ID of os-release., type: str}
+    version: {description: VERSION_ID of os-release., type: str}
     release: {description: Version codename of os-release., type: str}
     like: {description: ID_LIKE of os-release., type: str}
     architecture: {description: Machine architecture., type: str}
     memory_mb: {description: Memory in MiB., type: int}
     cores: {description: Number of processors., type: int}
     address_here: {description: Whether the wanted address is one of this host., type: bool}
-    disk_free_mb: {description: Free disk space in MiB of each path., type: dict}
+    disk_free_mb: {description: Free disk space in MiB where the engine keeps images and volumes., type: dict}
     init: {description: Name of the first process., type: str}
-    engine: {description: Whether the engine is installed and answers and its version., type: dict}
-    ports: {description: Who listens on each TCP port., type: dict}
+    engine: {description: Whether the engine answers and its version and lost firewall rules., type: dict}
+    ports: {description: Who listens on each TCP port and at which addresses., type: dict}
     networks: {description: Names and subnets of the engine's networks., type: dict}
+    occupied: {description: IPv4 addresses at which this host reaches other machines and what leads there., type: list}
     volumes: {description: Names of the engine's volumes., type: list}
     images: {description: References of the engine's images., type: list}
     volume_files: {description: Content of those of the wanted files that exist., type: dict}
-    python_requests: {description: Whether the module's Python has what the Docker modules need., type: bool}
+    python: {description: The module's Python and whether it has what the Docker modules need., type: dict}
 """
 
-import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import socket
+import sys
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import docker, inspect
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.network import (
+    engine_options,
+    listeners,
+    lost_rules,
+    occupied,
+)
 
-LISTEN = "0A"  # st column of /proc/net/tcp
+DEFAULT_ROOT = "/var/lib/docker"
+CONTAINERD_ROOT = re.compile(r"""^\s*root\s*=\s*["']([^"']+)["']""", re.MULTILINE)
+#: Where the interpreter finds the modules of Debian's packages.
+DEBIAN_MODULES = "/usr/lib/python3/dist-packages"
 
 
 def os_release() -> dict[str, str]:
@@ -93,36 +99,18 @@ def os_release() -> dict[str, str]:
     return values
 
 
-def listeners() -> dict[str, dict[str, str]]:
-    """Find who listens on TCP.
+def existing(path: str) -> str:
+    """Find the nearest existing parent.
+
+    Args:
+        path: Absolute path.
 
     Returns:
-        Port to ``{"addresses": …, "process": …}``; the process is empty where it cannot be seen.
+        The path itself, if it exists.
     """
-    inodes: dict[str, str] = {}
-    ports: dict[str, dict[str, str]] = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if not os.path.exists(table):
-            continue
-        with open(table, encoding="ascii") as lines:
-            next(lines)
-            for line in lines:
-                column = line.split()
-                if column[3] == LISTEN:
-                    port = str(int(column[1].rsplit(":", 1)[1], 16))
-                    inodes[column[9]] = port
-                    ports[port] = {"process": ""}
-    wanted = {f"socket:[{inode}]": port for inode, port in inodes.items()}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            for descriptor in os.scandir(f"/proc/{pid}/fd"):
-                port = wanted.get(os.readlink(descriptor.path))
-                if port:
-                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                        ports[port]["process"] = f"{comm.read().strip()} (process {pid})"
-        except OSError:
-            continue
-    return ports
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def free_mb(path: str) -> int:
@@ -134,9 +122,7 @@ def free_mb(path: str) -> int:
     Returns:
         MiB that an unprivileged process could still write.
     """
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return shutil.disk_usage(path).free // 2**20
+    return shutil.disk_usage(existing(path)).free // 2**20
 
 
 def is_here(address: str) -> bool:
@@ -156,30 +142,119 @@ def is_here(address: str) -> bool:
     return True
 
 
-def engine_report(stack: str) -> tuple[dict[str, object], dict[str, str]]:
-    """Ask for the engine and for the ports that the stack's own containers publish.
-
-    Args:
-        stack: Name of the stack.
+def engine_report() -> tuple[dict[str, object], dict[str, object]]:
+    """Ask for the engine.
 
     Returns:
-        The engine's state, and port to container name.
+        Its state, and what ``docker info`` says.
     """
-    engine: dict[str, object] = {"installed": bool(shutil.which("dockerd") or shutil.which("docker")), "answers": False}
-    engine["daemon"] = bool(shutil.which("dockerd"))
+    engine: dict[str, object] = {
+        "daemon": bool(shutil.which("dockerd")),
+        "client": bool(shutil.which("docker")),
+        "answers": False,
+    }
     status, out, err = docker("version", "--format", "{{json .Server}}", timeout=10)
     engine["error"] = err
-    if status == 0 and out.strip() not in ("", "null"):
-        server = json.loads(out)
-        engine.update(answers=True, version=server["Version"], api=server["ApiVersion"], error="")
-    own: dict[str, str] = {}
-    if engine["answers"]:
-        listed = docker("ps", "--filter", f"label=quantops.stack={stack}", "--format", "{{.Names}}")[1].split()
-        for name, item in inspect("container", listed).items():
-            for bindings in (item["NetworkSettings"]["Ports"] or {}).values():
-                for binding in bindings or []:
-                    own[binding["HostPort"]] = name
-    return engine, own
+    if status != 0 or out.strip() in ("", "null"):
+        return engine, {}
+    server = json.loads(out)
+    engine.update(answers=True, version=server["Version"], api=server["ApiVersion"], error="")
+    status, out, err = docker("info", "--format", "{{json .}}")
+    info = json.loads(out) if status == 0 and out.strip() else {}
+    engine["lost_rules"] = lost_rules(info)
+    return engine, info
+
+
+def published() -> dict[str, list[dict[str, str]]]:
+    """Ask which ports the containers publish; an engine without its proxy has no sockets for them.
+
+    Returns:
+        Port to ``address`` and ``container`` of each.
+    """
+    found: dict[str, list[dict[str, str]]] = {}
+    names = docker("ps", "--format", "{{.Names}}")[1].split()
+    for name, item in inspect("container", names).items():
+        for bindings in (item["NetworkSettings"]["Ports"] or {}).values():
+            for binding in bindings or []:
+                address = binding.get("HostIp") or "0.0.0.0"
+                found.setdefault(binding["HostPort"], []).append({"address": address, "container": name})
+    return found
+
+
+def ports_report(containers: dict[str, list[dict[str, str]]]) -> dict[str, list[dict[str, str]]]:
+    """Join the sockets with the containers that they serve.
+
+    Args:
+        containers: What ``published`` returned.
+
+    Returns:
+        Port to ``address``, ``process`` and, if one publishes it, ``container`` of each.
+    """
+    ports = listeners()
+    for port, bindings in containers.items():
+        for binding in bindings:
+            names = {binding["address"], "*"} if binding["address"] == "::" else {binding["address"]}
+            held = [each for each in ports.setdefault(port, []) if each["address"] in names]
+            for each in held:
+                each["container"] = binding["container"]
+            if not held:
+                ports[port].append({**binding, "process": ""})
+    return ports
+
+
+def networks_report() -> tuple[dict[str, list[str]], set[str]]:
+    """Ask for the engine's networks.
+
+    Returns:
+        Name to subnets, and the names of their interfaces on this host.
+    """
+    networks, bridges = {}, set()
+    names = docker("network", "ls", "--format", "{{.Name}}")[1].split()
+    for name, item in inspect("network", names).items():
+        configs = (item.get("IPAM") or {}).get("Config") or []
+        networks[name] = [config["Subnet"] for config in configs if "Subnet" in config]
+        options = item.get("Options") or {}
+        bridges.add(options.get("com.docker.network.bridge.name") or f"br-{item.get('Id', '')[:12]}")
+    return networks, bridges
+
+
+def places(info: dict[str, object]) -> list[str]:
+    """Find where images and volumes are kept.
+
+    Args:
+        info: What ``docker info`` says; empty if there is no engine yet, or none that answers.
+
+    Returns:
+        Directories, those on one file system once.
+    """
+    root = str(info.get("DockerRootDir") or engine_options().get("data-root") or DEFAULT_ROOT)
+    wanted = [root, os.path.join(root, "volumes")]
+    if any("io.containerd.snapshotter" in str(value) for _, value in info.get("DriverStatus") or []):
+        try:
+            with open("/etc/containerd/config.toml", encoding="utf-8") as file:
+                told = CONTAINERD_ROOT.search(file.read())
+        except OSError:
+            told = None
+        wanted.append(told[1] if told else "/var/lib/containerd")
+    by_device: dict[int, str] = {}
+    for path in wanted:
+        by_device.setdefault(os.stat(existing(path)).st_dev, path)
+    return list(by_device.values())
+
+
+def python_report() -> dict[str, object]:
+    """Try what the Docker modules import.
+
+    Returns:
+        The interpreter, why it cannot be used (or nothing), and whether Debian's packages would help.
+    """
+    try:
+        import requests  # noqa: F401
+    except Exception as error:  # a broken package raises anything
+        said = f"{type(error).__name__}: {error}"
+    else:
+        said = ""
+    return {"executable": sys.executable, "error": said, "debian": DEBIAN_MODULES in sys.path}
 
 
 def read_volume_files(wanted: list[str], volumes: list[str]) -> dict[str, str]:
@@ -207,24 +282,19 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "paths": {"type": "list", "elements": "path", "default": []},
-            "stack": {"type": "str", "required": True},
             "volume_files": {"type": "list", "elements": "str", "default": []},
             "address": {"type": "str", "default": ""},
+            "subnet": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     release = os_release()
-    engine, own = engine_report(module.params["stack"])
-    ports = listeners()
-    for port, name in own.items():
-        ports.setdefault(port, {"process": ""})["container"] = name
-    networks, volumes, images = {}, [], []
+    engine, info = engine_report()
+    networks: dict[str, list[str]] = {}
+    bridges, containers, volumes, images = None, {}, [], []
     if engine["answers"]:
-        names = docker("network", "ls", "--format", "{{.Name}}")[1].split()
-        for name, item in inspect("network", names).items():
-            configs = (item.get("IPAM") or {}).get("Config") or []
-            networks[name] = [config["Subnet"] for config in configs if "Subnet" in config]
+        containers = published()
+        networks, bridges = networks_report()
         volumes = docker("volume", "ls", "--format", "{{.Name}}")[1].split()
         images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")[1].split()
     with open("/proc/1/comm", encoding="utf-8") as comm:
@@ -233,21 +303,23 @@ def main() -> None:
         changed=False,
         host={
             "distribution": release.get("ID", ""),
+            "version": release.get("VERSION_ID", ""),
             "release": release.get("VERSION_CODENAME", ""),
             "like": release.get("ID_LIKE", ""),
             "architecture": platform.machine(),
             "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
             "cores": os.cpu_count(),
             "address_here": is_here(module.params["address"]),
-            "disk_free_mb": {path: free_mb(path) for path in module.params["paths"]},
+            "disk_free_mb": {path: free_mb(path) for path in places(info)},
             "init": init,
             "engine": engine,
-            "ports": ports,
+            "ports": ports_report(containers),
             "networks": networks,
+            "occupied": occupied(bridges, module.params["subnet"]),
             "volumes": volumes,
             "images": images,
             "volume_files": read_volume_files(module.params["volume_files"], volumes),
-            "python_requests": importlib.util.find_spec("requests") is not None,
+            "python": python_report(),
         },
     )
 

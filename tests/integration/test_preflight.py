@@ -9,6 +9,7 @@ and after.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -35,8 +36,9 @@ PORTS = {
 class Bad:
     """One bad input.
 
-    `files` stand below the host's own directory, which `{here}` in a variable or sentence means; `{taken}` is a port on
-    which a program listens, `{process}` that program, `{bridge}` the subnet of the engine's own network.
+    `files` stand below the host's own directory, which `{here}` in a variable or sentence means; `{taken}` is a port of
+    127.0.0.1 on which a program listens, `{elsewhere}` one of 127.0.0.2, `{wildcard}` one of IPv6 and IPv4 together,
+    `{process}` that program, `{bridge}` the subnet of the engine's own network, `{lan}` this machine's own.
     """
 
     name: str
@@ -94,6 +96,11 @@ BAD = (
     Bad("port-taken", {"stack_port_minio": "{taken}"},
         ("Port {taken}, which minio publishes, is taken by", "(process {process})",
          "set stack_port_minio to a free one"), groups=("minio",)),
+    Bad("port-taken-on-the-wildcard-of-ipv6", {"stack_port_minio": "{wildcard}"},
+        ("Port {wildcard}, which minio publishes, is taken by", "(process {process})"), groups=("minio",)),
+    Bad("port-taken-and-one-of-another-address",
+        {"stack_port_minio_console": "{taken}", "stack_port_minio": "{elsewhere}"},
+        ("Port {taken}, which minio publishes, is taken by",), groups=("minio",)),
     Bad("port-twice", {"stack_port_backend": PORTS["mlflow"]},
         (f"Port {PORTS['mlflow']} is published by", "set stack_port_backend or stack_port_mlflow to a free one"),
         groups=("backend", "mlflow")),
@@ -108,6 +115,9 @@ BAD = (
     Bad("subnet-too-small", {"stack_network_subnet": "172.29.66.0/29"}, ("with room for 30 addresses or more",)),
     Bad("subnet-of-another", {"stack_network_subnet": "{bridge}"},
         ("the engine has networks on the same addresses: bridge", "Set stack_network_subnet to other ones")),
+    Bad("subnet-of-the-lan", {"stack_network_subnet": "{lan}"},
+        ("stack_network_subnet is {lan}, and this host reaches other machines at these addresses: ", "an SSH session",
+         "Set stack_network_subnet to addresses that nothing uses, such as ")),
     Bad("address-is-a-name", {"stack_publish_address": "localhost"},
         ("stack_publish_address is 'localhost', expected is an IPv4",)),
     Bad("address-elsewhere", {"stack_publish_address": "192.0.2.1"},
@@ -239,16 +249,39 @@ BAD = (
 
 #: What a host with an engine and plenty of everything reports.
 REPORT: dict[str, Any] = {
-    "distribution": "debian", "like": "", "release": "trixie", "init": "systemd", "memory_mb": 64000, "cores": 16,
-    "disk_free_mb": {"/var/lib/docker": 500000}, "ports": {}, "networks": {}, "volumes": [], "volume_files": {},
-    "images": [], "address_here": True,
-    "engine": {"installed": True, "daemon": True, "answers": True, "error": "", "version": "28"},
+    "distribution": "debian", "version": "13", "like": "", "release": "trixie", "architecture": "x86_64",
+    "init": "systemd", "memory_mb": 64000, "cores": 16, "disk_free_mb": {"/var/lib/docker": 500000}, "ports": {},
+    "networks": {}, "occupied": [], "volumes": [], "volume_files": {}, "images": [], "address_here": True,
+    "engine": {"daemon": True, "client": True, "answers": True, "error": "", "version": "28", "lost_rules": []},
+    "python": {"executable": "/usr/bin/python3", "error": "", "debian": True},
 }  # fmt: skip
+LAN = {"occupied": [{"subnet": "198.51.100.0/22", "by": "eth0 (route 198.51.100.0/22)"}]}
 # Hosts that this machine is not: the report on the host is given instead of taken.
 HOSTS = (
     Bad("distribution", {"distribution": "fedora"},
-        ("This host runs fedora. Supported are Debian 12 and later and Ubuntu 22.04 and later.",)),
-    Bad("permission", {"engine": {"installed": True, "daemon": True, "answers": False, "error": "permission denied"}},
+        ("This host runs fedora 13. Supported are Debian 12 and later and Ubuntu 22.04 and later.",)),
+    Bad("old-debian", {"version": "11"}, ("This host runs debian 11. Supported are Debian 12 and later",)),
+    Bad("processor", {"architecture": "armv7l"},
+        ("This host's processor is armv7l. The images are built from packages for x86_64 and aarch64",)),
+    Bad("python-of-its-own",
+        {"python": {"executable": "/opt/venv/bin/python", "error": "ModuleNotFoundError", "debian": False}},
+        ("/opt/venv/bin/python, the Python that Ansible uses on this host, cannot import requests",
+         "set ansible_python_interpreter to /usr/bin/python3", "/opt/venv/bin/python -m pip install requests")),
+    Bad("rules-flushed", {"engine": {**REPORT["engine"], "lost_rules": ["the chain DOCKER in nat"]}},
+        ("The Docker engine's firewall rules are gone: iptables lacks the chain DOCKER in nat.",
+         "systemctl restart docker")),
+    Bad("rules-flushed-without-systemd",
+        {"init": "sysvinit", "engine": {**REPORT["engine"], "lost_rules": ["the chain DOCKER in nat"]}},
+        ("end it with kill $(cat /var/run/docker.pid), and run this again",)),
+    Bad("volumes-elsewhere", {"disk_free_mb": {"/srv/docker": 500000, "/srv/docker/volumes": 10}},
+        ("/srv/docker/volumes has 10 MiB free, stack_min_disk_mb asks for 10240.",)),
+    Bad("lan", LAN,
+        ("stack_network_subnet is 198.51.100.0/24, and this host reaches other machines at these addresses:"
+         " eth0 (route 198.51.100.0/22).", "such as 172.29.64.0/24")),
+    # Its network is there already: the check of it has passed, and the next one fails.
+    Bad("lan-around-a-network", {**LAN, "networks": {f"{STACK}-lan-around-a-network": ["198.51.100.0/24"]},
+                                 "address_here": False}, ("which is no address of this host.",)),
+    Bad("permission", {"engine": {"daemon": True, "answers": False, "error": "permission denied"}},
         ("The Docker engine refuses this user: permission denied. Run the playbook with become (sudo).",)),
     Bad("network", {"networks": {f"{STACK}-network": ["10.1.2.0/24"]}},
         (f"The network {STACK}-network exists with 10.1.2.0/24, stack_network_subnet says 198.51.100.0/24.",)),
@@ -334,10 +367,15 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.fixture(scope="module")
-def taken_port() -> Iterator[int]:
-    """A port of loopback on which this process listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
+def taken_ports() -> Iterator[dict[str, str]]:
+    """Ports on which this process listens: of two addresses of loopback, and of all of IPv6 and IPv4."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.create_server(("127.0.0.2", 0)) as elsewhere,
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as wildcard,
+    ):
+        servers = {"taken": taken, "elsewhere": elsewhere, "wildcard": wildcard}
+        yield {name: str(server.getsockname()[1]) for name, server in servers.items()}
 
 
 @pytest.fixture(scope="module")
@@ -355,10 +393,13 @@ def old_data() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def words(taken_port: int) -> dict[str, str]:
+def words(taken_ports: dict[str, str]) -> dict[str, str]:
     """What the words in braces mean on this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        out.connect(("192.0.2.254", 9))  # sends nothing; names the address that leads outside
+        lan = ipaddress.ip_network(f"{out.getsockname()[0]}/24", strict=False)
     bridge = docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", "bridge")[0]
-    return {"taken": str(taken_port), "process": str(os.getpid()), "bridge": bridge}
+    return {**taken_ports, "process": str(os.getpid()), "bridge": bridge, "lan": str(lan)}
 
 
 def filled(value: Any, words: dict[str, str]) -> Any:
@@ -389,6 +430,12 @@ def test_bad_input(refusals: dict[str, str], words: dict[str, str], bad: Bad) ->
     here = words | {"here": f"{words['directory']}/{bad.name}"}
     for sentence in bad.says:
         assert filled(sentence, here) in refusals.get(bad.name, "NOT REFUSED")
+
+
+def test_a_port_of_another_address_is_free(refusals: dict[str, str], words: dict[str, str]) -> None:
+    """A program on 127.0.0.2 is in nobody's way on 127.0.0.1."""
+    said = refusals["port-taken-and-one-of-another-address"]
+    assert words["taken"] in said and words["elsewhere"] not in said
 
 
 @pytest.fixture(scope="module")

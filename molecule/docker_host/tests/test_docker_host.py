@@ -9,7 +9,7 @@ import time
 import pytest
 from testinfra.host import Host
 
-NAMES = ("bookworm", "trixie", "plain")
+NAMES = ("bookworm", "trixie", "plain", "engine")
 testinfra_hosts = [f"docker://mol-docker_host-{name}" for name in NAMES]
 
 

@@ -128,22 +128,50 @@ VARIABLES = {"stack_port_web": 8080, "stack_port_other": 9090}
 
 def test_a_taken_port_is_explained() -> None:
     """Who holds it, which variable moves it."""
-    [sentence] = stack.port_conflicts(PLANS, {"8080": {"process": "nginx (process 7)"}}, VARIABLES)
+    [sentence] = stack.port_conflicts(
+        PLANS, {"8080": [{"address": "127.0.0.1", "process": "nginx (process 7)"}]}, VARIABLES
+    )
     assert sentence == (
         "Port 8080, which web publishes, is taken by nginx (process 7). Stop that, or set stack_port_web to a free one."
     )
 
 
+@pytest.mark.parametrize(
+    ("published", "held_at", "taken"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "*", True),
+        ("127.0.0.1", "::", False),
+        ("127.0.0.1", "::1", False),
+        ("0.0.0.0", "127.0.0.2", True),
+        ("0.0.0.0", "*", True),
+        ("0.0.0.0", "::1", False),
+    ],
+)
+def test_addresses_that_a_port_can_share(published: str, held_at: str, taken: bool) -> None:
+    """A wildcard takes every address of its kind, and that of IPv6 may take IPv4 as well."""
+    plan = {"name": "desk-web", "service": "web", "spec": {"published_ports": [f"{published}:8080:80"]}}
+    found = stack.port_conflicts([plan], {"8080": [{"address": held_at, "process": "nginx"}]}, VARIABLES)
+    assert bool(found) is taken
+
+
+def held(container: str) -> dict[str, str]:
+    """What a container's published port looks like."""
+    return {"address": "127.0.0.1", "container": container, "process": "docker-proxy"}
+
+
 def test_a_port_of_the_containers_own_is_no_conflict() -> None:
     """The stack that already runs does not stand in its own way; another container of it does."""
-    assert stack.port_conflicts(PLANS, {"8080": {"container": "desk-web", "process": "docker-proxy"}}, VARIABLES) == []
-    [sentence] = stack.port_conflicts(PLANS, {"8080": {"container": "desk-old", "process": "docker-proxy"}}, VARIABLES)
+    assert stack.port_conflicts(PLANS, {"8080": [held("desk-web")]}, VARIABLES) == []
+    [sentence] = stack.port_conflicts(PLANS, {"8080": [held("desk-old")]}, VARIABLES)
     assert "taken by desk-old" in sentence
 
 
 def test_free_ports_and_others_listeners_are_no_conflict() -> None:
     """Only published ports count."""
-    assert stack.port_conflicts(PLANS, {"22": {"process": "sshd"}}, VARIABLES) == []
+    assert stack.port_conflicts(PLANS, {"22": [{"address": "0.0.0.0", "process": "sshd"}]}, VARIABLES) == []
 
 
 def test_one_port_for_two_containers_is_refused() -> None:
@@ -250,6 +278,19 @@ def test_overlapping_networks() -> None:
     """Those of others on the same addresses; its own network is none of them."""
     networks = {"bridge": ["172.17.0.0/16"], "desk": ["172.29.64.0/24"], "six": ["fd00::/64"], "big": ["172.16.0.0/12"]}
     assert stack.overlapping_networks("172.29.64.0/24", "desk", networks) == ["big (172.16.0.0/12)"]
+
+
+def test_addresses_of_other_machines() -> None:
+    """What leads there is told; free addresses are those that neither the host nor the engine uses."""
+    held_by = [
+        {"subnet": "172.29.64.0/22", "by": "eth0 (route 172.29.64.0/22)"},
+        {"subnet": "10.0.0.5", "by": "a connection with 10.0.0.5"},
+    ]
+    assert stack.occupied_addresses("172.29.66.0/24", held_by) == ["eth0 (route 172.29.64.0/22)"]
+    assert stack.occupied_addresses("10.0.0.0/24", held_by) == ["a connection with 10.0.0.5"]
+    assert stack.occupied_addresses("172.29.68.0/24", held_by) == []
+    assert stack.free_network({"desk": ["172.29.68.0/24"], "six": ["fd00::/64"]}, held_by) == "172.29.69.0/24"
+    assert stack.free_network({"all": ["172.16.0.0/12"]}, held_by) == "10.64.0.0/24"
 
 
 def test_too_many_cores() -> None:

@@ -2,34 +2,189 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from collection_under_test import Run, plugin
 
 report = plugin("modules.host_report")
+network = plugin("module_utils.network")
 
 
 def test_listeners_name_port_and_process() -> None:
-    """A listening socket is found with its process; one that only connects is not."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    """A listening socket is found with its address and process; one that only connects is not."""
+    with socket.create_server(("127.0.0.2", 0)) as server:
         port = str(server.getsockname()[1])
         with socket.create_connection(server.getsockname()) as client:
-            found = report.listeners()
-            assert f"(process {os.getpid()})" in found[port]["process"]
+            found = network.listeners()
+            [listener] = found[port]
+            assert listener["address"] == "127.0.0.2" and f"(process {os.getpid()})" in listener["process"]
             assert str(client.getsockname()[1]) not in found
-    assert port not in report.listeners()
+    assert port not in network.listeners()
+
+
+def test_two_programs_at_one_port() -> None:
+    """Each address of a port is told."""
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_server(("127.0.0.3", port)):
+            assert {each["address"] for each in network.listeners()[str(port)]} == {"127.0.0.2", "127.0.0.3"}
 
 
 def test_listeners_on_ipv6() -> None:
-    """A port that is taken on IPv6 only is taken."""
+    """A port that is taken on IPv6 only is there, with its address."""
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
-        assert str(server.getsockname()[1]) in report.listeners()
+        [listener] = network.listeners()[str(server.getsockname()[1])]
+        assert listener["address"] == "::1"
+
+
+@pytest.mark.parametrize(("both", "address"), [(True, "*"), (False, "::")])
+def test_the_wildcard_of_ipv6(both: bool, address: str) -> None:
+    """It takes the port of IPv4 too, unless the program says otherwise."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=both) as server:
+        [listener] = network.listeners()[str(server.getsockname()[1])]
+        assert listener["address"] == address
+
+
+ROUTES = [
+    {"dst": "default", "gateway": "10.0.0.1", "dev": "eth0"},
+    {"dst": "128.0.0.0/1", "dev": "tun0"},
+    {"dst": "172.29.64.0/22", "dev": "eth0"},
+    {"type": "local", "dst": "172.29.64.9", "dev": "eth0", "table": "local"},
+    {"type": "broadcast", "dst": "172.29.67.255", "dev": "eth0", "table": "local"},
+    {"dst": "10.9.0.0/16", "dev": "wg0", "table": 51820},
+    {"dst": "10.8.0.0/16", "nexthops": [{"dev": "eth1"}, {"dev": "eth2"}]},
+    {"type": "blackhole", "dst": "10.7.0.0/16"},
+    {"dst": "172.18.0.0/16", "dev": "br-0123456789ab"},
+    {"dst": "172.19.0.0/16", "dev": "br-lan"},
+]
+
+
+@pytest.fixture
+def host_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The routes above, a connection and two name servers."""
+    program = tmp_path / "ip"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(ROUTES)}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(network, "SBIN", str(tmp_path))
+    monkeypatch.setattr(network, "sockets", lambda state: [{"peer": "172.29.70.5"}, {"peer": "127.0.0.1"}])
+    monkeypatch.setattr(network, "name_servers", lambda: ["172.29.70.53", "fe80::1%eth0", "10.0.0.2"])
+
+
+@pytest.mark.parametrize(
+    ("bridges", "more"), [(None, []), (set(), ["br-0123456789ab (route 172.18.0.0/16)"]), ({"br-0123456789ab"}, [])]
+)
+def test_what_a_host_reaches(host_network: None, bridges: set[str] | None, more: list[str]) -> None:
+    """Routes of all tables but those to the whole Internet and to containers, and machines in the subnet."""
+    assert [each["by"] for each in network.occupied(bridges, "172.29.70.0/24")] == [
+        "eth0 (route 172.29.64.0/22)",
+        "eth0 (address 172.29.64.9)",
+        "wg0 (route 10.9.0.0/16 in table 51820)",
+        "eth1 (route 10.8.0.0/16)",
+        "blackhole (route 10.7.0.0/16)",
+        *more,
+        "br-lan (route 172.19.0.0/16)",
+        "a connection with 172.29.70.5",
+        "the name server 172.29.70.53",
+    ]
+
+
+def test_routes_without_ip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's own table has the same subnets, on a host without iproute2."""
+    with_ip = {each["subnet"] for each in network.routes() if (each["table"], each["type"]) == ("main", "unicast")}
+    monkeypatch.setattr(network.shutil, "which", lambda *_, **__: None)
+    without = {str(ipaddress.ip_network(each["subnet"])) for each in network.routes()}
+    assert without == {str(ipaddress.ip_network(subnet)) for subnet in with_ip}
+
+
+RULES = {
+    "filter": "-P FORWARD DROP\n-N DOCKER\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n",
+    "nat": "-P PREROUTING ACCEPT\n-N DOCKER\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("filter_rules", "nat_rules", "options", "info", "missing"),
+    [
+        (RULES["filter"], RULES["nat"], {}, {}, []),
+        ("-P FORWARD ACCEPT", RULES["nat"], {}, {},
+         ["the chain DOCKER in filter", "the rule of FORWARD to DOCKER-USER in filter"]),
+        # iptables -F leaves the chains
+        ("-N DOCKER\n-N DOCKER-USER", RULES["nat"], {}, {}, ["the rule of FORWARD to DOCKER-USER in filter"]),
+        (RULES["filter"], "", {}, {}, ["the chain DOCKER in nat"]),
+        ("", "", {"iptables": False}, {}, []),
+        ("", "", {"iptables": "false"}, {}, []),
+        ("", "", {}, {"FirewallBackend": {"Driver": "nftables"}}, []),
+    ],
+)  # fmt: skip
+def test_lost_rules(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    filter_rules: str,
+    nat_rules: str,
+    options: dict[str, object],
+    info: dict[str, object],
+    missing: list[str],
+) -> None:
+    """What the engine made at its start is there, or is named; not if the engine leaves the firewall alone."""
+    (tmp_path / "filter").write_text(filter_rules)
+    (tmp_path / "nat").write_text(nat_rules)
+    program = tmp_path / "iptables"
+    program.write_text(f'#!/bin/sh\ncat {tmp_path}/"$4"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(network, "SBIN", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(network, "engine_process", lambda: "1")
+    monkeypatch.setattr(network, "engine_options", lambda pid: options)
+    assert network.lost_rules(info) == missing
+
+
+def test_options_of_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the file that its command line names, and those of the command line itself."""
+    (tmp_path / "daemon.json").write_text(json.dumps({"data-root": "/srv/docker", "iptables": True}))
+    words = ["sleep-as-dockerd", f"--config-file={tmp_path}/daemon.json", "--iptables=false", ""]
+    (tmp_path / "cmdline").write_text("\0".join(words))
+    real = open
+
+    def opened(path: str, *args: Any, **kwargs: Any) -> Any:
+        return real(tmp_path / "cmdline" if path == "/proc/7/cmdline" else path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", opened)
+    found = network.engine_options("7")
+    assert (found["data-root"], found["iptables"]) == ("/srv/docker", "false")
+
+
+def test_images_and_volumes_where_the_engine_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the engine's own root, and each file system once."""
+    assert report.places({"DockerRootDir": str(tmp_path)}) == [str(tmp_path)]
+    # Volumes on another file system, as /dev/shm is one.
+    (tmp_path / "volumes").symlink_to("/dev/shm")
+    assert report.places({"DockerRootDir": str(tmp_path)}) == [str(tmp_path), f"{tmp_path}/volumes"]
+
+
+def test_root_of_an_engine_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its configuration may be."""
+    monkeypatch.setattr(report, "engine_options", lambda: {"data-root": str(tmp_path)})
+    assert report.places({}) == [str(tmp_path)]
+    monkeypatch.setattr(report, "engine_options", dict)
+    assert report.places({}) == ["/var/lib/docker"]
+
+
+def test_python_that_cannot_import_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is told, and whether a package of Debian would help."""
+    monkeypatch.setitem(sys.modules, "requests", None)
+    monkeypatch.setattr(sys, "path", ["/usr/lib/python3/dist-packages"])
+    found = report.python_report()
+    assert "requests" in found["error"] and found["debian"] and found["executable"] == sys.executable
+    monkeypatch.setattr(sys, "path", [])
+    assert not report.python_report()["debian"]
 
 
 def test_free_space_of_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
@@ -40,7 +195,8 @@ def test_free_space_of_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
 ENGINE = """
 case "$1 $2" in
 "version --format") echo '{"Version": "28.0", "ApiVersion": "1.48"}' ;;
-"ps --filter") echo desk-web ;;
+"info --format") echo '{"DockerRootDir": "ROOT"}' ;;
+"ps --format") echo desk-web ;;
 "container inspect") cat INSPECT ;;
 "network ls") echo desk ;;
 "network inspect") echo '[{"Name": "desk", "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}}]' ;;
@@ -56,22 +212,26 @@ def test_report(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: P
     (tmp_path / "inspect").write_text(json.dumps([{"Name": "/desk-web", "NetworkSettings": {"Ports": bindings}}]))
     (tmp_path / "pgdata").mkdir()
     (tmp_path / "pgdata" / "PG_VERSION").write_text("17\n")
-    fake_docker(ENGINE.replace("INSPECT", str(tmp_path / "inspect")).replace("MOUNT", str(tmp_path)))
+    fake_docker(
+        ENGINE.replace("INSPECT", str(tmp_path / "inspect"))
+        .replace("MOUNT", str(tmp_path))
+        .replace("ROOT", str(tmp_path))
+    )
     wanted = ["desk-postgres-data/pgdata/PG_VERSION", "desk-other/PG_VERSION", "desk-postgres-data/none"]
-    outcome = run_module("host_report", stack="desk", paths=["/"], volume_files=wanted)
+    outcome = run_module("host_report", volume_files=wanted)
     host = outcome.result["host"]
     assert not outcome.result["changed"]
     assert (host["engine"]["answers"], host["engine"]["version"]) == (True, "28.0")
-    assert host["ports"]["18080"]["container"] == "desk-web"
+    assert host["ports"]["18080"] == [{"address": "127.0.0.1", "container": "desk-web", "process": ""}]
     assert host["networks"] == {"desk": ["10.1.0.0/24"]}
     assert host["volume_files"] == {"desk-postgres-data/pgdata/PG_VERSION": "17"}
-    assert host["memory_mb"] > 0 and host["disk_free_mb"]["/"] > 0 and host["distribution"]
+    assert host["memory_mb"] > 0 and host["disk_free_mb"][str(tmp_path)] > 0 and host["distribution"]
 
 
 def test_report_of_an_engine_that_does_not_answer(run_module: Run, fake_docker: Callable[[str], Path]) -> None:
     """What its client said is in the report, and nothing else is asked of it."""
     calls = fake_docker('echo "permission denied" >&2; exit 1')
-    host = run_module("host_report", stack="desk").result["host"]
+    host = run_module("host_report").result["host"]
     assert host["engine"]["answers"] is False and host["engine"]["error"] == "permission denied"
     assert (host["networks"], host["volumes"]) == ({}, [])
     assert len(calls.read_text().splitlines()) == 1
