@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import boto3
 import botocore.config
 import botocore.exceptions
 import pytest
-from stack_under_test import Stack, command
+import requests
+from stack_under_test import Stack, command, eventually
 
 OWNERS = ("airflow", "backend", "mlflow")
 BUCKETS = ("airflow-logs", "mlflow", "trading-charts")
@@ -69,6 +71,68 @@ def test_owners_are_nothing_more(stack: Stack, owner: str) -> None:
         "postgres", *words, stdin=f"SELECT left(rolpassword, 14) FROM pg_authid WHERE rolname = '{owner}'"
     )
     assert kept.stdout.strip() == "SCRAM-SHA-256$"
+
+
+def as_administrator(stack: Stack, query: str) -> str:
+    """Ask PostgreSQL as its administrator, from inside the container."""
+    words = ("psql", "--no-psqlrc", "-At", "--username=postgres", "--dbname=postgres", "--file=-")
+    done = stack.execute("postgres", *words, stdin=query)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_connections_are_shared_among_the_owners(stack: Stack) -> None:
+    """Each has a limit, and together they leave those that are reserved for the administrator."""
+    rows = as_administrator(stack, "SELECT rolname, rolconnlimit FROM pg_roles WHERE rolcanlogin ORDER BY 1").split()
+    limits = {name: int(limit) for name, _, limit in (row.partition("|") for row in rows)}
+    assert limits.pop("postgres") == -1
+    assert sorted(limits) == sorted(OWNERS) and all(limit > 0 for limit in limits.values())
+    most, reserved = (int(as_administrator(stack, f"SHOW {name}")) for name in
+                      ("max_connections", "superuser_reserved_connections"))  # fmt: skip
+    assert sum(limits.values()) <= most - reserved
+
+
+def test_an_owner_that_takes_all_its_connections_leaves_those_of_others(stack: Stack) -> None:
+    """A client of the backend opens as many as it gets: it is refused in the end, and nobody else is."""
+    mark = uuid.uuid4().hex
+    hold = """
+        for n in $(seq 100); do
+            psql --no-psqlrc --host=127.0.0.1 --username=backend --dbname=backend --command='SELECT pg_sleep(60)' &
+        done
+        wait
+    """
+    environment = {"PGPASSWORD": stack.secret("postgres_backend_password"), "PGAPPNAME": mark}
+    taken = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{mark}'"
+    limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'backend'"
+    held = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'backend' AND backend_type = 'client backend'"
+    with ThreadPoolExecutor() as pool:
+        refused = pool.submit(stack.execute, "postgres", "sh", "-c", hold, environment=environment)
+        try:
+            eventually(lambda: as_administrator(stack, f"SELECT ({held}) = ({limit}) AND ({taken}) > 0") == "t", 50)
+            status, said = psql(stack, "backend", "backend", "SELECT 1")
+            assert status != 0 and 'too many connections for role "backend"' in said
+            for owner in ("airflow", "mlflow"):
+                assert psql(stack, owner, owner, "SELECT 1") == (0, "1")
+            if "mlflow" in stack.containers():
+                address = stack.url("mlflow", "/api/2.0/mlflow/experiments/search?max_results=1")
+                assert requests.get(address, timeout=30).status_code == 200
+            assert stack.well("postgres")
+        finally:
+            as_administrator(
+                stack, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{mark}'"
+            )
+    assert 'too many connections for role "backend"' in refused.result().stderr
+
+
+def test_the_health_check_of_postgresql_leaves_no_line_in_its_log(stack: Stack) -> None:
+    """One a minute would be most of the log."""
+    before = stack.log("postgres").count("FATAL")
+    for _ in range(3):
+        assert stack.well("postgres")
+    # What the server writes for these comes after what the probes would have left.
+    assert psql(stack, "backend", "backend", "SELECT 1", password="wrong")[0] != 0
+    eventually(lambda: stack.log("postgres").count("FATAL") > before, 10)
+    assert stack.log("postgres").count("FATAL") == before + 1
 
 
 def test_server_version(stack: Stack) -> None:

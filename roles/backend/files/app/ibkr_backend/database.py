@@ -145,15 +145,24 @@ class GatewaySession(Base):
     reopened: Mapped[int]
 
 
-def make_engine(settings: DatabaseSettings) -> Engine:
-    """Make an engine with a small pool that notices a lost server within seconds."""
+#: Connections of the API, and of a process that works on tasks, one at a time. The stack allows the database's owner
+#: the sum of all processes.
+API_CONNECTIONS = 10
+TASK_CONNECTIONS = 3
+
+
+def make_engine(settings: DatabaseSettings, connections: int = API_CONNECTIONS) -> Engine:
+    """Make an engine with a small pool that notices a lost server within seconds.
+
+    ``connections`` is the most that it opens; two of them stay open.
+    """
     url = settings.sqlalchemy_url
     if url.get_backend_name() != "postgresql":
         return create_engine(url)
     return create_engine(
         url,
         pool_size=2,
-        max_overflow=8,
+        max_overflow=connections - 2,
         pool_pre_ping=True,
         connect_args={"connect_timeout": 2, "tcp_user_timeout": 5000, "application_name": "ibkr_backend"},
     )

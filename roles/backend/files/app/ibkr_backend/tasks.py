@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from ibkr_backend import brokerage_session, history, isolated
 from ibkr_backend.celery_app import LOOK_SECONDS, app
-from ibkr_backend.database import Refresh, make_engine
+from ibkr_backend.database import TASK_CONNECTIONS, Refresh, make_engine
 from ibkr_backend.gateway import Gateway, GatewayError
 from ibkr_backend.mlflow_api import MLflow, MLflowError
 from ibkr_backend.settings import WorkerSettings
@@ -31,7 +31,7 @@ def worker_settings() -> WorkerSettings:
 @functools.cache
 def engine() -> Engine:
     """Make the database engine once in each worker process."""
-    return make_engine(worker_settings())
+    return make_engine(worker_settings(), TASK_CONNECTIONS)
 
 
 @functools.cache
