@@ -59,8 +59,31 @@ NESTED_KEYS = {
     "binds": {"source", "path", "read_only"},
     "ports": {"host", "container", "address"},
     "live_files": {"path", "files"},
-    "health": {"test", "timeout", "retries", "start_period", "interval"},
+    "health": {"test", "timeout", "retries", "start_period", "interval", "restart_after", "alive"},
 }
+#: Runs a health check, and kills the container's processes when they have not answered for long, whereupon the engine
+#: starts the container again. Arguments: seconds without an answer, failed checks in a row, seconds that a check may
+#: take, exit statuses of a program that is alive and not ready, and the check. A container that has not been well since
+#: its start is left alone: a slow start is not cut short, and the absence of another service costs one restart at most.
+PROBE = """\
+seconds=$1 looks=$2 limit=$3 alive=$4; shift 4
+file=/dev/shm/last-well well='' failed=0
+read -r well failed 2> /dev/null < "$file"
+if command -v timeout > /dev/null; then timeout -s KILL "$limit" "$@"; else "$@"; fi
+status=$? now=$(date +%s)
+case " $alive " in *" $status "*) answers=$well;; *) answers='';; esac
+if [ "$status" -eq 0 ] || [ -n "$answers" ]; then
+    echo "$now 0" > "$file"
+elif [ -n "$well" ]; then
+    failed=$((failed + 1))
+    echo "$well $failed" > "$file"
+    if [ "$failed" -ge "$looks" ] && [ $((now - well)) -ge "$seconds" ]; then
+        echo "No answer to the health check for $((now - well)) s, restarting" 2> /dev/null > /proc/1/fd/2
+        kill -9 -1
+    fi
+fi
+exit "$status"
+"""
 REQUIRED = ("name", "image", "user", "memory", "cpus")
 SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]?)b?$", re.IGNORECASE)
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -401,6 +424,35 @@ def mounts_of(container: dict[str, Any], directory: str, stack: str) -> list[dic
     return mounts
 
 
+def health_test(health: dict[str, Any], restart_after: int, where: str) -> list[str]:
+    """Make a health check that also restarts a container that hangs.
+
+    Args:
+        health: Declaration of the check; ``alive`` lists statuses of a program that answers and is not ready, such as a
+            database that recovers, or one that misses another service.
+        restart_after: Seconds without an answer after which the container's processes are ended; 0 is never.
+        where: What it belongs to, for the error.
+
+    Returns:
+        The test in Docker's form.
+
+    Raises:
+        AnsibleFilterError: If the statuses are none.
+    """
+    kind, *words = health["test"]
+    alive = health.get("alive") or []
+    if not isinstance(alive, list) or not all(isinstance(each, int) and 0 < each < 256 for each in alive):
+        raise AnsibleFilterError(
+            f"{where}: 'health' has 'alive' {alive!r}, expected a list of exit statuses, 1 to 255."
+        )
+    if not restart_after or kind == "NONE":
+        return health["test"]
+    words = ["/bin/sh", "-c", *words] if kind == "CMD-SHELL" else words
+    looks, limit = health.get("retries", 3), max(1, health.get("timeout", 5) - 1)
+    numbers = [str(number) for number in (restart_after, looks, limit)]
+    return ["CMD", "/bin/sh", "-c", PROBE, "probe", *numbers, " ".join(map(str, alive)), *map(str, words)]
+
+
 def parts_of(spec: dict[str, Any], network: str, files: dict[str, str], secrets: dict[str, str]) -> str:
     """Digest what a container is made from part by part, so that a later run can say which of them changed.
 
@@ -439,8 +491,8 @@ def container_plan(
     Args:
         containers: Declarations, see ``CONTAINER_KEYS``. ``live_files`` are directories whose change needs no new
             container: name on the host to ``path`` in the container and ``files``.
-        settings: ``stack``, ``network``, ``config_dir``, ``publish_address``, ``health_interval`` (seconds),
-            ``log_size`` and ``log_files``.
+        settings: ``stack``, ``network``, ``config_dir``, ``publish_address``, ``health_interval`` and
+            ``restart_hung_after`` (seconds), ``log_size`` and ``log_files``.
         overrides: Name to what the inventory changes of a declaration.
         variable: Name of the variable that holds the overrides, for errors.
         rules: What the service's own settings must be like, see ``broken_rules``.
@@ -448,7 +500,8 @@ def container_plan(
     Returns:
         One dictionary a container: ``name`` on the host, ``service``, ``kind``, ``hash`` of all it is made from,
         ``parts`` of that (see ``parts_of``), ``spec`` for ``community.docker.docker_container``, ``limits``,
-        ``network``, ``trees`` and ``secret_trees`` for ``config_tree``. Only ``secret_trees`` holds secrets.
+        ``alive`` (exit statuses of its health check when it is alive and not ready), ``network``, ``trees`` and
+        ``secret_trees`` for ``config_tree``. Only ``secret_trees`` holds secrets.
 
     Raises:
         AnsibleFilterError: If a declaration or a setting cannot work, with the key or variable that is wrong.
@@ -479,6 +532,12 @@ def container_plan(
             "PidsLimit": container.get("pids", 512),
         }
         health = container.get("health") or {}
+        # What ends someone's session is never restarted by itself.
+        patience = 0 if container.get("protect") else health.get("restart_after", settings.get("restart_hung_after", 0))
+        if isinstance(patience, bool) or not str(patience).isdigit():
+            raise AnsibleFilterError(
+                f"{where}: 'health' has 'restart_after' {patience!r}, expected a number of seconds, 0 for never."
+            )
         tmpfs = {"/tmp": "64m", **(container.get("tmpfs") or {})}
         spec = {
             "image": container["image"],
@@ -509,7 +568,7 @@ def container_plan(
             "restart_policy": "no" if kind == "step" else "unless-stopped",
             "log_options": {"max-size": settings["log_size"], "max-file": str(settings["log_files"])},
             "healthcheck": {
-                "test": health["test"],
+                "test": health_test(health, int(patience), where),
                 "interval": f"{health.get('interval', settings['health_interval'])}s",
                 "timeout": f"{health.get('timeout', 5)}s",
                 "retries": health.get("retries", 3),
@@ -538,6 +597,7 @@ def container_plan(
                 "parts": parts_of(spec, settings["network"], **content),
                 "spec": spec,
                 "limits": limits,
+                "alive": health.get("alive") or [],
                 "network": settings["network"],
                 "variable": f"{variable}.{name}",
                 "protect": container.get("protect", False),

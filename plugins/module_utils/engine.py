@@ -59,6 +59,25 @@ def inspect(kind: str, names: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def probe(name: str, item: dict[str, Any]) -> tuple[int, str]:
+    """Run a container's health check now.
+
+    Args:
+        name: Container.
+        item: The engine's description.
+
+    Returns:
+        Its exit status, and what it printed.
+    """
+    kind, *words = (item["Config"].get("Healthcheck") or {}).get("Test") or ["NONE"]
+    if kind == "NONE":
+        return 0, ""
+    if kind == "CMD-SHELL":
+        words = ["sh", "-c", *words]
+    status, out, err = docker("exec", name, *words, timeout=10)
+    return status, (out + err).strip()
+
+
 def why_it_ended(state: dict[str, Any]) -> str:
     """Say what the engine knows of the end of a container beside its status.
 

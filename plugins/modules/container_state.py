@@ -17,6 +17,11 @@ options:
     type: list
     elements: dict
     required: true
+  patience:
+    description: Seconds that a container which the engine calls unhealthy gets to answer, since what it needs may have
+      come back a moment ago.
+    type: int
+    default: 0
   written:
     description: Files that the same run would write; in check mode a container that reads one counts as different.
     type: list
@@ -42,6 +47,7 @@ containers:
     exists: {description: Whether it exists., type: bool}
     running: {description: Whether it runs., type: bool}
     protected: {description: Whether it was made as one that only a variable lets a run recreate., type: bool}
+    hung: {description: Whether it runs and does not answer its health check., type: bool}
     remake: {description: Whether only a new container heals it., type: bool}
     ready: {description: Whether the engine calls it healthy or the step is done., type: bool}
     hash: {description: Hash of what it was made from., type: str}
@@ -53,7 +59,11 @@ import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError, inspect
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (
+    EngineError,
+    inspect,
+    probe,
+)
 
 # What `docker update` can set and no declaration has.
 UNDECLARED = (
@@ -113,6 +123,49 @@ def newest_file(item: dict) -> float:
         for name in names
     ]
     return max(times, default=0.0)
+
+
+def unhealthy(declared: dict, item: dict) -> bool:
+    """Tell whether the engine has given up a service that runs.
+
+    Args:
+        declared: Plan of one container.
+        item: The engine's description.
+
+    Returns:
+        Whether its health check has failed several times.
+    """
+    state = item["State"]
+    runs = state["Running"] and not state.get("Paused") and not state.get("Restarting")
+    return declared["kind"] == "service" and runs and (state.get("Health") or {}).get("Status") == "unhealthy"
+
+
+def look_again(declared: list[dict], existing: dict[str, dict], patience: float) -> dict[str, str]:
+    """Ask the unhealthy containers themselves: the engine looks once a minute only.
+
+    Args:
+        declared: Plans.
+        existing: Name to the engine's description.
+        patience: Seconds that they get to answer.
+
+    Returns:
+        Name to ``healthy``, ``hung``, or ``unhealthy`` for one that answers and is not ready.
+    """
+    waiting = {
+        plan["name"]: plan for plan in declared if plan["name"] in existing and unhealthy(plan, existing[plan["name"]])
+    }
+    found: dict[str, str] = {}
+    end = time.monotonic() + patience
+    while waiting:
+        for name, plan in list(waiting.items()):
+            status, _ = probe(name, existing[name])
+            found[name] = "healthy" if status == 0 else "unhealthy" if status in plan.get("alive", []) else "hung"
+            if status == 0:
+                del waiting[name]
+        if time.monotonic() >= end:
+            break
+        time.sleep(1)
+    return found
 
 
 def undeclared(declared: dict, item: dict, written: list[str]) -> list[str]:
@@ -203,6 +256,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "containers": {"type": "list", "elements": "dict", "required": True},
+            "patience": {"type": "int", "default": 0},
             "written": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
@@ -214,19 +268,23 @@ def main() -> None:
         if not module.check_mode:
             module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
         existing = {}  # a fresh host in check mode: everything would be made
+    healths = look_again(declared, existing, 0 if module.check_mode else module.params["patience"])
     report, lines = {}, []
     for container in declared:
         item = existing.get(container["name"])
         remake = undeclared(container, item, module.params["written"] if module.check_mode else []) if item else []
         drift = drift_of(container, item) + remake if item else ["missing"]
         state = item["State"] if item else {}
-        health = (state.get("Health") or {}).get("Status")
+        health = healths.get(container["name"], (state.get("Health") or {}).get("Status"))
+        if health == "hung":
+            drift = [*drift, "does not answer its health check"]
         labels = ((item or {}).get("Config") or {}).get("Labels") or {}
         report[container["name"]] = {
             "exists": bool(item),
             "running": bool(state.get("Running")),
             "ready": not drift and ((container["kind"] == "step" and not state.get("Running")) or health == "healthy"),
             "drift": drift,
+            "hung": health == "hung",
             "remake": bool(remake),
             "protected": labels.get("quantops.protect") == "true",
             "hash": labels.get("quantops.hash", ""),

@@ -69,30 +69,12 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
     EngineError,
     docker,
     inspect,
+    probe,
     why_it_ended,
 )
 
 PAUSE = 0.5  # seconds between two looks
 RESTARTS = 3  # a service that restarted so often during the wait will not come up by waiting
-
-
-def probe(name: str, item: dict) -> tuple[bool, str]:
-    """Run a container's health check now.
-
-    Args:
-        name: Container.
-        item: The engine's description.
-
-    Returns:
-        Whether it succeeded, and what it printed.
-    """
-    kind, *words = (item["Config"].get("Healthcheck") or {}).get("Test") or ["NONE"]
-    if kind == "NONE":
-        return True, ""
-    if kind == "CMD-SHELL":
-        words = ["sh", "-c", *words]
-    status, out, err = docker("exec", name, *words, timeout=10)
-    return status == 0, (out + err).strip()
 
 
 def verdict(name: str, item: dict | None, restarts: int = 0) -> tuple[str, str]:
@@ -124,8 +106,8 @@ def verdict(name: str, item: dict | None, restarts: int = 0) -> tuple[str, str]:
     health = state.get("Health") or {}
     if health.get("Status") == "healthy":
         return "ready", ""
-    good, said = probe(name, item)
-    return ("ready", "") if good else ("waiting", said or "its health check fails without a word")
+    status, said = probe(name, item)
+    return ("ready", "") if status == 0 else ("waiting", said or "its health check fails without a word")
 
 
 def describe(name: str, reason: str) -> str:

@@ -94,7 +94,8 @@ BAD = (
         ("postgres_settings is 'Work Mem', expected is a name of a setting",)),
     Bad("connections-too-few", {"postgres_settings": {"max_connections": 60}},
         ("max_connections is 60, too few: its clients may open 83 connections (airflow 50, backend 18, mlflow 15)",
-         "Set max_connections in postgres_settings to 86 or more"), groups=("postgres", "airflow", "backend", "mlflow")),
+         "Set max_connections in postgres_settings to 86 or more"),
+        groups=("postgres", "airflow", "backend", "mlflow")),
     Bad("connections-of-nobody", {"postgres_connection_limits": {"backed": 40}},
         ("postgres_connection_limits has the unknown key 'backed'. Did you mean 'backend'?",)),
     # ---- ports and addresses

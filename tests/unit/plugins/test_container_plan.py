@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -334,3 +337,131 @@ def test_protected_drift(declared: bool, was: bool, running: bool, drift: bool, 
     found = {"protected": was, "running": running, "drift": ["changed: image"] if drift else []}
     plan = plan_of({"protect": declared})
     assert stack.protected_drift([plan], {"desk-web": found}) == (["desk-web"] if kept else [])
+
+
+def test_a_health_check_that_restarts_what_hangs() -> None:
+    """Wrapped with its numbers; a declared command in a shell stays one; without the setting it is as declared."""
+    health = {"test": ["CMD-SHELL", "look || exit 3"], "alive": [3, 22], "retries": 4, "timeout": 9}
+    plan = plan_of({"health": health}, restart_hung_after=300)
+    kind, shell, option, script, name, *words = plan["spec"]["healthcheck"]["test"]
+    assert (kind, shell, option, script, name) == ("CMD", "/bin/sh", "-c", stack.PROBE, "probe")
+    assert words == ["300", "4", "8", "3 22", "/bin/sh", "-c", "look || exit 3"]
+    assert plan["alive"] == [3, 22]
+    for settings, change in (
+        ({}, {}),
+        ({"restart_hung_after": 0}, {}),
+        ({"restart_hung_after": 300}, {"restart_after": 0}),
+    ):
+        plain = plan_of({"health": {**health, **change}}, **settings)
+        assert plain["spec"]["healthcheck"]["test"] == health["test"]
+
+
+def test_a_protected_container_is_never_restarted_by_its_health_check() -> None:
+    """That would end someone's session, whatever else is declared."""
+    health = {"test": ["CMD", "true"], "restart_after": 60}
+    plan = plan_of({"health": health, "protect": True}, restart_hung_after=300)
+    assert plan["spec"]["healthcheck"]["test"] == ["CMD", "true"]
+    # Nor does the feature change what it is made from.
+    assert plan["hash"] == plan_of({"health": {"test": ["CMD", "true"]}, "protect": True})["hash"]
+
+
+@pytest.mark.parametrize(
+    ("health", "sentence"),
+    [
+        ({"restart_after": "soon"}, "'restart_after' 'soon', expected a number of seconds, 0 for never"),
+        ({"restart_after": True}, "'restart_after' True, expected"),
+        ({"restart_after": -5}, "'restart_after' -5, expected"),
+        ({"alive": "1"}, "'alive' '1', expected a list of exit statuses, 1 to 255"),
+        ({"alive": [0]}, "'alive' [0], expected"),
+    ],
+)
+def test_health_checks_that_cannot_work(health: dict[str, Any], sentence: str) -> None:
+    """Refused, with the key."""
+    with pytest.raises(AnsibleFilterError, match=re.escape(sentence)):
+        plan_of({"health": {"test": ["CMD", "true"], **health}}, restart_hung_after=300)
+
+
+class Looks:
+    """The health check's script on this machine, where it only says whom it would kill."""
+
+    def __init__(self, directory: Path, shell: str) -> None:
+        """Take a directory for what it remembers."""
+        assert stack.PROBE.count("kill -9 -1") == 1 and stack.PROBE.count("/dev/shm/last-well") == 1
+        self.file, self.log, self.shell = directory / "last-well", directory / "log", shell
+        script = stack.PROBE.replace("kill -9 -1", "echo KILLED").replace("/dev/shm/last-well", str(self.file))
+        self.script = script.replace("/proc/1/fd/2", str(self.log))
+        assert "kill -9" not in self.script and "/proc/1" not in self.script
+
+    def look(self, check: str) -> tuple[int, bool]:
+        """Check once, and return its status and whether it would have killed."""
+        words = [self.shell, "-c", self.script, "probe", "300", "3", "2", "5 22", "sh", "-c", check]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+        return done.returncode, "KILLED" in done.stdout
+
+    def age(self, seconds: int) -> None:
+        """Let time go by since it was well."""
+        well, failed = map(int, self.file.read_text().split())
+        self.file.write_text(f"{well - seconds} {failed}\n")
+
+
+@pytest.fixture(params=["dash", "bash"])
+def looks(tmp_path: Path, request: pytest.FixtureRequest) -> Looks:
+    """A health check in a shell that images have."""
+    return Looks(tmp_path, request.param)
+
+
+def test_a_program_that_hangs_is_killed(looks: Looks) -> None:
+    """After enough failed looks in a row and enough time, and once it is: not again until it was well."""
+    assert looks.look("exit 0") == (0, False)
+    assert looks.look("exit 1") == (1, False)
+    looks.age(1000)
+    # Time alone is not enough: a host that slept has looked once only.
+    assert looks.look("exit 1") == (1, False)
+    assert looks.look("exit 7") == (7, True)
+    assert "No answer to the health check for 1" in looks.log.read_text()
+    # The container that the engine starts again has an empty /dev/shm.
+    looks.file.unlink()
+    assert [looks.look("exit 1") for _ in range(9)] == [(1, False)] * 9
+
+
+def test_looks_alone_kill_nothing(looks: Looks) -> None:
+    """A run asks twice a second."""
+    looks.look("exit 0")
+    assert [looks.look("exit 1") for _ in range(9)] == [(1, False)] * 9
+    looks.age(301)
+    assert looks.look("exit 1") == (1, True)
+
+
+def test_a_check_that_hangs_counts(looks: Looks) -> None:
+    """It is ended before the engine ends it, and with it the script that counts."""
+    looks.look("exit 0")
+    looks.look("exit 1")
+    looks.age(1000)
+    looks.look("exit 1")
+    begun = time.monotonic()
+    status, killed = looks.look("sleep 20")
+    assert status != 0 and killed and time.monotonic() - begun < 10
+
+
+def test_a_program_that_answers_is_not_killed(looks: Looks) -> None:
+    """A database that recovers, or a program that misses another one, says so with a status of its own."""
+    looks.look("exit 0")
+    for _ in range(5):
+        looks.age(1000)
+        assert looks.look("exit 22") == (22, False)
+        assert looks.look("exit 5") == (5, False)
+    # Answering counts as well only for what was well before.
+    looks.file.unlink()
+    assert looks.look("exit 22") == (22, False) and not looks.file.exists()
+
+
+def test_one_good_look_forgives(looks: Looks) -> None:
+    """Failed looks count in a row."""
+    looks.look("exit 0")
+    looks.look("exit 1")
+    looks.look("exit 1")
+    looks.age(1000)
+    assert looks.look("exit 0") == (0, False)
+    assert looks.look("exit 1") == (1, False)
+    looks.age(1000)
+    assert looks.look("exit 1") == (1, False)

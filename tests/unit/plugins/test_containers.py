@@ -306,6 +306,49 @@ def test_container_state_reports(run_module: Run, fake_docker: Callable[[str], P
     assert run_module("container_state", check=True, containers=declared).result["changed"]
 
 
+@pytest.mark.parametrize(
+    ("status", "hung", "ready"),
+    [(0, False, True), (1, True, False), (22, False, False), (124, True, False)],
+)
+def test_container_state_asks_what_the_engine_gave_up(
+    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, status: int, hung: bool, ready: bool
+) -> None:
+    """One that answers now is as declared, one that answers and is not ready is awaited, one that hangs is drift."""
+    answer(
+        fake_docker, tmp_path, [item(State__Health={"Status": "unhealthy"})], f"case $1 in exec) exit {status};; esac"
+    )
+    found = run_module("container_state", containers=[{**DECLARED, "alive": [22]}]).result["containers"]["desk-web"]
+    assert (found["hung"], found["ready"]) == (hung, ready)
+    assert found["drift"] == (["does not answer its health check"] if hung else [])
+    assert not found["remake"]
+
+
+def test_container_state_is_patient(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+    """What it needs may have come back a moment ago."""
+    second = f"test -e {tmp_path}/asked; status=$?; touch {tmp_path}/asked; exit $status"
+    answer(fake_docker, tmp_path, [item(State__Health={"Status": "unhealthy"})], f"case $1 in exec) {second};; esac")
+    result = run_module("container_state", containers=[DECLARED], patience=10).result
+    assert result["containers"]["desk-web"]["ready"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"State__Health": {"Status": "starting"}},
+        {"State__Health": {"Status": "unhealthy"}, "State__Paused": True},
+        {"State__Health": {"Status": "unhealthy"}, "State__Running": False, "State__Status": "exited"},
+    ],
+)
+def test_container_state_asks_nobody_else(
+    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """A healthy, starting, paused or stopped container is not asked, and does not hang."""
+    answer(fake_docker, tmp_path, [item(**changes)], "case $1 in exec) exit 1;; esac")
+    assert run_module("container_state", containers=[DECLARED]).result["containers"]["desk-web"]["hung"] is False
+    assert "exec" not in (tmp_path / "docker-calls").read_text()
+
+
 def test_container_state_without_an_engine(run_module: Run, fake_docker: Callable[[str], Path]) -> None:
     """An error in a run; in check mode, a fresh host on which all would be made."""
     fake_docker('echo "Cannot connect to the Docker daemon" >&2; exit 1')

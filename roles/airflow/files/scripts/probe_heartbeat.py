@@ -1,10 +1,10 @@
-"""Health probe of the DAG processor and the triggerer: how old is this host's heartbeat in Airflow's database?
+"""Health probe of scheduler, DAG processor and triggerer: how old is this host's heartbeat in Airflow's database?
 
-Usage: ``python -I probe_heartbeat.py DagProcessorJob|TriggererJob``. It does not import Airflow, which costs seconds of
-CPU. Environment: ``AIRFLOW_DB_URL_FILE``, a file with the SQLAlchemy URL of the database (default
+Usage: ``python -I probe_heartbeat.py SchedulerJob|DagProcessorJob|TriggererJob``. It does not import Airflow, which
+costs seconds of CPU. Environment: ``AIRFLOW_DB_URL_FILE``, a file with the SQLAlchemy URL of the database (default
 ``/run/secrets/airflow_db_url``), and ``PROBE_MAX_AGE_S`` (default 60).
 
-Exit code 0: the heartbeat is fresh. 1: it is missing or old, or the database does not answer.
+Exit code 0: the heartbeat is fresh. 1: it is missing or old. 22: the database does not answer, so nobody knows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import psycopg2
 
 CONNECT_TIMEOUT_S = 3
+NOT_KNOWN = 22
 QUERY = """
     SELECT extract(epoch FROM now() - latest_heartbeat)
     FROM job
@@ -59,7 +60,7 @@ def main() -> int:
         age = heartbeat_age(url, job_type, own_names())
     except (OSError, psycopg2.Error) as error:
         print(f"{job_type}: {type(error).__name__}: {str(error).strip()}")
-        return 1
+        return NOT_KNOWN
     if age is None:
         print(f"{job_type}: no running job on {socket.gethostname()}")
         return 1

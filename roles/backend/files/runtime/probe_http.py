@@ -1,9 +1,15 @@
-"""Health check of the API: probe_http.py URL JSON. Succeeds when the answer is 2xx and says what JSON says."""
+"""Health check of the API: probe_http.py URL JSON. Succeeds when the answer is 2xx and says what JSON says.
+
+Exit status 22 is that of curl: it answers, with an error or something else. 1: it does not answer.
+"""
 
 import json
 import sys
+import urllib.error
 import urllib.request
 from typing import Any
+
+ANSWERS = 22
 
 
 def missing(expected: Any, answer: Any, where: str = "") -> list[str]:
@@ -28,7 +34,7 @@ def missing(expected: Any, answer: Any, where: str = "") -> list[str]:
     return [] if expected == answer else [f"{where or 'the answer'} is {answer!r}, expected is {expected!r}"]
 
 
-def main(url: str, expected: str) -> str:
+def main(url: str, expected: str) -> tuple[int, str]:
     """Ask once.
 
     Args:
@@ -36,15 +42,20 @@ def main(url: str, expected: str) -> str:
         expected: JSON.
 
     Returns:
-        What is wrong, empty when nothing is.
+        Exit status, and what is wrong; empty when nothing is.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=4) as answer:
-            return "; ".join(missing(json.loads(expected), json.load(answer)))
-    except (OSError, ValueError) as error:
-        return str(error)
+        with opener.open(url, timeout=3) as answer:
+            wrong = "; ".join(missing(json.loads(expected), json.load(answer)))
+    except (urllib.error.HTTPError, ValueError) as error:
+        return ANSWERS, str(error)
+    except OSError as error:
+        return 1, str(error)
+    return (ANSWERS, wrong) if wrong else (0, "")
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]) or 0)
+    status, text = main(*sys.argv[1:])
+    print(text, end="\n" if text else "", file=sys.stderr)
+    sys.exit(status)
