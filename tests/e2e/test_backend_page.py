@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -44,6 +47,63 @@ def test_a_wrong_password_is_refused(visit: Visit, stack: Stack) -> None:
         page.get_by_label("Password").fill("wrong")
         page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("alert")).to_have_text("User name or password is wrong.")
+
+
+def test_wrong_passwords_of_others_lock_nobody_out(visit: Visit, stack: Stack) -> None:
+    """Thirty from elsewhere, ten at a time: no more than one a second is judged, and then the right one logs in."""
+
+    def guess(number: int) -> int:
+        form = {"user": "trader", "password": f"wrong {number}"}
+        return requests.post(stack.url("backend", "/login"), data=form, timeout=60).status_code
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(max_workers=10) as pool:
+        assert list(pool.map(guess, range(30))) == [401] * 30
+    assert time.monotonic() - began >= 29
+    with visit("backend-after-wrong-passwords") as page:
+        log_in(page, stack)
+
+
+class ForeignPage(BaseHTTPRequestHandler):
+    """A page of another site, with a form that logs in to the stack's page."""
+
+    form = ""
+
+    def do_GET(self) -> None:
+        """Show the form."""
+        body = self.form.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def foreign_page(stack: Stack) -> Iterator[str]:
+    """Address of a page at another port, whose form sends the right password."""
+    fields = {"user": "trader", "password": stack.secret("backend_page_password")}
+    inputs = "".join(f'<input type="hidden" name="{name}" value="{value}">' for name, value in fields.items())
+    form = f'<form method="post" action="{stack.page("backend", "/login")}">{inputs}<button>Win</button></form>'
+    handler = type("Handler", (ForeignPage,), {"form": form})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_form_of_another_site_is_refused(visit: Visit, stack: Stack, foreign_page: str) -> None:
+    """With the right password even; nobody is logged in."""
+    with visit("backend-foreign-form") as page:
+        page.goto(foreign_page)
+        page.get_by_role("button", name="Win").click()
+        expect(page.get_by_role("alert")).to_contain_text("page of another site")
+        page.goto(stack.page("backend", "/"))
+        expect(page).to_have_url(re.compile("/login$"))
 
 
 def test_the_page(visit: Visit, stack: Stack) -> None:

@@ -30,6 +30,7 @@ from ibkr_backend.database import (
     utc,
 )
 from ibkr_backend.gateway import Source
+from ibkr_backend.guard import Guard
 from ibkr_backend.metrics import RequestMetrics, ServiceMetrics
 from ibkr_backend.mlflow_api import MLflow, MLflowError
 from ibkr_backend.readiness import CLIENT_TIMEOUT, Readiness, one_line
@@ -279,6 +280,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         state.airflow = Airflow(settings.airflow_url, settings.airflow_user, password, SECONDS_FOR_TRAINING)
     state.registry = CollectorRegistry()
     state.registry.register(ServiceMetrics(settings, state.readiness, state.engine))
+    app.add_middleware(Guard, refuse=functools.partial(pages.refusal, settings))
     app.add_middleware(RequestMetrics, registry=state.registry)
     app.add_exception_handler(OperationalError, _database_away)
     app.add_exception_handler(ProgrammingError, _database_away)

@@ -4,12 +4,13 @@ A session is a signed cookie, so that nothing has to be kept for it. Its key is 
 password or the token ends every session.
 """
 
+import asyncio
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
-from collections import deque
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
@@ -18,9 +19,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from ibkr_backend.settings import ApiSettings
 
 SESSION_SECONDS = 12 * 3600
-# Ten wrong passwords, then a wait: at that rate a password of 32 letters and digits is safe for good.
-FAILURES = 10
-FAILURE_SECONDS = 300
+# Passwords are looked at one after the other, and a wrong one keeps the next waiting: so many guesses are possible,
+# whatever number of connections and addresses they come from.
+GUESS_SECONDS = 1.0
+WAITING = 20
+KNOWN_SECONDS = 365 * 24 * 3600
 
 bearer = HTTPBearer(auto_error=False, description="The API token", scheme_name="token")
 
@@ -30,32 +33,75 @@ def equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode(), expected.encode())
 
 
+class Turnstile:
+    """Lets passwords be looked at one after the other; only wrong ones take time.
+
+    Nothing is remembered of earlier failures, so that nobody's can lock anybody out.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nobody waiting."""
+        self._lock = asyncio.Lock()
+        self._waiting = 0
+
+    async def judge(self, right: bool) -> bool | None:
+        """Return ``right`` when it is this password's turn, or None if too many wait: it was not looked at."""
+        if self._waiting >= WAITING:
+            return None
+        self._waiting += 1
+        try:
+            async with self._lock:
+                if not right:
+                    await asyncio.sleep(GUESS_SECONDS)
+                return right
+        finally:
+            self._waiting -= 1
+
+    @property
+    def seconds(self) -> int:
+        """Time until all who wait have had their turn."""
+        return math.ceil(self._waiting * GUESS_SECONDS)
+
+
 class Sessions:
-    """Makes and reads the page's session cookies."""
+    """Makes and reads the page's session cookies, and judges passwords."""
 
     def __init__(self, settings: ApiSettings) -> None:
         """Derive the key; cookies are shared by all ports of a host, so their name tells the stack."""
         self._settings = settings
         words = f"{settings.api_token.get_secret_value()}\n{settings.page_password.get_secret_value()}"
         self._key = hashlib.sha256(f"page session\n{words}".encode()).digest()
-        self.cookie = re.sub(r"[^A-Za-z0-9]+", "_", settings.stack_name) + "_session"
-        self._failures: dict[str, deque[float]] = {}
+        name = re.sub(r"[^A-Za-z0-9]+", "_", settings.stack_name)
+        self.cookie = f"{name}_session"
+        self.known_cookie = f"{name}_known"
+        # A browser in which somebody logged in before does not wait behind strangers.
+        self._turnstiles = {known: Turnstile() for known in (True, False)}
 
     def _sign(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
+    def _issue(self, kind: str, seconds: int) -> str:
+        content = f"{int(time.time()) + seconds}.{secrets.token_urlsafe(16)}"
+        return f"{content}.{self._sign(kind + content)}"
+
+    def _issued(self, kind: str, value: str) -> bool:
+        content, _, signature = value.rpartition(".")
+        expiry = content.partition(".")[0]
+        if not equal(signature, self._sign(kind + content)) or not expiry.isdecimal():
+            return False
+        return int(expiry) > time.time()
+
     def make(self) -> str:
         """Return the value of a new session's cookie."""
-        content = f"{int(time.time()) + SESSION_SECONDS}.{secrets.token_urlsafe(16)}"
-        return f"{content}.{self._sign(content)}"
+        return self._issue("", SESSION_SECONDS)
 
     def valid(self, request: Request) -> bool:
         """Say whether the request bears a session of ours that has not expired."""
-        content, _, signature = request.cookies.get(self.cookie, "").rpartition(".")
-        expiry = content.partition(".")[0]
-        if not equal(signature, self._sign(content)) or not expiry.isdecimal():
-            return False
-        return int(expiry) > time.time()
+        return self._issued("", request.cookies.get(self.cookie, ""))
+
+    def make_known(self) -> str:
+        """Return the value of the cookie that marks a browser in which somebody has logged in."""
+        return self._issue("known ", KNOWN_SECONDS)
 
     def form_token(self, request: Request) -> str:
         """Return what a form of this session's page must send along, which no other site can know."""
@@ -70,19 +116,15 @@ class Sessions:
         settings = self._settings
         return equal(user, settings.page_user) & equal(password, settings.page_password.get_secret_value())
 
-    def wait(self, client: str) -> int:
-        """Return the seconds until this client may try a password again, 0 for at once."""
-        now = time.monotonic()
-        failures = self._failures.get(client, deque())
-        while failures and now - failures[0] > FAILURE_SECONDS:
-            failures.popleft()
-        if not failures:
-            self._failures.pop(client, None)
-        return int(FAILURE_SECONDS - (now - failures[0])) + 1 if len(failures) >= FAILURES else 0
+    async def log_in(self, request: Request, user: str, password: str) -> tuple[bool | None, int]:
+        """Judge user name and password in their turn.
 
-    def note_failure(self, client: str) -> None:
-        """Count a wrong password."""
-        self._failures.setdefault(client, deque()).append(time.monotonic())
+        Returns:
+            Whether they are right, or None if they were not looked at because too many wait; and the seconds after
+            which to try again in that case.
+        """
+        turnstile = self._turnstiles[self._issued("known ", request.cookies.get(self.known_cookie, ""))]
+        return await turnstile.judge(self.password_is_right(user, password)), turnstile.seconds
 
 
 async def require_token(

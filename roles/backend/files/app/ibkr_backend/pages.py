@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from ibkr_backend import __version__
 from ibkr_backend.airflow_api import Airflow, AirflowError
-from ibkr_backend.auth import SESSION_SECONDS, Sessions
+from ibkr_backend.auth import KNOWN_SECONDS, SESSION_SECONDS, Sessions
 from ibkr_backend.database import GatewaySession, Portfolio, Scoring, Signal, symbols_overview, utc
 from ibkr_backend.mlflow_api import MLflow
 from ibkr_backend.readiness import Dependency, answers
@@ -83,6 +83,11 @@ def html(template: str, status_code: int = 200, headers: dict[str, str] | None =
     )
 
 
+def refusal(settings: ApiSettings, status_code: int, problem: str) -> HTMLResponse:
+    """Make the page that says why nothing was done."""
+    return html("problem.html", status_code, stack_name=settings.stack_name, problem=problem)
+
+
 def redirect(path: str) -> RedirectResponse:
     """Send the browser on, with GET."""
     return RedirectResponse(path, status_code=303, headers=HEADERS)
@@ -95,28 +100,31 @@ def login_page(request: Request) -> Response:
     return html("login.html", stack_name=settings_of(request).stack_name, problem=None)
 
 
-def login(request: Request, user: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
+async def login(request: Request, user: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
     """Begin a session."""
     sessions = sessions_of(request)
-    client = request.client.host if request.client else "unknown"
     stack_name = settings_of(request).stack_name
-    if seconds := sessions.wait(client):
-        problem = f"Too many wrong passwords. Try again in {seconds // 60 + 1} minutes."
-        headers = {"Retry-After": str(seconds)}
-        return html("login.html", 429, headers, stack_name=stack_name, problem=problem)
-    if not sessions.password_is_right(user, password):
-        sessions.note_failure(client)
-        log.warning("a wrong user name or password from %s", client)
+    right, seconds = await sessions.log_in(request, user, password)
+    if right is None:
+        problem = f"Too many others are trying passwords. Try again in {seconds} seconds."
+        return html("login.html", 429, {"Retry-After": str(seconds)}, stack_name=stack_name, problem=problem)
+    if not right:
+        log.warning("a wrong user name or password from %s", request.client.host if request.client else "unknown")
         return html("login.html", 401, stack_name=stack_name, problem="User name or password is wrong.")
     answer = redirect("/")
-    answer.set_cookie(
-        sessions.cookie,
-        sessions.make(),
-        max_age=SESSION_SECONDS,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
+    for name, value, seconds, path in (
+        (sessions.cookie, sessions.make(), SESSION_SECONDS, "/"),
+        (sessions.known_cookie, sessions.make_known(), KNOWN_SECONDS, "/login"),
+    ):
+        answer.set_cookie(
+            name,
+            value,
+            max_age=seconds,
+            path=path,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
     return answer
 
 
@@ -135,12 +143,12 @@ def train(request: Request, symbol: Annotated[str, Form()] = "", token: Annotate
     if not sessions.valid(request):
         return redirect("/login")
     if not sessions.form_is_ours(request, token) or symbol not in settings.bars_symbols:
-        return html("problem.html", 403, stack_name=settings.stack_name, problem="This form is not valid any more.")
+        return refusal(settings, 403, "This form is not valid any more.")
     airflow: Airflow = request.app.state.airflow
     try:
         run = airflow.train(symbol)
     except AirflowError as error:
-        return html("problem.html", 502, stack_name=settings.stack_name, problem=f"No training was started: {error}.")
+        return refusal(settings, 502, f"No training was started: {error}.")
     log.info("training of %s started from the page: %s", symbol, run.run_id)
     return redirect(f"/?{urlencode({'symbol': symbol, 'started': run.run_id})}#training")
 
