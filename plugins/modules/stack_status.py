@@ -45,7 +45,8 @@ EXAMPLES = r"""
 RETURN = r"""
 containers:
   description: Container to C(state), C(health), C(memory_mb) (nothing where the engine cannot tell), C(limit_mb),
-    C(restarts), C(image), C(version) and, where the engine knows more of its end than a status, that C(error).
+    C(restarts), C(memory_kills), C(image), C(version) and, where the engine knows more of its end than a status, that
+    C(error).
   returned: always
   type: dict
 gateway:
@@ -84,6 +85,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
     why_it_ended,
 )
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.gateway import gateway_states, sentence
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.memory import kernel_log, memory_kills
 
 MEMORY = re.compile(r"([\d.]+)\s*([KMG]?)i?B")
 FIGURE = re.compile(r"(\d+) (\d+) (\S.*)")
@@ -191,6 +193,15 @@ def disks_of(found: dict[str, dict]) -> list[dict]:
     return list(disks.values())
 
 
+def kills_line(name: str, kills: int, limit_mb: int, service: str) -> str:
+    """Tell that the kernel killed processes of a container, and what helps."""
+    processes = "1 process" if kills == 1 else f"{kills} processes"
+    return (
+        f"KILLED FOR MEMORY: {name}, {processes} since the kernel's log begins; the limit is {limit_mb} MiB. "
+        f"Raise `memory` in {service}_overrides, or give it less to do at once."
+    )
+
+
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
@@ -215,6 +226,7 @@ def main() -> None:
     usage: dict[str, list[dict]] = {}
     usage_lines: list[str] = []
     notes: list[str] = []
+    kills = memory_kills(found, kernel_log())
     row = "{:<28} {:<12} {:<11} {:>16} {:>9}  {}".format
     lines = [row("Container", "State", "Health", "Memory/limit MiB", "Restarts", "Version or image")]
     for name, item in sorted(found.items()):
@@ -236,6 +248,7 @@ def main() -> None:
             "memory_mb": memory.get(name),
             "limit_mb": item["HostConfig"]["Memory"] // 2**20,
             "restarts": item["RestartCount"],
+            "memory_kills": kills[name],
             "image": item["Config"]["Image"],
             "version": version,
             "error": why_it_ended(state).strip(" ()") if not state["Running"] else "",
@@ -251,6 +264,10 @@ def main() -> None:
     if any(one["memory_mb"] is None and one["state"] == "running" for one in containers.values()):
         lines.append("?: the engine does not tell how much memory the container uses.")
     lines += notes + usage_lines
+    for name, count in kills.items():
+        if count:
+            service = found[name]["Config"]["Labels"].get("quantops.service", "ROLE")
+            lines.append(kills_line(name, count, containers[name]["limit_mb"], service))
     disks = disks_of(found)
     for disk in disks:
         said = "{}: {free_mb} MiB free of {size_mb} MiB".format(", ".join(disk["volumes"]), **disk)

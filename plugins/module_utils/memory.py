@@ -1,0 +1,67 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Processes that the kernel killed for want of memory, by container.
+
+The engine's own ``State.OOMKilled`` is false when a process other than the first was killed, and after a restart.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+# The last container's id in the control group of the killed process: a container may be inside of another one.
+KILL = re.compile(r"oom-kill:\S*constraint=.*\btask_memcg=\S*([0-9a-f]{64})\S*?,task=")
+COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+
+
+def kernel_log() -> str:
+    """Read the kernel's log since the host started, or nothing where that is not allowed."""
+    try:
+        done = subprocess.run(["dmesg"], capture_output=True, text=True, errors="replace", check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def group_kills(pid: int, root: Path = Path("/")) -> int:
+    """Read the kernel's count of a running container, which begins with each start of it.
+
+    Args:
+        pid: The container's first process.
+        root: Where ``proc`` and ``sys`` are.
+
+    Returns:
+        How many of its processes were killed; 0 if its control group cannot be seen.
+    """
+    places = {"memory": ("memory", "memory.oom_control"), "": ("", "memory.events")}
+    try:
+        for line in (root / f"proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            for name in {"memory"} & set(controllers.split(",")) or ({""} if not controllers else ()):
+                mount, file = places[name]
+                path = root / "sys/fs/cgroup" / mount / group.lstrip("/") / file
+                if ".." not in path.parts and path.exists() and (found := COUNT.search(path.read_text())):
+                    return int(found[1])
+    except OSError:
+        pass  # the container ended in the meantime
+    return 0
+
+
+def memory_kills(found: dict[str, dict], log: str, root: Path = Path("/")) -> dict[str, int]:
+    """Count the processes of containers that the kernel killed for want of memory.
+
+    Args:
+        found: The engine's descriptions of the containers, by name.
+        log: The kernel's log: it knows of kills before a container's last start too, but is a ring of limited size.
+        root: Where ``proc`` and ``sys`` are.
+
+    Returns:
+        Name to the larger of both counts.
+    """
+    logged = KILL.findall(log)
+    return {
+        name: max(logged.count(item["Id"]), group_kills(item["State"]["Pid"], root) if item["State"]["Running"] else 0)
+        for name, item in found.items()
+    }
