@@ -27,7 +27,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: up check status verify stop start destroy
+.PHONY: up check status verify stop start destroy fetch-secrets
 up: .venv/controller ## Bring the whole stack up, or make it again what the inventory says
 	@$(PLAY) site.yml
 
@@ -48,6 +48,9 @@ start: .venv/controller ## Start the containers again
 
 destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-e destroy_data=true'
 	@$(PLAY) playbooks/destroy.yml
+
+fetch-secrets: .venv/controller ## Restore lost secrets from the hosts; overwrites nothing
+	@$(PLAY) playbooks/fetch_secrets.yml
 
 # ---- tests
 

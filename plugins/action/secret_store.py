@@ -7,7 +7,12 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.quantops.ibkr_stack.plugins.modules.secret_store import ARGUMENT_SPEC, SecretError, keep
+from ansible_collections.quantops.ibkr_stack.plugins.modules.secret_store import (
+    ARGUMENT_SPEC,
+    SecretError,
+    keep,
+    restore,
+)
 
 
 class ActionModule(ActionBase):
@@ -26,7 +31,8 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         _, params = self.validate_argument_spec(ARGUMENT_SPEC)
         try:
-            result.update(keep(params, self._task.check_mode))
+            work = keep if params["restore"] is None else restore
+            result.update(work(params, self._task.check_mode))
         except SecretError as error:
             result.update(failed=True, msg=str(error))
         return result

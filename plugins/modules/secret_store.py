@@ -39,6 +39,11 @@ options:
     description: Write what was generated. Off for a look ahead.
     type: bool
     default: true
+  restore:
+    description: What each host has recorded, name to values with the newest first. Instead of generating anything, what
+      I(path) lacks is written from there.
+    type: list
+    elements: dict
 author:
   - The quantops.ibkr_stack maintainers
 """
@@ -60,6 +65,16 @@ secrets:
 generated:
   description: Names that were not there yet.
   returned: always
+  type: list
+  elements: str
+restored:
+  description: Names that were written from what the hosts have recorded.
+  returned: with I(restore)
+  type: list
+  elements: str
+missing:
+  description: Names that neither the directory nor a host has.
+  returned: with I(restore)
   type: list
   elements: str
 """
@@ -272,6 +287,79 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     return {"changed": bool(generated) and params["write"], "secrets": known, "generated": generated}
 
 
+def newest(name: str, recorded: list[list[str]]) -> str:
+    """Choose the value that is restored, where hosts have recorded different ones.
+
+    Args:
+        name: Name of the secret.
+        recorded: Values of each host, the newest first.
+
+    Returns:
+        The newest of them all.
+
+    Raises:
+        SecretError: If none of them is known to be newer than the others.
+    """
+    heads = {values[0] for values in recorded}
+    older = {value for values in recorded for value in values[1:]}
+    newer = heads - older or heads
+    if len(newer) > 1:
+        raise SecretError(
+            f"The hosts have different values of {name}, and none of them is known to be the newer one. Restore the"
+            " host that has the right one alone, with --limit."
+        )
+    return newer.pop()
+
+
+def restore(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Write the secrets that the directory lacks, from what the hosts have recorded.
+
+    Args:
+        params: Options of the module.
+        check_mode: Whether nothing may be written.
+
+    Returns:
+        The module's result, without any value: ``restored`` and, of those that no host has, ``missing``.
+
+    Raises:
+        SecretError: If the directory has another value, or cannot be written.
+    """
+    path = params["path"]
+    recorded: dict[str, list[list[str]]] = {}
+    for host in params["restore"]:
+        for name, values in host.items():
+            recorded.setdefault(name, []).append(values)
+    found = {name: newest(name, values) for name, values in recorded.items() if name not in params["values"]}
+    restored, other = [], []
+    try:
+        for name, value in sorted(found.items()):
+            file = os.path.join(path, os.path.basename(name))
+            if not os.path.lexists(file):
+                restored.append(name)
+                continue
+            with open(file, encoding="utf-8") as content:
+                if content.read().strip() != value.strip():
+                    other.append(name)
+        if other:
+            raise SecretError(
+                f"Nothing was restored: {path}, which secrets_dir names, has other values of {', '.join(other)} than"
+                " the hosts. Move these files away, or name a new directory in secrets_dir."
+            )
+        if not check_mode:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            os.chmod(path, 0o700)
+            for name in restored:
+                handle = os.open(
+                    os.path.join(path, os.path.basename(name)), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+                )
+                with os.fdopen(handle, "w", encoding="utf-8") as content:
+                    content.write(found[name].rstrip("\n") + "\n")
+        present = {*found, *params["values"], *(os.listdir(path) if os.path.isdir(path) else [])}
+    except OSError as error:
+        raise SecretError(f"The secrets cannot be restored to {path}, which secrets_dir names: {error}") from error
+    return {"changed": bool(restored), "restored": restored, "missing": sorted(params["secrets"].keys() - present)}
+
+
 ARGUMENT_SPEC: dict[str, Any] = {
     "path": {"type": "path", "required": True},
     "secrets": {"type": "dict", "required": True, "no_log": False},
@@ -279,6 +367,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "known": {"type": "list", "elements": "str", "default": [], "no_log": False},
     "tls_names": {"type": "list", "elements": "str", "default": ["localhost"]},
     "write": {"type": "bool", "default": True},
+    "restore": {"type": "list", "elements": "dict", "no_log": True},
 }
 
 
@@ -286,7 +375,8 @@ def main() -> None:
     """Entry point where the action plugin of the same name is not used."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     try:
-        module.exit_json(**keep(module.params, module.check_mode))
+        work = keep if module.params["restore"] is None else restore
+        module.exit_json(**work(module.params, module.check_mode))
     except SecretError as error:
         module.fail_json(msg=str(error))
 

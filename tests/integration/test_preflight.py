@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -336,6 +336,7 @@ class Site:
         hosts: dict[str, dict[str, Any]],
         groups: dict[str, tuple[str, ...]],
         environment: dict[str, str] | None = None,
+        tags: str = "always",
         **more: Any,
     ) -> dict[str, str]:
         """Run the checks, assert that they failed and changed nothing; return each failure's text on one line."""
@@ -357,7 +358,7 @@ class Site:
         inventory = self.directory / "hosts.yml"
         inventory.write_text(yaml.safe_dump({"all": {"hosts": variables, "children": children}}))
         before = traces(), files_below(self.directory)
-        options = ("--tags", "always", "--extra-vars", json.dumps(more))
+        options = ("--tags", tags, "--extra-vars", json.dumps(more))
         done = run_playbook("playbooks/site.yml", inventory, *options, environment=environment)
         assert done.returncode == 2, done.stdout + done.stderr
         assert "━━ Step 1 of" in done.stdout and "━━ Step 2 of" not in done.stdout, done.stdout
@@ -481,6 +482,79 @@ def test_a_second_host_of_a_service(site: Site) -> None:
         {"one": {"stack_name": STACK}, "two": {"stack_name": STACK}}, dict.fromkeys(("one", "two"), ("redis",))
     )
     assert "The group redis has the hosts one, two, and this service runs on one" in said["one"]
+
+
+# ---- what a host has of its stack's secrets
+
+
+def record(stack: str, **secrets: str) -> str:
+    """The host's record of secrets, as a run leaves it."""
+    found = {}
+    for name, value in secrets.items():
+        salt = f"quantops {stack} {name}".encode()
+        digest = hashlib.pbkdf2_hmac("sha256", value.encode(), salt, 5000).hex()[:32]
+        found[name] = [{"digest": digest, "value": value}]
+    return json.dumps(found)
+
+
+@pytest.fixture
+def on_host() -> Iterator[Callable[[str, dict[str, str]], None]]:
+    """Writes files of a stack on the host, and removes them afterwards."""
+    made = []
+
+    def write(name: str, files: dict[str, str]) -> None:
+        directory = f"/etc/quantops/{STACK}-{name}"
+        made.append(directory)
+        for path, content in files.items():
+            command("sh", "-c", f"mkdir -p $(dirname {directory}/{path}) && cat > {directory}/{path}", stdin=content)
+
+    yield write
+    for directory in made:
+        command("rm", "--recursive", "--force", directory)
+
+
+OLD, NEW = "old-secret-" * 3, "new-secret-" * 3
+BOTH = {"redis_password": OLD, "postgres_admin_password": OLD}
+
+
+def test_secrets_that_are_not_the_hosts(site: Site, on_host: Callable[[str, dict[str, str]], None]) -> None:
+    """A lost directory, one lost secret, another stack's directory, and data alone: nothing is generated or changed."""
+    names = ("lost", "one-lost", "another", "data")
+    for name in names[:3]:
+        on_host(name, {"secrets.json": record(f"{STACK}-{name}", **BOTH)})
+    for name, secrets in {"one-lost": {"redis_password": OLD}, "another": dict.fromkeys(BOTH, NEW)}.items():
+        (site.here(name) / "secrets").mkdir()
+        for secret, value in secrets.items():
+            (site.here(name) / "secrets" / secret).write_text(value)
+    volume = f"{STACK}-data-redis-data"
+    docker("volume", "create", f"--label=quantops.stack={STACK}-data", volume)
+    try:
+        said = site.refused({name: {} for name in names}, dict.fromkeys(names, ("redis", "postgres")))
+    finally:
+        docker("volume", "rm", volume)
+    place = site.directory
+    assert (
+        f"{place}/lost/secrets, which secrets_dir names, lacks secrets that lost has: postgres_admin_password, redis_"
+        in (said["lost"])
+    )
+    assert "playbooks/fetch_secrets.yml" in said["lost"] and "-e secrets_regenerate=true" in said["lost"]
+    assert "lacks secrets that one-lost has: postgres_admin_password. " in said["one-lost"]
+    assert "-e secrets_regenerate=postgres_admin_password." in said["one-lost"]
+    assert f"{place}/another/secrets, which secrets_dir names, holds none of the secrets" in said["another"]
+    assert f"{place}/data/secrets, which secrets_dir names, is empty, and data has the volumes {volume}" in said["data"]
+
+
+def test_a_secret_for_some_of_its_services(site: Site, on_host: Callable[[str, dict[str, str]], None]) -> None:
+    """`--tags redis` after its password changed would leave the others with the old one."""
+    files = {f"{name}/secrets/url": f"redis://:{OLD}@redis" for name in ("redis", "backend", "airflow-worker")}
+    on_host("rotated", files | {"secrets.json": record(f"{STACK}-rotated", redis_password=OLD, flower_password=OLD)})
+    place = site.here("rotated") / "secrets"
+    place.mkdir()
+    (place / "redis_password").write_text(NEW)
+    (place / "flower_password").write_text(OLD)
+    said = site.refused({"rotated": {}}, {"rotated": GROUPS}, tags="redis")["rotated"]
+    assert "redis_password changed, and this run would leave Backend, Airflow with the old value." in said
+    assert "--tags redis,backend,airflow" in said
 
 
 @pytest.fixture
