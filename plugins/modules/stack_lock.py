@@ -1,0 +1,41 @@
+#!/usr/bin/python
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Keep a second run away from a stack while one changes it; done by the action plugin of the same name."""
+
+DOCUMENTATION = r"""
+module: stack_lock
+short_description: Keep a second run away from a stack while one changes it
+description:
+  - Takes the lock of a stack on a host, C(/run/quantops/NAME.lock), which says who holds it, from where and since when.
+  - It is held until this run of Ansible ends, however it ends. Where the process that holds it can be looked for, a
+    lock without one is free at once; from another machine, 90 seconds after it was last renewed.
+  - Over a connection, a small process beside C(ansible-playbook) renews it. It ends with the run.
+  - In check mode nothing is taken, and a lock that another run holds is a warning.
+options:
+  stack:
+    description: Name of the stack.
+    type: str
+    required: true
+  wait:
+    description: Seconds to wait for another run to end, before that is an error.
+    type: int
+    default: 0
+author:
+  - The quantops.ibkr_stack maintainers
+"""
+
+EXAMPLES = r"""
+- name: Lock the stack
+  quantops.ibkr_stack.stack_lock:
+    stack: quantops
+  register: stack_lock
+  any_errors_fatal: true
+"""
+
+RETURN = r"""
+taken:
+  description: Whether this run holds the lock.
+  returned: always
+  type: bool
+"""
