@@ -31,6 +31,7 @@ ITEM: dict[str, Any] = {
     "State": {
         "Status": "running",
         "Running": True,
+        "Pid": 0,
         "ExitCode": 0,
         "OOMKilled": False,
         "Health": {"Status": "healthy"},
