@@ -58,7 +58,7 @@ fetch-secrets: .venv/controller ## Restore lost secrets from the hosts; overwrit
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres minio default
-SCENARIOS_ALL ?= faults ibkr_gateway docker_host mlflow backend airflow own_backend collection \
+SCENARIOS_ALL ?= faults operators ibkr_gateway docker_host mlflow backend airflow own_backend collection \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
