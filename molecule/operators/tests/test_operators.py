@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 from stack_under_test import HOST, REPOSITORY, Stack, ansible_environment, command, eventually, playbook_command
-from test_data_services import redis
 
 MARK = "QUANTOPS_OPERATOR"
 LOCK = "/run/quantops/molecule.lock"
