@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible import constants as C
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 from ansible_collections.quantops.ibkr_stack.plugins.modules.secret_store import (
     ARGUMENT_SPEC,
     SecretError,
@@ -29,6 +31,11 @@ class ActionModule(ActionBase):
             The module's result.
         """
         result = super().run(tmp, task_vars)
+        if C.DEFAULT_DEBUG:
+            Display().warning(
+                "ANSIBLE_DEBUG is set: Ansible prints the arguments of every module, secrets of tasks with no_log too."
+                " Keep this output, and the file of ANSIBLE_LOG_PATH, from others."
+            )
         _, params = self.validate_argument_spec(ARGUMENT_SPEC)
         try:
             work = keep if params["restore"] is None else restore

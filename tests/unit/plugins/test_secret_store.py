@@ -9,6 +9,7 @@ import ssl
 import stat
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,3 +210,19 @@ def test_a_path_that_is_no_directory(run_module: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     outcome = run_module("secret_store", path=str(tmp_path / "file"), secrets={"app": "password"}, write=False)
     assert outcome.failed and "which secrets_dir names" in outcome.result["msg"]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_debug_output_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
+    """Ansible prints arguments then, whatever a task says; the run goes on."""
+    module = plugin("action.secret_store")
+    said: list[str] = []
+    monkeypatch.setattr(module.C, "DEFAULT_DEBUG", debug, raising=False)
+    monkeypatch.setattr(module.Display, "warning", lambda _self, text: said.append(text))
+    monkeypatch.setattr(module.ActionBase, "run", lambda *_: {})
+    action = module.ActionModule.__new__(module.ActionModule)
+    action._task = SimpleNamespace(check_mode=False)
+    given = {"path": str(tmp_path / "s"), "secrets": KINDS, "values": {}, "known": [], "tls_names": [], "write": True}
+    monkeypatch.setattr(action, "validate_argument_spec", lambda _: (None, {**given, "restore": None}))
+    assert sorted(action.run()["secrets"]) == sorted(KINDS)
+    assert [text.partition(":")[0] for text in said] == ["ANSIBLE_DEBUG is set"] * debug
