@@ -71,6 +71,21 @@ def run_playbook(
     )  # fmt: skip
 
 
+def ansible_command(*words: str) -> str:
+    """Run one module on hosts, and return all that it says.
+
+    Raises:
+        AssertionError: It did not end with 0; with its last words.
+    """
+    program = str(Path(sys.executable).with_name("ansible"))
+    done = subprocess.run(
+        [program, *words], cwd=REPOSITORY, env=ansible_environment(),
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout
+
+
 def play(playbook: str, *options: str, inventory: Path | str = "", status: int = 0) -> str:
     """Run a playbook, by default for the stack of this machine, and return all that it says.
 

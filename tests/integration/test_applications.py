@@ -216,6 +216,20 @@ def test_mlflow_refuses_other_names(stack: Stack) -> None:
     assert answer.status_code == 403
 
 
+def test_mlflow_takes_writes_from_its_own_page_only(stack: Stack) -> None:
+    """Under the name that the browser has for it; not from the page of another site or another service."""
+
+    def search(origin: str) -> int:
+        body = {"max_results": 1}
+        address = stack.url("mlflow", "/ajax-api/2.0/mlflow/experiments/search")
+        return requests.post(address, json=body, headers={"Origin": origin}, timeout=TIMEOUT).status_code
+
+    assert search(stack.url("mlflow")) == 200
+    assert search("http://evil.example") == 403
+    if stack.address != "127.0.0.1":  # from this machine itself MLflow allows every page
+        assert search(stack.url("backend")) == 403
+
+
 def test_airflow_is_healthy(stack: Stack) -> None:
     """Database, scheduler, DAG processor and triggerer; a heartbeat may be late while a browser holds both cores."""
     expected = dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")

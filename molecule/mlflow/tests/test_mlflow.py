@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import hashlib
 import json
+import os
+import re
+import socket
+import threading
+import time
 import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from client_programs import run_client
-from stack_under_test import Stack, command
+from stack_under_test import HOST, Stack, ansible_command, command, eventually
 from test_applications import (  # noqa: F401
+    MLflow,
     test_mlflow_proxies_artifacts,
     test_mlflow_refuses_other_names,
     test_mlflow_sends_nobody_to_minio,
+    test_mlflow_takes_writes_from_its_own_page_only,
 )
 from test_data_services import psql, s3
+
+CLIENTS = 8
+MIB = 2**20
+LARGE_MIB = 160  # of which three together are more than the server's memory
+GROWTH_MIB = 96
+TIMEOUT = 300
 
 
 def test_run_artifact_and_model(stack: Stack) -> None:
@@ -35,3 +54,202 @@ def test_what_was_logged_outlives_the_server(stack: Stack) -> None:
     assert set(added) <= {"/run/secrets", "/usr/sbin/docker-init"}  # places that the engine makes for its mounts
     mounts = command("docker", "inspect", "--format", "{{range .Mounts}}{{.Type}} {{end}}", f"{stack.name}-mlflow")
     assert "volume" not in mounts
+
+
+class Artifacts:
+    """A run's files, as a client without a key of the object store has them."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Make an experiment with a run."""
+        self.api = MLflow(stack)
+        self.experiment = self.api.post("experiments/create", name=f"probe {uuid.uuid4()}")["experiment_id"]
+        self.run = self.new_run()
+        self.store = s3(stack, "mlflow")
+
+    def new_run(self) -> dict[str, Any]:
+        """Make a run."""
+        return self.api.post("runs/create", experiment_id=self.experiment)["run"]["info"]
+
+    def path(self, name: str, run: dict[str, Any] | None = None) -> str:
+        """Path of a file in the artifact store."""
+        return (run or self.run)["artifact_uri"].removeprefix("mlflow-artifacts:/").lstrip("/") + f"/{name}"
+
+    def address(self, name: str, run: dict[str, Any] | None = None) -> str:
+        """Address of a file."""
+        return f"{self.api.base}/mlflow-artifacts/artifacts/{self.path(name, run)}"
+
+    def keys(self, run: dict[str, Any] | None = None) -> list[str]:
+        """Names of a run's objects, as MinIO lists them."""
+        prefix = f"artifacts/{self.path('', run)}"
+        found = self.store.list_objects_v2(Bucket="mlflow", Prefix=prefix).get("Contents", [])
+        return [item["Key"].removeprefix(prefix) for item in found]
+
+
+@pytest.fixture
+def artifacts(stack: Stack) -> Any:
+    """The files of a run that is thrown away."""
+    made = Artifacts(stack)
+    yield made
+    made.api.post("experiments/delete", experiment_id=made.experiment)
+    for item in made.store.list_objects_v2(Bucket="mlflow", Prefix=f"artifacts/{made.experiment}/").get("Contents", []):
+        made.store.delete_object(Bucket="mlflow", Key=item["Key"])
+
+
+def memory_mib(stack: Stack) -> float:
+    """Memory of MLflow's container that the kernel cannot take back: processes, and files in temporary directories."""
+    places = "cat /sys/fs/cgroup/memory/memory.stat 2> /dev/null || cat /sys/fs/cgroup/memory.stat"
+    said = stack.execute("mlflow", "sh", "-c", places).stdout
+    found = dict(line.split() for line in said.splitlines())
+    return sum(int(found.get(name, 0)) for name in ("rss", "anon", "shmem")) / MIB
+
+
+def at_flat_memory(stack: Stack, work: Callable[[], None]) -> None:
+    """Do what must neither kill the server nor make it grow."""
+    started = stack.containers()["mlflow"]["State"]["StartedAt"]
+    before, highest, done = memory_mib(stack), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(2):
+            highest[0] = max(highest[0], memory_mib(stack))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    assert stack.containers()["mlflow"]["State"]["StartedAt"] == started
+    assert 0 < highest[0] < before + GROWTH_MIB
+
+
+def test_large_files_by_many_clients(stack: Stack, artifacts: Artifacts, tmp_path: Path) -> None:
+    """Eight clients at once; three of their files would fill the memory. Everyone gets what was sent."""
+    block = os.urandom(MIB)
+    digests = {}
+    for number in range(CLIENTS):
+        parts = [number.to_bytes(8, "big"), *[block] * LARGE_MIB]
+        (tmp_path / f"{number}.bin").write_bytes(b"".join(parts))
+        digests[f"{number}.bin"] = hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def send(name: str) -> None:
+        with (tmp_path / name).open("rb") as file:
+            answer = requests.put(artifacts.address(name), data=file, timeout=TIMEOUT)
+        assert answer.status_code == 200, answer.text
+
+    def get(name: str) -> str:
+        digest = hashlib.sha256()
+        with requests.get(artifacts.address(name), stream=True, timeout=TIMEOUT) as answer:
+            assert answer.status_code == 200
+            for chunk in answer.iter_content(MIB):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as clients:
+        at_flat_memory(stack, lambda: [*clients.map(send, digests)] and None)
+        assert sorted(artifacts.keys()) == sorted(digests)
+        found = {}
+        at_flat_memory(stack, lambda: found.update(zip(digests, clients.map(get, digests), strict=True)))
+    assert found == digests
+
+
+def test_parts_of_a_file_and_what_the_page_asks_for(stack: Stack, artifacts: Artifacts) -> None:
+    """Ranges, HEAD, conditions, no such file; the page's own address of a file, and its list; deletion."""
+    assert requests.put(artifacts.address("a b.txt"), data=b"0123456789", timeout=TIMEOUT).status_code == 200
+    whole = requests.get(artifacts.address("a b.txt"), timeout=TIMEOUT)
+    assert (whole.content, whole.headers["content-length"]) == (b"0123456789", "10")
+    assert whole.headers["content-disposition"].startswith("attachment") and "minio" not in str(whole.headers)
+    part = requests.get(artifacts.address("a b.txt"), headers={"Range": "bytes=2-4"}, timeout=TIMEOUT)
+    assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
+    beyond = requests.get(artifacts.address("a b.txt"), headers={"Range": "bytes=20-"}, timeout=TIMEOUT)
+    assert beyond.status_code == 416
+    head = requests.head(artifacts.address("a b.txt"), timeout=TIMEOUT)
+    assert (head.status_code, head.headers["content-length"]) == (200, "10")
+    same = requests.get(artifacts.address("a b.txt"), headers={"If-None-Match": whole.headers["etag"]}, timeout=TIMEOUT)
+    assert same.status_code == 304
+    missing = requests.get(artifacts.address("nothing"), timeout=TIMEOUT)
+    assert (missing.status_code, missing.json()["error_code"]) == (404, "RESOURCE_DOES_NOT_EXIST")
+    query = {"run_uuid": artifacts.run["run_id"], "path": "a b.txt"}
+    shown = requests.get(stack.url("mlflow", "/get-artifact"), params=query, timeout=TIMEOUT)
+    assert (shown.status_code, shown.content) == (200, b"0123456789")
+    listed = artifacts.api.get("artifacts/list", run_id=artifacts.run["run_id"])["files"]
+    assert [(item["path"], item["file_size"]) for item in listed] == [("a b.txt", 10)]
+    assert requests.delete(artifacts.address("a b.txt"), timeout=TIMEOUT).status_code == 200
+    assert artifacts.keys() == []
+
+
+def test_slow_and_vanished_clients(stack: Stack, artifacts: Artifacts) -> None:
+    """Who takes a file slowly, or goes away while sending one, costs no memory and leaves nothing; others go on."""
+    body = os.urandom(MIB) * LARGE_MIB
+    assert requests.put(artifacts.address("large"), data=body, timeout=TIMEOUT).status_code == 200
+
+    def work() -> None:
+        page = {"run_uuid": artifacts.run["run_id"], "path": "large"}
+        addresses = [(artifacts.address("large"), {}), (stack.url("mlflow", "/get-artifact"), page)] * (CLIENTS // 2)
+        slow = [requests.get(address, params=query, stream=True, timeout=TIMEOUT) for address, query in addresses]
+        senders = [socket.create_connection((stack.address, stack.port("mlflow"))) for _ in range(CLIENTS)]
+        for number, sender in enumerate(senders):
+            path = f"/api/2.0/mlflow-artifacts/artifacts/{artifacts.path(f'half {number}').replace(' ', '%20')}"
+            head = f"PUT {path} HTTP/1.1\r\nHost: localhost:5500\r\nContent-Length: {2**31}\r\n\r\n"
+            sender.sendall(head.encode() + body[: 4 * MIB])
+        time.sleep(5)  # long enough for a server that reads ahead to do so
+        assert [next(answer.iter_content(1000)) for answer in slow] == [body[:1000]] * CLIENTS
+        assert requests.put(artifacts.address("small"), data=b"kept", timeout=TIMEOUT).status_code == 200
+        for sender in senders:
+            sender.close()
+        for answer in slow:
+            answer.close()
+
+    at_flat_memory(stack, work)
+    assert sorted(artifacts.keys()) == ["large", "small"]
+
+    def parts_left() -> list[str]:
+        return [item["Key"] for item in artifacts.store.list_multipart_uploads(Bucket="mlflow").get("Uploads", [])]
+
+    assert eventually(lambda: parts_left() == [], seconds=30)
+    assert int(stack.execute("mlflow", "du", "-sk", "/tmp").stdout.split()[0]) < 1024
+
+
+def test_a_large_request_that_is_no_artifact(stack: Stack) -> None:
+    """Is refused, with or without its length, before the server holds it."""
+    address = stack.url("mlflow", "/api/2.0/mlflow/experiments/search")
+
+    def work() -> None:
+        answer = requests.post(address, data=b" " * (200 * MIB), timeout=TIMEOUT)
+        assert (answer.status_code, answer.json()["error_code"]) == (413, "INVALID_PARAMETER_VALUE")
+        answer = requests.post(address, data=(b" " * MIB for _ in range(40)), timeout=TIMEOUT)
+        assert answer.status_code == 413
+
+    at_flat_memory(stack, work)
+
+
+def test_deleted_runs_are_removed_with_their_files(stack: Stack, artifacts: Artifacts) -> None:
+    """By one command; a run that isn't deleted keeps its files."""
+    gone = artifacts.new_run()
+    for run in (artifacts.run, gone):
+        assert requests.put(artifacts.address("note.txt", run), data=b"kept", timeout=TIMEOUT).status_code == 200
+    artifacts.api.post("runs/delete", run_id=gone["run_id"])
+    done = stack.execute("mlflow", "mlflow-gc", "--run-ids", gone["run_id"])
+    assert done.returncode == 0, done.stderr
+    assert (artifacts.keys(gone), artifacts.keys()) == ([], ["note.txt"])
+    query = f"SELECT run_uuid FROM runs WHERE experiment_id = {artifacts.experiment}"
+    assert psql(stack, "mlflow", "mlflow", query) == (0, artifacts.run["run_id"])
+    refused = stack.execute("mlflow", "mlflow-gc", "--run-ids", artifacts.run["run_id"])
+    assert refused.returncode != 0 and artifacts.keys() == ["note.txt"]
+
+
+def test_status_tells_of_kills_for_memory(stack: Stack) -> None:
+    """The kernel's count, of a process beside the container's first one, which the engine says nothing of."""
+
+    def told() -> str:
+        words = ("--inventory", f"{HOST},", "--connection", "community.docker.docker", "--args", f"stack={stack.name}")
+        return ansible_command("all", "--module-name", "quantops.ibkr_stack.stack_status", *words)
+
+    assert "KILLED FOR MEMORY" not in told()
+    program = "held = bytearray(2**30); print(len(held))"
+    killed = stack.execute("mlflow", "python", "-c", program)
+    assert killed.returncode == 137, killed.stdout
+    found = stack.containers()["mlflow"]
+    assert (found["State"]["Running"], found["State"]["OOMKilled"]) == (True, False)
+    line = re.search(r"KILLED FOR MEMORY: (.*)", told())
+    assert line and f"{stack.name}-mlflow, 1 process " in line[1] and "`memory` in mlflow_overrides" in line[1]

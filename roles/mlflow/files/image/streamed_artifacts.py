@@ -186,19 +186,19 @@ class LimitedBody:
         if scope["type"] != "http" or (scope["method"] == "PUT" and "/mlflow-artifacts/artifacts/" in scope["path"]):
             await self.app(scope, receive, send)
             return
-        seen, began, declared = 0, False, dict(scope["headers"]).get(b"content-length", b"")
-        refused = RefusedError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "INVALID_PARAMETER_VALUE",
-            f"A request may have {MAX_BODY_BYTES} bytes; only artifacts may be larger.",
-        )
+        seen, more, began = 0, True, False
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, more
             message = await receive()
             seen += len(message.get("body", b""))
+            more = message.get("more_body", False)
             if seen > MAX_BODY_BYTES:
-                raise refused
+                raise RefusedError(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    "INVALID_PARAMETER_VALUE",
+                    f"A request may have {MAX_BODY_BYTES} bytes; only artifacts may be larger.",
+                )
             return message
 
         async def noted(message: Message) -> None:
@@ -206,14 +206,15 @@ class LimitedBody:
             began = True
             await send(message)
 
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            await refused.answer(scope, receive, send)
-            return
         try:
             await self.app(scope, counted, noted)
-        except Exception:  # those between may have put it into a group
-            if began or seen <= MAX_BODY_BYTES:
+        except Exception as refused:
+            while isinstance(refused, ExceptionGroup):  # made by those between
+                refused = refused.exceptions[0]
+            if began or not isinstance(refused, RefusedError):
                 raise
+            while more:  # a client that is still sending would not see the answer
+                more = (await receive()).get("more_body", False)
             await refused.answer(scope, receive, send)
 
 
