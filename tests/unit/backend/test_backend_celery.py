@@ -105,6 +105,11 @@ def status(url: str, user: str | None = None) -> int:
     request = urllib.request.Request(url)
     if user:
         request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
+    return status_of(request)
+
+
+def status_of(request: urllib.request.Request) -> int:
+    """The status of the answer, 0 without one."""
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return int(answer.status)
@@ -131,12 +136,25 @@ def test_flower_asks_for_the_password_of_its_file(tmp_path: Path) -> None:
     with subprocess.Popen(celery + options, cwd=APP, env=environment, stderr=subprocess.DEVNULL) as flower:
         try:
             url = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 90
             while status(f"{url}/healthcheck") != 200 and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert status(f"{url}/healthcheck") == 200
             assert status(f"{url}/workers") == 401
             assert status(f"{url}/workers", "admin:wrong") == 401
             assert status(f"{url}/workers", "admin:open sesame") == 200
+            # Workers and tasks are named there too.
+            assert status(f"{url}/metrics") == 401
+            assert status(f"{url}/metrics", "admin:open sesame") == 200
+            # The browser sends the password by itself: no other site may show the page or send its forms.
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"{url}/workers", timeout=5)
+            assert refused.value.headers["X-Frame-Options"] == "DENY"
+            assert refused.value.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+            shutdown = urllib.request.Request(f"{url}/api/worker/shutdown/backend@worker", method="POST")
+            shutdown.add_header("Authorization", "Basic " + base64.b64encode(b"admin:open sesame").decode())
+            assert status_of(shutdown) == 404
+            shutdown.add_header("Origin", "http://127.0.0.1:5500")
+            assert status_of(shutdown) == 403
         finally:
             flower.kill()

@@ -3,6 +3,12 @@
 Flower executes this file and takes each name that is one of its options.
 """
 
+from typing import Any
+
+from flower.views import BaseHandler
+from flower.views.monitor import Metrics
+from tornado.web import authenticated
+
 from ibkr_backend.settings import FlowerSettings
 
 _settings = FlowerSettings.load()
@@ -11,3 +17,15 @@ basic_auth = [f"{_settings.flower_user}:{_settings.flower_password.get_secret_va
 # Task arguments and worker lists are read from events; a page asks the workers itself when somebody opens it.
 inspect_timeout = 2000.0
 max_tasks = 1000
+
+
+def _prepare_headers(handler: BaseHandler, prepared: Any = BaseHandler.set_default_headers) -> None:
+    prepared(handler)
+    # A browser sends the password by itself, also for a page that another site shows in a frame.
+    handler.set_header("X-Frame-Options", "DENY")
+    handler.set_header("Content-Security-Policy", "frame-ancestors 'none'")
+
+
+# No option of Flower's does either. Without the second, the metrics name workers and tasks to everyone.
+BaseHandler.set_default_headers = _prepare_headers
+Metrics.get = authenticated(Metrics.get)
