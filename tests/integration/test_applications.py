@@ -248,6 +248,23 @@ def test_airflow_lets_in_its_administrator_only(stack: Stack, airflow: requests.
     assert airflow.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).status_code == 200
 
 
+def log_in_to_airflow(stack: Stack, password: str) -> bool:
+    """Whether the login form of the UI, in a browser of its own, gives out a session."""
+    browser, address = requests.Session(), stack.url("airflow", "/auth/login/")
+    token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', browser.get(address, timeout=TIMEOUT).text)
+    assert token, "the form has no token"
+    form = {"username": "admin", "password": password, "csrf_token": token[1]}
+    answer = browser.post(address, data=form, allow_redirects=False, timeout=TIMEOUT)
+    assert answer.status_code == 302, (answer.status_code, answer.text[:500])
+    return "_token" in browser.cookies
+
+
+def test_wrong_passwords_of_others_lock_nobody_out_of_airflow(stack: Stack) -> None:
+    """More than Airflow takes from one address in a minute by default, and then the right one."""
+    assert not any([log_in_to_airflow(stack, f"wrong {number}") for number in range(8)])
+    assert log_in_to_airflow(stack, stack.secret("airflow_admin_password"))
+
+
 def test_the_backend_is_no_administrator_of_airflow(stack: Stack) -> None:
     """Its account sees DAGs and their runs, and no connection, variable or user."""
     headers = stack.airflow_token("backend")
