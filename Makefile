@@ -105,6 +105,15 @@ collection: .venv/controller ## Build the collection's archive
 
 # ---- environments
 
+# The programs of an environment name its folder and the Python that made it. Where either has changed since, it is made again.
+MADE_FROM := $(CURDIR) $(shell .venv/bin/python -c 'import sys; print(*sys.version_info[:2])' 2> /dev/null)
+ifneq ($(wildcard .venv/uv),)
+ifneq ($(shell cat .venv/uv),$(MADE_FROM))
+$(shell rm -rf .venv .venvs)
+$(info The project was moved, or its Python was replaced: making its environments again)
+endif
+endif
+
 .PHONY: lock
 lock: .venv/controller ## Resolve the requirements again
 	@for file in requirements/*.in; do \
@@ -118,9 +127,9 @@ lock: .venv/controller ## Resolve the requirements again
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || \
 	    { echo "Python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Making .venv: Ansible and what it needs, from requirements/controller.lock"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
-	@touch $@
+	@echo "$(CURDIR) $$(.venv/bin/python -c 'import sys; print(*sys.version_info[:2])')" > $@
 
 .venv/controller: requirements/controller.lock .venv/uv
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --only-binary :all: -r $<
