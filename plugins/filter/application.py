@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,10 +15,13 @@ from ansible_collections.quantops.ibkr_stack.plugins.filter.stack import COLLECT
 
 #: The only Python of images without a Dockerfile: the one of the Debian release that they stand on.
 PYTHON = "3.13"
+#: Who the backend's containers run as, unless backend_user says otherwise.
+DEFAULT_USER = "10005:10005"
 BUILD_DEFAULTS: dict[str, Any] = {
     "python": PYTHON,
     "requirements": "requirements.lock",
     "exclude_newer": "",
+    "from_source": [],
     "apt_build": [],
     "apt": [],
     "folders": [],
@@ -25,6 +29,7 @@ BUILD_DEFAULTS: dict[str, Any] = {
 #: Paths and packages become words of a shell command in the Dockerfile.
 PATH_WORD = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$")
 PACKAGE = re.compile(r"^[a-z0-9][a-z0-9+.-]+$")
+PROJECT = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
 DATE = re.compile(r"^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2}Z)?$")
 VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 QUEUE = re.compile(r"^[A-Za-z0-9_.:-]+$")
@@ -55,8 +60,10 @@ def build_problems(build: Mapping[str, Any], directory: str, files: Mapping[str,
             f"{directory} (backend_source_dir) holds no Dockerfile, and backend_build.folders names nothing that "
             "belongs into the image. Set it to the folders of the application, or bring a Dockerfile."
         )
-    for key in ("folders", "apt", "apt_build"):
-        word, kind = (PATH_WORD, "a path below it") if key == "folders" else (PACKAGE, "the name of a Debian package")
+    debian = (PACKAGE, "the name of a Debian package")
+    words = {"folders": (PATH_WORD, "a path below it"), "from_source": (PROJECT, "the name of a Python package")}
+    for key in ("folders", "from_source", "apt", "apt_build"):
+        word, kind = words.get(key, debian)
         for each in build[key]:
             if not word.match(each):
                 found.append(f"backend_build.{key} holds {each!r}, expected is {kind}.")
@@ -73,12 +80,31 @@ def build_problems(build: Mapping[str, Any], directory: str, files: Mapping[str,
     return found
 
 
-def application_image(directory: str, build: Mapping[str, Any]) -> dict[str, Any]:
+def day_of(value: Any) -> Any:
+    """Write a date as people and ``uv`` do, which YAML has read as a date if it stands there without quotes.
+
+    Args:
+        value: A text, a date, or a time.
+
+    Returns:
+        A date as text; anything else as it is.
+    """
+    if isinstance(value, datetime.datetime):
+        moment = value if value.tzinfo is None else value.astimezone(datetime.UTC)
+        return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+def application_image(
+    directory: str, build: Mapping[str, Any], dockerfile: str = "", user: str = DEFAULT_USER
+) -> dict[str, Any]:
     """Say what the backend's image is built from.
 
     Args:
         directory: ``backend_source_dir``: absolute, or below the collection.
         build: ``backend_build``; not used with a Dockerfile.
+        dockerfile: ``backend_dockerfile``: which of several Dockerfiles, below the directory.
+        user: ``backend_user``, who gets an entry among the users of an image that is built without a Dockerfile.
 
     Returns:
         A definition for ``image_plan``.
@@ -92,14 +118,20 @@ def application_image(directory: str, build: Mapping[str, Any]) -> dict[str, Any
             f"There is no directory {directory}, which backend_source_dir names. Write an absolute path on the machine "
             "that runs Ansible, such as {{ inventory_dir }}/../application."
         )
-    if os.path.isfile(os.path.join(COLLECTION, directory, "Dockerfile")):
+    if dockerfile and not os.path.isfile(os.path.join(COLLECTION, directory, dockerfile)):
+        raise AnsibleFilterError(
+            f"There is no file {dockerfile} in {directory} (backend_source_dir), which backend_dockerfile names. Write "
+            "its path below that directory, such as docker/Dockerfile.backend."
+        )
+    if dockerfile or os.path.isfile(os.path.join(COLLECTION, directory, "Dockerfile")):
         if build:
             raise AnsibleFilterError(
                 f"{directory} (backend_source_dir) holds a Dockerfile, and backend_build says how to build without "
                 "one. Remove one of them."
             )
-        return {"context": [directory], "from": parents}
+        return {"context": [directory], "from": parents, **({"dockerfile": dockerfile} if dockerfile else {})}
     unknown_keys(build, BUILD_DEFAULTS, "backend_build")
+    build = {**build, **({"exclude_newer": day_of(build["exclude_newer"])} if "exclude_newer" in build else {})}
     for key, default in BUILD_DEFAULTS.items():
         if not isinstance(build.get(key, default), type(default)):
             kind = type(default).__name__
@@ -114,6 +146,7 @@ def application_image(directory: str, build: Mapping[str, Any]) -> dict[str, Any
         f"--exclude-newer {wanted['exclude_newer']}": wanted["exclude_newer"],
         # What may be compiled is what build packages were named for.
         "--only-binary :all:": not wanted["apt_build"],
+        **{f"--no-binary {package}": not wanted["apt_build"] for package in sorted(wanted["from_source"])},
     }
     return {
         "context": ["roles/backend/files/declared", directory],
@@ -124,6 +157,7 @@ def application_image(directory: str, build: Mapping[str, Any]) -> dict[str, Any
             "UV_OPTIONS": " ".join(option for option, given in options.items() if given),
             "APT_BUILD": " ".join(sorted(wanted["apt_build"])),
             "APT": " ".join(sorted(wanted["apt"])),
+            **({"APP_USER": user} if user != DEFAULT_USER else {}),
         },
     }
 
@@ -168,8 +202,11 @@ def application_problems(declared: Mapping[str, Any], names: Iterable[str] = ())
     found = []
     if get("backend_image") and get("backend_source_dir"):
         found.append("backend_image and backend_source_dir are both set: leave one of them empty.")
-    if get("backend_build") and not get("backend_source_dir"):
-        found.append("backend_build is set without backend_source_dir, the directory to build from.")
+    found += [
+        f"{name} is set without backend_source_dir, the directory to build from."
+        for name in ("backend_build", "backend_dockerfile")
+        if get(name) and not get("backend_source_dir")
+    ]
     if "api" not in processes:
         found.append("backend_processes has no 'api': the other services and the page need it.")
     if not get("backend_command"):

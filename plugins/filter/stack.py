@@ -134,7 +134,7 @@ def fits_rule(value: Any, rule: dict[str, Any]) -> bool:
         if kind == "address":
             return bool(ipaddress.IPv4Address(value))
         if kind == "date":
-            return bool(datetime.date.fromisoformat(value))
+            return bool(datetime.date.fromisoformat(str(value)))  # YAML reads a date without quotes as one
         number = size_in_bytes(value, "") if kind == "size" else float(value)
         most = rule.get("to", number)
         most = size_in_bytes(most, "") if kind == "size" and "to" in rule else float(most)
@@ -737,6 +737,38 @@ def build_failure(text: str) -> str:
     return "\n".join([sentence, *[line for line in lines if line][-30:]])
 
 
+def build_remedy(text: str) -> str:
+    """Say what to do about a failed image build.
+
+    Args:
+        text: What ``build_failure`` returned.
+
+    Returns:
+        A sentence or two.
+    """
+    wheel = re.search(r"Wheels are required for `([^`]+)`", text) or re.search(
+        r"\b([\w.-]+?)(?:==\S+)? has no usable wheels", text
+    )
+    if wheel or "no usable wheels" in text or "building from source is disabled" in text:
+        name = wheel[1] if wheel else "that package"
+        return (
+            f"There is no wheel of {name} for this Python and processor, only its source. Name it in"
+            " backend_build.from_source, and the Debian packages that compile it, if it is not Python alone, in"
+            " backend_build.apt_build."
+        )
+    if re.search(
+        r"fatal error: \S+: No such file|command '\S+' failed|[Nn]o (C )?compiler|`?(gcc|cc|c\+\+)`?: not found", text
+    ):
+        return (
+            "What compiles a package is not there: name the Debian packages that it needs in backend_build.apt_build."
+        )
+    return (
+        "Where Debian's, Python's or Go's own servers cannot be reached from here, name mirrors in"
+        " container_image_apt_mirror, container_image_pip_index and container_image_go_proxy, or a proxy in"
+        " container_image_http_proxy."
+    )
+
+
 def ignore_rules(text: str) -> list[tuple[re.Pattern[str], bool]]:
     """Read a ``.dockerignore``.
 
@@ -765,12 +797,13 @@ def ignore_rules(text: str) -> list[tuple[re.Pattern[str], bool]]:
     return rules
 
 
-def context_files(directory: str, variable: str = "") -> dict[str, str]:
+def context_files(directory: str, variable: str = "", kept: str = "Dockerfile") -> dict[str, str]:
     """Read a directory, such as a build context.
 
     Args:
         directory: Absolute path, or one below the collection.
         variable: Name of the variable that names it, for the error.
+        kept: A file that counts whatever is left out.
 
     Returns:
         Relative path to content; not UTF-8 as ``base64:…``. Left out are Python's caches and what a
@@ -794,7 +827,7 @@ def context_files(directory: str, variable: str = "") -> dict[str, str]:
             path = os.path.join(top, name)
             relative = os.path.relpath(path, directory)
             verdicts = [out for rule, out in rules if rule.fullmatch(relative)]
-            if verdicts and verdicts[-1] and relative != "Dockerfile":
+            if verdicts and verdicts[-1] and relative != kept:
                 continue
             try:
                 size += os.path.getsize(path)
@@ -822,8 +855,8 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
 
     Args:
         definitions: Image name to ``context`` (list of directories, laid over each other), ``only`` (files and folders
-            of the context that count), ``from`` (parent's name), ``args`` (build arguments) and ``files`` (further
-            files of the context).
+            of the context that count), ``dockerfile`` (another than ``Dockerfile``), ``from`` (parent's name), ``args``
+            (build arguments) and ``files`` (further files of the context).
         wanted: Names that are needed; parents are added.
         settings: ``repository``, ``args`` of every build.
 
@@ -842,11 +875,13 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
         if name not in definitions:
             raise AnsibleFilterError(f"The image {name!r} (wanted by {child}) is not defined in stack_images.")
         definition = definitions[name]
-        unknown_keys(definition, {"context", "only", "from", "args", "files", "base"}, f"stack_images.{name}")
+        unknown_keys(
+            definition, {"context", "only", "dockerfile", "from", "args", "files", "base"}, f"stack_images.{name}"
+        )
         parents = [add(parent, f"the image {name}") for parent in definition.get("from", [])]
         files: dict[str, str] = {}
         for directory in definition.get("context", []):
-            files.update(context_files(directory))
+            files.update(context_files(directory, kept=definition.get("dockerfile", "Dockerfile")))
         if "only" in definition:
             belongs = tuple(f"{path}/" for path in definition["only"])
             files = {path: text for path, text in files.items() if f"{path}/".startswith(belongs)}
@@ -858,12 +893,19 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
         }
         # Mirrors and proxies say where the same bytes come from: they are not part of what an image is.
         identity = {key: value for key, value in args.items() if key not in settings["args"]}
-        made_from = json.dumps([files, identity, definition.get("base", {})], sort_keys=True, default=str)
+        parts = [
+            files,
+            identity,
+            definition.get("base", {}),
+            *([definition["dockerfile"]] if "dockerfile" in definition else []),
+        ]
+        made_from = json.dumps(parts, sort_keys=True, default=str)
         digest = hashlib.sha256(made_from.encode()).hexdigest()[:16]
         plans[name] = {
             "name": name,
             "ref": f"{settings['repository']}/{name}:{digest}",
             "files": files,
+            "dockerfile": definition.get("dockerfile", "Dockerfile"),
             "args": args,
             "parents": [parent["name"] for parent in parents],
             "wave": max((parent["wave"] + 1 for parent in parents), default=0),
@@ -978,6 +1020,7 @@ class FilterModule:
             "image_plan": image_plan,
             "image_missing": image_missing,
             "build_failure": build_failure,
+            "build_remedy": build_remedy,
             "context_files": context_files,
             "protected_drift": protected_drift,
             "settled_services": settled_services,

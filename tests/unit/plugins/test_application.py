@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from collection_under_test import REPOSITORY, plugin
 
@@ -72,6 +73,62 @@ def test_a_date_stands_in_for_a_lock_and_build_packages_allow_compiling(source: 
     assert (args["APT_BUILD"], args["APT"]) == ("gcc libpq-dev", "jq")
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2026-11-20", "2026-11-20"),
+        ('"2026-11-20"', "2026-11-20"),
+        ("2026-11-20T12:00:00Z", "2026-11-20T12:00:00Z"),
+        ("2026-11-20T13:00:00+01:00", "2026-11-20T12:00:00Z"),
+    ],
+)
+def test_a_date_as_yaml_reads_it(source: Path, written: str, read: str) -> None:
+    """Without quotes it is no text."""
+    args = planned(source, requirements="requirements.in", exclude_newer=yaml.safe_load(written))["args"]
+    assert args["UV_OPTIONS"] == f"--exclude-newer {read} --only-binary :all:"
+
+
+def test_packages_without_a_wheel(source: Path) -> None:
+    """Those that are named are installed from their source, and no other."""
+    assert planned(source, from_source=["ta", "blosc"])["args"]["UV_OPTIONS"] == (
+        "--require-hashes --only-binary :all: --no-binary blosc --no-binary ta"
+    )
+
+
+def test_the_user_of_a_declared_image(source: Path) -> None:
+    """Another than the usual one gets its entry, too, and makes another image."""
+    images = [
+        application.application_image(str(source), {"folders": ["desk"]}, user=user)
+        for user in ("10005:10005", "1500:1600")
+    ]
+    assert [image["args"].get("APP_USER") for image in images] == [None, "1500:1600"]
+
+
+def test_one_of_several_dockerfiles(source: Path) -> None:
+    """It is built from the one that is named, with the whole directory, whatever .dockerignore says of it."""
+    (source / "docker").mkdir()
+    for name in ("api", "tools"):
+        (source / "docker" / f"Dockerfile.{name}").write_text(f"FROM {name}\n")
+    (source / ".dockerignore").write_text("*\n!desk/api.py\n")
+    plans = [
+        stack.image_plan(
+            {
+                "python": {"context": []},
+                "python-build": {"context": []},
+                "backend": application.application_image(str(source), {}, f"docker/Dockerfile.{name}"),
+            },
+            ["backend"],
+            {"repository": "desk", "args": {}},
+        )[-1]
+        for name in ("api", "tools")
+    ]
+    assert plans[0]["dockerfile"] == "docker/Dockerfile.api"
+    assert plans[0]["files"] == {"docker/Dockerfile.api": "FROM api\n", "desk/api.py": "x = 1\n"}
+    assert plans[0]["ref"] != plans[1]["ref"]
+    with pytest.raises(AnsibleFilterError, match=r"There is no file docker/Dockerfile in .*, which backend_dockerfile"):
+        application.application_image(str(source), {}, "docker/Dockerfile")
+
+
 def test_a_dockerfile_of_its_own_is_built_with_the_whole_directory(source: Path) -> None:
     """But for what .dockerignore names; nothing of the shipped Dockerfile is left."""
     (source / "Dockerfile").write_text("FROM own\n")
@@ -133,6 +190,10 @@ def test_a_context_that_is_too_large_or_unreadable_is_named(source: Path, monkey
         ({"requirements": "nope.txt"}, "backend_build names 'nope.txt'"),
         ({"requirements": "requirements.in"}, "no lock file with hashes"),
         ({"exclude_newer": "yesterday"}, "backend_build.exclude_newer is 'yesterday', expected is a date"),
+        (
+            {"from_source": ["ta; rm"]},
+            "backend_build.from_source holds 'ta; rm', expected is the name of a Python package",
+        ),
         ({"apt": ["jq && true"]}, "backend_build.apt holds 'jq && true', expected is the name of a Debian package"),
         ({"apt_bild": ["gcc"]}, "backend_build has the unknown key 'apt_bild'. Did you mean 'apt_build'?"),
     ],
@@ -160,6 +221,7 @@ def declared(source: Path, **change: Any) -> dict[str, Any]:
     return {
         "backend_image": "",
         "backend_source_dir": str(source),
+        "backend_dockerfile": "",
         "backend_build": {"folders": ["desk"]},
         "backend_processes": ["api", "worker", "beat", "flower"],
         "backend_command": ["serve"],
@@ -183,6 +245,10 @@ def declared(source: Path, **change: Any) -> dict[str, Any]:
 PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "two sources": ({"backend_image": "own:1"}, "backend_image and backend_source_dir are both set"),
     "build of an image": ({"backend_source_dir": ""}, "backend_build is set without backend_source_dir"),
+    "Dockerfile of an image": (
+        {"backend_source_dir": "", "backend_dockerfile": "docker/Dockerfile.api"},
+        "backend_dockerfile is set without backend_source_dir",
+    ),
     "no api": ({"backend_processes": ["worker"]}, "backend_processes has no 'api'"),
     "no command": ({"backend_command": []}, "backend_command is empty"),
     "no Celery": ({"backend_celery_app": ""}, "backend_celery_app is empty, and the worker needs it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import hmac
 import json
@@ -272,6 +273,32 @@ def test_rules_of_each_item() -> None:
     """Only the items that break the rule are named."""
     rule = {"value": ["AAPL", "ibm"], "each": True, "kind": "text", "matches": "[A-Z]+", "expected": "capital letters"}
     assert stack.broken_rules({"symbols": rule}) == ["symbols is 'ibm', expected is capital letters."]
+
+
+@pytest.mark.parametrize(
+    ("log", "named", "other"),
+    [
+        # As uv 0.13 says it.
+        ("cause: Because all versions of ta have no usable wheels and you require ta, we can conclude that your"
+         " requirements are unsatisfiable.\nhint: Wheels are required for `ta` because building from source is disabled"
+         " for all packages (i.e., with `--no-build`)",
+         ("no wheel of ta for", "backend_build.from_source"), "container_image_pip_index"),
+        ("Because only ta==0.11.0 has no usable wheels", ("no wheel of ta for",), "container_image_pip_index"),
+        ("x.c:1:10: fatal error: libpq-fe.h: No such file or directory", ("backend_build.apt_build",), "from_source"),
+        ("error: command 'gcc' failed: No such file or directory", ("backend_build.apt_build",), "from_source"),
+        ("error: Failed to fetch https://pypi.org/simple/: timed out", ("container_image_pip_index",), "from_source"),
+    ],
+)  # fmt: skip
+def test_what_to_do_about_a_failed_build(log: str, named: tuple[str, ...], other: str) -> None:
+    """What is wrong decides it: mirrors are no remedy for a package without a wheel."""
+    said = stack.build_remedy(log)
+    assert all(each in said for each in named) and other not in said
+
+
+def test_dates_without_quotes() -> None:
+    """YAML reads a day as a date."""
+    rule = {"value": datetime.date(2000, 1, 1), "kind": "date", "expected": "a day"}
+    assert stack.broken_rules({"some_day": rule}) == []
 
 
 def test_overlapping_networks() -> None:
