@@ -21,6 +21,11 @@ options:
     description: Address on which services will listen.
     type: str
     default: ""
+  writes:
+    description: Directories in which something will be written. The nearest existing parent counts.
+    type: list
+    elements: path
+    default: []
   subnet:
     description: Addresses that the containers will have. Other machines that this host talks to there are reported too.
     type: str
@@ -50,6 +55,7 @@ host:
     cores: {description: Number of processors., type: int}
     address_here: {description: Whether the wanted address is one of this host., type: bool}
     disk_free_mb: {description: Free disk space in MiB where the engine keeps images and volumes., type: dict}
+    read_only: {description: Those of the wanted directories in which nothing can be written., type: list}
     init: {description: Name of the first process., type: str}
     engine: {description: Whether the engine answers and its version and lost firewall rules., type: dict}
     ports: {description: Who listens on each TCP port and at which addresses., type: dict}
@@ -285,6 +291,7 @@ def main() -> None:
             "volume_files": {"type": "list", "elements": "str", "default": []},
             "address": {"type": "str", "default": ""},
             "subnet": {"type": "str", "default": ""},
+            "writes": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
@@ -311,6 +318,7 @@ def main() -> None:
             "cores": os.cpu_count(),
             "address_here": is_here(module.params["address"]),
             "disk_free_mb": {path: free_mb(path) for path in places(info)},
+            "read_only": [path for path in module.params["writes"] if not os.access(existing(path), os.W_OK)],
             "init": init,
             "engine": engine,
             "ports": ports_report(containers),

@@ -258,6 +258,7 @@ REPORT: dict[str, Any] = {
     "distribution": "debian", "version": "13", "like": "", "release": "trixie", "architecture": "x86_64",
     "init": "systemd", "memory_mb": 64000, "cores": 16, "disk_free_mb": {"/var/lib/docker": 500000}, "ports": {},
     "networks": {}, "occupied": [], "volumes": [], "volume_files": {}, "images": [], "address_here": True,
+    "read_only": [],
     "engine": {"daemon": True, "client": True, "answers": True, "error": "", "version": "28", "lost_rules": []},
     "python": {"executable": "/usr/bin/python3", "error": "", "debian": True},
 }  # fmt: skip
@@ -279,6 +280,8 @@ HOSTS = (
     Bad("rules-flushed-without-systemd",
         {"init": "sysvinit", "engine": {**REPORT["engine"], "lost_rules": ["the chain DOCKER in nat"]}},
         ("end it with kill $(cat /var/run/docker.pid), and run this again",)),
+    Bad("read-only-etc", {"read_only": ["/etc/quantops/desk"]},
+        ("Nothing can be written in /etc/quantops/desk: the file system is read-only", "set stack_config_dir")),
     Bad("volumes-elsewhere", {"disk_free_mb": {"/srv/docker": 500000, "/srv/docker/volumes": 10}},
         ("/srv/docker/volumes has 10 MiB free, stack_min_disk_mb asks for 10240.",)),
     Bad("lan", LAN,

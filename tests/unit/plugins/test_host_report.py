@@ -177,6 +177,15 @@ def test_root_of_an_engine_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch
     assert report.places({}) == ["/var/lib/docker"]
 
 
+def test_directories_that_cannot_be_written(
+    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A place that even root cannot write; what is not there yet is made in its parent."""
+    fake_docker("exit 1")
+    wanted = [str(tmp_path / "a" / "b"), "/proc/sys/kernel/ostype/a"]
+    assert run_module("host_report", writes=wanted).result["host"]["read_only"] == wanted[1:]
+
+
 def test_python_that_cannot_import_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason is told, and whether a package of Debian would help."""
     monkeypatch.setitem(sys.modules, "requests", None)
