@@ -154,6 +154,8 @@ BAD = (
     Bad("source-dir-without-dockerfile", {"backend_source_dir": "{here}/app"},
         ("{here}/app (backend_source_dir) holds no Dockerfile, and backend_build.folders names nothing",),
         {"app/main.py": ""}),
+    Bad("no-such-dockerfile", {"backend_source_dir": "{here}", "backend_dockerfile": "docker/Dockerfile.api"},
+        ("There is no file docker/Dockerfile.api in {here} (backend_source_dir), which backend_dockerfile names.",)),
     Bad("no-lock-and-another-python",
         {"backend_source_dir": "{here}",
          "backend_build": {"python": "3.12", "requirements": "requirements.txt", "folders": ["desk"]}},

@@ -117,6 +117,19 @@ def test_secret_environment_arrives_and_is_not_shown(stack: Stack) -> None:
     assert requests.post(stack.url("backend", "/archive"), headers={"X-Token": "wrong"}, timeout=30).status_code == 403
 
 
+def test_a_generated_secret_under_another_name(stack: Stack) -> None:
+    """The inventory names it by the name of its file."""
+    said = inside(stack, "celery-worker", "import os; print(os.environ['DESK_DB_PASSWORD'])")
+    assert said == stack.secret("postgres_backend_password")
+
+
+def test_the_user_has_entries(stack: Stack) -> None:
+    """Without one of its group Celery warns that it may run as the superuser."""
+    program = "import grp, os, pwd; print(pwd.getpwuid(os.getuid())[0], grp.getgrgid(os.getgid())[0])"
+    assert inside(stack, "celery-worker", program) == "backend backend"
+    assert "superuser" not in stack.log("celery-worker") and "SecurityWarning" not in stack.log("celery-worker")
+
+
 def test_a_task_of_the_other_queue_writes_to_the_bucket(stack: Stack) -> None:
     """The API sends to `slow`, the worker writes with the keys that boto3 finds by itself."""
     answer = requests.post(stack.url("backend", "/archive"), headers={"X-Token": TOKEN}, timeout=30)
@@ -177,7 +190,7 @@ def test_every_connection_is_documented(stack: Stack) -> None:
     optional = {name for name in named if name.startswith(("MLFLOW_", "AIRFLOW_"))}
     found = set(json.loads(inside(stack, "backend", "import json, os; print(json.dumps(sorted(os.environ)))")))
     of_the_base = {"PATH", "HOSTNAME", "LANG", "PWD", "OLDPWD", "SHLVL", "_", "SSL_CERT_FILE", "PYTHONUNBUFFERED"}
-    assert named - optional == found - of_the_base - {"DESK_TOKEN", "DESK_LOOK_SECONDS", "LC_CTYPE"}
+    assert named - optional == found - of_the_base - {"DESK_TOKEN", "DESK_DB_PASSWORD", "DESK_LOOK_SECONDS", "LC_CTYPE"}
     assert len(optional) == 8
 
 
