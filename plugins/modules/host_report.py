@@ -67,6 +67,8 @@ host:
     python: {description: The module's Python and whether it has what the Docker modules need., type: dict}
 """
 
+import contextlib
+import ipaddress
 import json
 import os
 import platform
@@ -85,6 +87,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.network import
 )
 
 DEFAULT_ROOT = "/var/lib/docker"
+LOCAL_ADDRESSES = "/proc/net/fib_trie"
 CONTAINERD_ROOT = re.compile(r"""^\s*root\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 #: Where the interpreter finds the modules of Debian's packages.
 DEBIAN_MODULES = "/usr/lib/python3/dist-packages"
@@ -132,14 +135,22 @@ def free_mb(path: str) -> int:
 
 
 def is_here(address: str) -> bool:
-    """Find out whether a program of this host may listen on an address.
+    """Find out whether an address is one of this host's.
 
     Args:
         address: IPv4 address.
 
     Returns:
-        Whether it is one of this host's.
+        Whether a program of this host that listens on it can be reached there.
     """
+    with contextlib.suppress(ValueError):
+        known = ipaddress.ip_address(address)
+        if known.is_unspecified or known.is_loopback:
+            return True
+    # That a program may listen proves nothing: net.ipv4.ip_nonlocal_bind allows it on any address.
+    local = rf"\|-- {re.escape(address)}\n(?:\s+/\d+ .*\n)*?\s+/32 host LOCAL"
+    with contextlib.suppress(OSError), open(LOCAL_ADDRESSES, encoding="utf-8") as file:
+        return not address or bool(re.search(local, file.read()))
     with socket.socket() as probe:
         try:
             probe.bind((address, 0))

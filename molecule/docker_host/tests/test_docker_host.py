@@ -83,3 +83,42 @@ def test_the_engine_is_back_after_a_restart_of_the_host(host: Host) -> None:
     subprocess.run(["docker", "restart", "--time", "20", host.backend.get_hostname()], capture_output=True, check=True)
     assert answers(host)
     assert host.run("docker network inspect molecule").rc == 0
+
+
+def page(host: Host, address: str) -> bool:
+    """Whether a page is answered there."""
+    ask = f"import urllib.request as u; u.urlopen('http://{address}:8099/', timeout=5)"
+    return host.run(f'python3 -c "{ask}"').rc == 0
+
+
+def soon(host: Host, address: str) -> bool:
+    """Whether a page is answered there within half a minute."""
+    for _ in range(15):
+        if page(host, address):
+            return True
+        time.sleep(2)
+    return False
+
+
+def test_an_address_that_comes_after_the_engine(host: Host, image: str) -> None:
+    """A container that is published on it is back without anyone's hand once the address is there."""
+    if not with_systemd(host):
+        pytest.skip("a host without systemd")
+    address = "198.51.100.7"
+    # As a boot does it; the test before this one restarted the host.
+    host.check_output("sysctl --quiet --load=/etc/sysctl.d/60-quantops-molecule.conf")
+    host.check_output(f"ip address replace {address}/32 dev lo")
+    serve = f"{image} python3 -m http.server 8099"
+    host.check_output(f"docker run --detach --name late --restart unless-stopped --publish {address}:8099:8099 {serve}")
+    try:
+        assert soon(host, address)
+        host.check_output(f"ip address del {address}/32 dev lo")
+        host.check_output("systemctl restart docker")
+        answers(host)
+        assert not page(host, address)
+        host.check_output(f"ip address replace {address}/32 dev lo")
+        assert soon(host, address)
+        assert host.check_output("docker inspect --format '{{.State.Status}}' late") == "running"
+    finally:
+        host.run("docker rm --force late")
+        host.run(f"ip address del {address}/32 dev lo")

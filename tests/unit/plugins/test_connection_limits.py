@@ -96,7 +96,12 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         }
     }
     (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
-    shown = {"connections": "{{ stack_connections }}", "limits": "{{ postgres_limits }}", "pools": "{{ stack_pools }}"}
+    shown = {
+        "connections": "{{ stack_connections }}",
+        "limits": "{{ postgres_limits }}",
+        "pools": "{{ stack_pools }}",
+        "page": "{{ stack_backend_page }}",
+    }
     play = {
         "hosts": "all",
         "gather_facts": False,
@@ -141,3 +146,9 @@ def test_the_backends_pools_are_those_that_are_counted(rendered: dict[str, dict[
     found = {name: int(count) for name, count in re.findall(r"(?m)^(API|TASK)_CONNECTIONS = (\d+)$", source)}
     pools = rendered["defaults"]["pools"]["backend"]
     assert found == {"API": pools["api"], "TASK": pools["task"]}
+
+
+def test_the_page_of_an_application_is_not_its_health_check(rendered: dict[str, dict[str, Any]]) -> None:
+    """The access table links to the first page; only `verify` asks the other one."""
+    page = rendered["own-application"]["page"]
+    assert "path" not in page and page["check"] == "/health"

@@ -244,3 +244,43 @@ def test_report_of_an_engine_that_does_not_answer(run_module: Run, fake_docker: 
     assert host["engine"]["answers"] is False and host["engine"]["error"] == "permission denied"
     assert (host["networks"], host["volumes"]) == ({}, [])
     assert len(calls.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        ("0.0.0.0", True), ("127.0.0.1", True), ("127.9.9.9", True), ("", True), ("10.8.0.2", True), ("10.8.0.3", True),
+        # A network, its broadcast address, one that is the beginning of another, and one of nobody.
+        ("10.8.0.0", False), ("10.8.0.255", False), ("10.8.0.20", False), ("198.51.100.7", False),
+    ],
+)  # fmt: skip
+def test_an_address_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str, here: bool) -> None:
+    """By the kernel's table: on a host with net.ipv4.ip_nonlocal_bind a program may listen on any address."""
+    table = tmp_path / "fib_trie"
+    table.write_text(
+        """Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 10.8.0.0
+        /24 link UNICAST
+        /32 link BROADCAST
+     |-- 10.8.0.2
+        /32 host LOCAL
+     |-- 10.8.0.3
+        /30 link UNICAST
+        /32 host LOCAL
+     |-- 10.8.0.255
+        /32 link BROADCAST
+"""
+    )
+    monkeypatch.setattr(report, "LOCAL_ADDRESSES", str(table))
+    # As with the setting: listening works everywhere.
+    monkeypatch.setattr(report.socket.socket, "bind", lambda self, address: None)
+    assert report.is_here(address) is here
+
+
+def test_addresses_of_this_machine() -> None:
+    """The real table: one that other machines reach, and one that is nobody's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        own = probe.getsockname()[0]
+    assert report.is_here(own) and not report.is_here("192.0.2.1")
