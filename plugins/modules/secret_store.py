@@ -53,7 +53,7 @@ EXAMPLES = r"""
   quantops.ibkr_stack.secret_store:
     path: secrets
     secrets:
-      redis_password: password
+      redis_admin_password: password
   no_log: true
 """
 

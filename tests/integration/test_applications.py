@@ -157,8 +157,36 @@ def test_flower_asks_for_a_password(stack: Stack) -> None:
     assert requests.get(stack.url("flower"), timeout=TIMEOUT).status_code == 401
     assert requests.get(address, auth=("flower", "wrong"), timeout=TIMEOUT).status_code == 401
     credentials = ("flower", stack.secret("flower_password"))
+    metrics = stack.url("flower", "/metrics")
+    assert requests.get(metrics, timeout=TIMEOUT).status_code == 401
+    assert requests.get(metrics, auth=credentials, timeout=TIMEOUT).status_code == 200
     page = requests.get(stack.url("flower"), auth=credentials, timeout=TIMEOUT)
     assert page.status_code == 200 and "backend@celery-worker" in page.text
+
+
+def test_flower_watches_and_cannot_send(stack: Stack) -> None:
+    """With its own user in Redis it asks the worker and sees a task; one that it is told to send is refused."""
+    credentials = ("flower", stack.secret("flower_password"))
+
+    def ask(path: str) -> Any:
+        return requests.get(stack.url("flower", path), auth=credentials, timeout=TIMEOUT).json()
+
+    def asked() -> bool:
+        return [queue["name"] for queue in ask("/api/workers?refresh=1")["backend@celery-worker"]["active_queues"]] == [
+            "backend"
+        ]
+
+    assert eventually(asked, seconds=60)
+    program = "from ibkr_backend.tasks import ping; task = ping.delay(); print(task.id, task.get(timeout=60))"
+    done = stack.execute("celery-worker", "python3", "-c", program)
+    task, answer = done.stdout.split()
+    assert answer == "pong", done.stderr
+    assert eventually(lambda: ask(f"/api/task/info/{task}")["state"] == "SUCCESS", seconds=30)
+    address = stack.url("flower", "/api/task/async-apply/ibkr_backend.tasks.ping")
+    assert requests.post(address, json={"args": []}, auth=credentials, timeout=TIMEOUT).status_code >= 500
+    program = "from ibkr_backend.celery_app import app; print(list(app.control.inspect(timeout=10).ping()))"
+    done = stack.execute("backend", "python3", "-c", program)
+    assert done.stdout.split() == ["['backend@celery-worker']"], done.stderr
 
 
 class MLflow:

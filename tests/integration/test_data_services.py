@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -140,27 +141,88 @@ def test_server_version(stack: Stack) -> None:
     assert psql(stack, "backend", "backend", "SHOW server_version_num")[1].startswith("17")
 
 
-def redis(stack: Stack, *words: str, password: str = "") -> str:
-    """Ask Redis over TCP."""
+# Prefix of the keys and channels of each user of Redis, and the database of its broker.
+REDIS_USERS = {"airflow": ("@airflow:", 2), "backend": ("", 0), "flower": ("", 0)}
+
+
+def redis(stack: Stack, *words: str, user: str = "", password: str | None = None) -> str:
+    """Ask Redis over TCP, as a user with its own password unless another one is given."""
+    if password is None and user:
+        password = stack.secret(f"redis_{user}_password")
     environment = {"REDISCLI_AUTH": password} if password else {}
+    words = (*(("--user", user) if user else ()), *words)
     done = stack.execute("redis", "redis-cli", "--no-auth-warning", *words, environment=environment)
     return (done.stdout + done.stderr).strip()
 
 
-def test_redis_needs_its_password(stack: Stack) -> None:
-    """Nothing without it, nothing with a wrong one."""
+def test_redis_needs_a_password(stack: Stack) -> None:
+    """Nothing without it, nothing with a wrong one, and no user without a name."""
     assert "NOAUTH" in redis(stack, "PING")
-    assert "WRONGPASS" in redis(stack, "PING", password="wrong")
-    assert redis(stack, "PING", password=stack.secret("redis_password")) == "PONG"
+    for user in (*REDIS_USERS, "admin", "health"):
+        assert "WRONGPASS" in redis(stack, "PING", user=user, password="wrong")
+        assert "WRONGPASS" in redis(stack, "PING", password=stack.secret(f"redis_{user}_password"))
+        assert redis(stack, "PING", user=user) == "PONG"
+
+
+@pytest.mark.parametrize("user", ["airflow", "backend"])
+def test_a_redis_user_uses_its_own_keys_and_channels(stack: Stack, user: str) -> None:
+    """It writes, reads and deletes, and publishes."""
+    key = f"{REDIS_USERS[user][0]}probe-{uuid.uuid4()}"
+    assert redis(stack, "SET", key, "kept", "EX", "60", user=user) == "OK"
+    assert redis(stack, "GET", key, user=user) == "kept"
+    assert redis(stack, "DEL", key, user=user) == "1"
+    assert redis(stack, "PUBLISH", key, "", user=user) == "0"
+
+
+@pytest.mark.parametrize(("user", "other"), [("airflow", "backend"), ("backend", "airflow"), ("flower", "airflow")])
+def test_a_redis_user_stays_with_its_own(stack: Stack, user: str, other: str) -> None:
+    """Another's queue can neither be read nor written, in a script neither, in whichever database; nor its channels."""
+    prefix, database = REDIS_USERS[other]
+    queue, where = f"{prefix}probe", ("-n", str(database))
+    for words in (
+        ("LPUSH", queue, "message"),
+        ("LRANGE", queue, "0", "-1"),
+        ("DEL", queue),
+        ("COPY", queue, f"{REDIS_USERS[user][0]}probe"),
+        ("HGETALL", f"{prefix}unacked"),
+        ("GET", f"{prefix}celery-task-meta-1"),
+        ("EVAL", f"return redis.call('LPUSH', '{queue}', 'message')", "0"),
+    ):
+        assert re.search("NOPERM|permission", said := redis(stack, *where, *words, user=user)), (words, said)
+    for channel in (f"{prefix}/{database}.celery.pidbox", f"{prefix}celery-task-meta-1"):
+        assert "NOPERM" in redis(stack, "PUBLISH", channel, "message", user=user)
+        assert "NOPERM" in redis(stack, "SUBSCRIBE", channel, user=user)
+    for pattern in (f"{prefix}/{database}.celeryev/*", f"{prefix}*", "*"):
+        assert "NOPERM" in redis(stack, "PSUBSCRIBE", pattern, user=user)
+    assert redis(stack, *where, "EXISTS", queue, user="admin") == "0"
+
+
+def test_flower_cannot_send_a_task(stack: Stack) -> None:
+    """It reads the queues that it shows, and writes to none; nor does it change a result."""
+    assert redis(stack, "LLEN", "probe", user="flower") == "0"
+    for words in (("LPUSH", "probe", "message"), ("SET", "celery-task-meta-1", "{}"), ("HSET", "unacked", "1", "2")):
+        assert "NOPERM" in redis(stack, *words, user="flower"), words
+
+
+@pytest.mark.parametrize("user", [*REDIS_USERS, "health"])
+def test_no_redis_user_rules_the_server(stack: Stack, user: str) -> None:
+    """None can empty, configure, watch or read all of it; the one of the health check reads and writes nothing."""
+    commands = (
+        "FLUSHALL|FLUSHDB|SWAPDB 0 2|KEYS *|CONFIG GET *|ACL LIST|MONITOR|CLIENT LIST|CLIENT KILL TYPE normal|SHUTDOWN"
+        "|REPLICAOF NO ONE|SAVE|DEBUG SLEEP 0|FUNCTION LIST|SCRIPT FLUSH|MIGRATE localhost 1 probe 0 1"
+    )
+    if user == "health":
+        commands += "|GET probe|SET probe 1|LPUSH probe 1|SUBSCRIBE probe|EVAL 'return 1' 0"
+    for words in map(shlex.split, commands.split("|")):
+        assert "NOPERM" in redis(stack, *words, user=user), words
 
 
 def test_redis_keeps_what_it_accepted(stack: Stack) -> None:
-    """The append-only file is on and written without error, and nothing is evicted."""
-    password = stack.secret("redis_password")
-    info = dict(line.split(":", 1) for line in redis(stack, "INFO", password=password).splitlines() if ":" in line)
+    """The append-only file is on and written without error, and what does not expire is not evicted."""
+    info = dict(line.split(":", 1) for line in redis(stack, "INFO", user="admin").splitlines() if ":" in line)
     assert info["redis_version"].startswith("8.")
     assert (info["aof_enabled"], info["aof_last_write_status"], info["rdb_last_bgsave_status"]) == ("1", "ok", "ok")
-    assert info["maxmemory_policy"] == "noeviction" and int(info["maxmemory"]) > 0
+    assert info["maxmemory_policy"] == "volatile-ttl" and int(info["maxmemory"]) > 0
 
 
 def s3(stack: Stack, bucket: str, secret: str | None = None) -> Any:

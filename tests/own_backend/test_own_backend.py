@@ -161,7 +161,8 @@ for address in (e["DATABASE_URL"], e["DATABASE_DSN"], ""):  # the last one: PGHO
 assert sqlalchemy.create_engine(e["DATABASE_URL_PSYCOPG"]).connect().exec_driver_sql("SELECT 7").scalar() == 7
 cache = redis.Redis.from_url(e["REDIS_URL"])
 assert cache.set("probe", 7, ex=5) and cache.get("probe") == b"7"
-assert redis.Redis(e["REDIS_HOST"], int(e["REDIS_PORT"]), password=e["REDIS_PASSWORD"]).ping()
+login = {"username": e["REDIS_USERNAME"], "password": e["REDIS_PASSWORD"]}
+assert redis.Redis(e["REDIS_HOST"], int(e["REDIS_PORT"]), **login).ping()
 bucket, client = e["S3_BUCKET"], boto3.client("s3")
 client.put_object(Bucket=bucket, Key="probe", Body=b"7")
 assert client.get_object(Bucket=bucket, Key="probe")["Body"].read() == b"7"
@@ -199,6 +200,9 @@ def test_flower_asks_for_its_password(stack: Stack) -> None:
     address = stack.url("flower", "/api/workers")
     assert requests.get(address, timeout=30).status_code == 401
     credentials = ("flower", stack.secret("flower_password"))
+    metrics = stack.url("flower", "/metrics")
+    assert requests.get(metrics, timeout=30).status_code == 401
+    assert requests.get(metrics, auth=credentials, timeout=30).status_code == 200
     assert eventually(
         lambda: "backend@celery-worker" in requests.get(address, auth=credentials, timeout=30).text, seconds=60
     )

@@ -14,7 +14,7 @@ from test_applications import (  # noqa: F401
     test_airflow_is_healthy,
     test_airflow_lets_in_its_administrator_only,
 )
-from test_data_services import s3
+from test_data_services import redis, s3
 
 RUNS = "/api/v2/dags/probe/dagRuns"
 
@@ -59,6 +59,16 @@ def test_the_worker_ran_the_task(stack: Stack, airflow: requests.Session, run: d
     path = f"{RUNS}/{run['dag_run_id']}/taskInstances"
     [task] = airflow.get(stack.url("airflow", path), timeout=TIMEOUT).json()["task_instances"]
     assert (task["task_id"], task["state"], task["hostname"]) == ("say", "success", "airflow-worker")
+
+
+def test_all_that_airflow_keeps_in_redis_is_its_own(stack: Stack, run: dict[str, Any]) -> None:
+    """Queue, bindings and results have the prefix that its user in Redis is held to, and no other user reaches."""
+    assert run["state"] == "success"
+    keys = [key for database in ("2", "3") for key in redis(stack, "-n", database, "--scan", user="admin").split("\n")]
+    assert any(key.startswith("@airflow:_kombu.binding.") for key in keys), keys
+    assert any(key.startswith("@airflow:celery-task-meta-") for key in keys), keys
+    assert [key for key in keys if key and not key.startswith("@airflow:")] == []
+    assert redis(stack, "ACL", "LOG", user="admin") == ""
 
 
 def test_only_the_declared_dag(stack: Stack, airflow: requests.Session, run: dict[str, Any]) -> None:

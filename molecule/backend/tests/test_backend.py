@@ -15,8 +15,9 @@ from test_applications import (  # noqa: F401
     test_beat_brings_the_bars,
     test_celery_end_to_end,
     test_flower_asks_for_a_password,
+    test_flower_watches_and_cannot_send,
 )
-from test_data_services import psql
+from test_data_services import psql, redis
 
 
 def ready(stack: Stack) -> tuple[int, dict[str, Any]]:
@@ -45,6 +46,30 @@ def test_not_ready_without_its_broker(stack: Stack) -> None:
     finally:
         command("docker", "start", container)
     assert eventually(lambda: ready(stack)[0] == 200, seconds=60)
+
+
+def test_not_ready_while_redis_is_full(stack: Stack) -> None:
+    """Of keys that never expire: /ready and a refresh say so, while Redis still answers a PING."""
+    headers = {"Authorization": f"Bearer {stack.secret('backend_api_token')}"}
+
+    def refresh() -> requests.Response:
+        return requests.post(stack.url("backend", "/api/v1/bars/IBM/refresh"), headers=headers, timeout=TIMEOUT)
+
+    usual = redis(stack, "CONFIG", "GET", "maxmemory", user="admin").split()[1]
+    assert redis(stack, "SET", "ballast", "x" * 100_000, user="backend") == "OK"
+    try:
+        assert redis(stack, "CONFIG", "SET", "maxmemory", "100kb", user="admin") == "OK"
+        assert redis(stack, "PING", user="backend") == "PONG"
+        answer = eventually(lambda: ready(stack)[0] == 503 and ready(stack)[1], seconds=30)
+        assert [name for name, found in answer["dependencies"].items() if found["state"] != "ok"] == ["redis"]
+        assert "OOM" in answer["dependencies"]["redis"]["reason"]
+        refused = refresh()
+        assert refused.status_code == 503 and "Redis takes no task: OOM" in refused.json()["detail"], refused.text
+    finally:
+        redis(stack, "CONFIG", "SET", "maxmemory", usual, user="admin")
+        redis(stack, "DEL", "ballast", user="backend")
+    assert eventually(lambda: ready(stack)[0] == 200, seconds=60)
+    assert refresh().status_code == 202
 
 
 def test_the_database_is_migrated(stack: Stack) -> None:

@@ -205,8 +205,7 @@ class Kept:
         query = f"CREATE TABLE IF NOT EXISTS kept (word text); INSERT INTO kept VALUES ('{word}');"
         status, said = psql(self.stack, "backend", "backend", query)
         assert status == 0 and "INSERT 0 1" in said, said
-        password = self.stack.secret("redis_password")
-        assert redis(self.stack, "-n", "9", "SET", word, "kept", password=password) == "OK"
+        assert redis(self.stack, "-n", "9", "SET", word, "kept", user="backend") == "OK"
         s3(self.stack, "trading-charts").put_object(Bucket="trading-charts", Key=f"kept/{word}", Body=word.encode())
         mlflow = MLflow(self.stack)
         experiment = mlflow.post("experiments/create", name=f"kept {word}")["experiment_id"]
@@ -218,8 +217,7 @@ class Kept:
         assert self.words and self.mlflow_runs
         status, said = psql(self.stack, "backend", "backend", "SELECT word FROM kept")
         assert status == 0 and set(self.words) <= set(said.split()), said
-        password = self.stack.secret("redis_password")
-        found = [redis(self.stack, "-n", "9", "GET", word, password=password) for word in self.words]
+        found = [redis(self.stack, "-n", "9", "GET", word, user="backend") for word in self.words]
         assert found == ["kept"] * len(self.words)
         client = s3(self.stack, "trading-charts")
         for word in self.words:

@@ -21,7 +21,7 @@ from stack_under_test import Identity, Stack, changed, command, eventually
 from test_applications import backend
 from test_applications import test_mlflow_proxies_artifacts as artifacts_are_kept
 from test_containers import SERVICES
-from test_data_services import BUCKETS, OWNERS, psql, redis, s3
+from test_data_services import BUCKETS, OWNERS, REDIS_USERS, psql, redis, s3
 
 MAKE = "Make the container as declared"
 WAIT = "Wait until they are ready"
@@ -117,7 +117,7 @@ def test_hand_edits_are_found_and_healed(site: Site, stack: Stack, nothing_lost:
         512 * 2**20, "unless-stopped",
     )  # fmt: skip
     assert not healed["celery-worker"]["HostConfig"]["CpuShares"]
-    clients = redis(stack, "CONFIG", "GET", "maxclients", password=stack.secret("redis_password")).split()
+    clients = redis(stack, "CONFIG", "GET", "maxclients", user="admin").split()
     assert clients[1] != "77"
     assert site.run().changed == 0
 
@@ -193,7 +193,8 @@ def login_postgres(stack: Stack, name: str, value: str) -> bool:
 
 
 def login_redis(stack: Stack, name: str, value: str) -> bool:
-    return redis(stack, "PING", password=value) == "PONG"
+    user = name.removeprefix("redis_").removesuffix("_password")
+    return redis(stack, "PING", user=user, password=value) == "PONG"
 
 
 def login_minio(stack: Stack, name: str, value: str) -> bool:
@@ -240,7 +241,7 @@ LOGINS = {
     **{f"postgres_{owner}_password": login_postgres for owner in OWNERS},
     **{f"minio_{bucket.replace('-', '_')}_secret": login_minio for bucket in BUCKETS},
     "minio_root_password": login_minio,
-    "redis_password": login_redis,
+    **{f"redis_{user}_password": login_redis for user in (*REDIS_USERS, "admin", "health")},
     "airflow_admin_password": login_airflow,
     "airflow_backend_password": login_airflow,
     "backend_page_password": login_page,
@@ -258,7 +259,9 @@ OTHERS = {
     "airflow_jwt_secret",
     "airflow_session_secret",
 }
-BACKEND = {"backend-migrate", "backend", "celery-worker", "celery-beat", "flower"}
+# Flower has a user of its own in Redis, and no other service's secret.
+BACKEND_APPLICATION = {"backend-migrate", "backend", "celery-worker", "celery-beat"}
+BACKEND = {*BACKEND_APPLICATION, "flower"}
 # All of Airflow but its worker, which runs people's code and gets no key of Airflow's own.
 AIRFLOW_CORE = {
     "airflow-init",
@@ -272,13 +275,17 @@ AIRFLOW = {*AIRFLOW_CORE, "airflow-worker"}
 HOLDERS = {
     "postgres_admin_password": {"postgres"},
     "postgres_airflow_password": AIRFLOW_CORE,
-    "postgres_backend_password": BACKEND,
+    "postgres_backend_password": BACKEND_APPLICATION,
     "postgres_mlflow_password": {"mlflow", "mlflow-upgrade"},
-    "redis_password": {"redis", *BACKEND, *AIRFLOW},
+    "redis_admin_password": {"redis"},
+    "redis_health_password": {"redis"},
+    "redis_airflow_password": {"redis", *AIRFLOW},
+    "redis_backend_password": {"redis", *BACKEND_APPLICATION},
+    "redis_flower_password": {"redis", "flower"},
     "minio_root_password": {"minio"},
     "minio_airflow_logs_secret": AIRFLOW,
     "minio_mlflow_secret": {"mlflow"},
-    "minio_trading_charts_secret": BACKEND,
+    "minio_trading_charts_secret": BACKEND_APPLICATION,
     "airflow_fernet_key": AIRFLOW_CORE,
     "airflow_jwt_secret": AIRFLOW_CORE,
     "airflow_session_secret": AIRFLOW_CORE,
@@ -439,7 +446,7 @@ def test_a_full_disk(site: Site, stack: Stack, nothing_lost: Kept) -> None:
         assert "free some, or enlarge the file system" in told
         client = s3(stack, "trading-charts")
         client.put_object(Bucket="trading-charts", Key="while-full", Body=b"x")
-        assert redis(stack, "PING", password=stack.secret("redis_password")) == "PONG"
+        assert redis(stack, "PING", user="backend") == "PONG"
         command("rm", f"{place}/ballast")
         eventually(lambda: psql(stack, "backend", "backend", "SELECT 1")[0] == 0, 120)
         all_well(stack)

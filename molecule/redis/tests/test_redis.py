@@ -1,31 +1,101 @@
-"""Redis keeps what it accepted, and only for those who know its password."""
+"""Redis keeps what it accepted, each user in its own part, and has room for tasks whatever results and caches take."""
 
 from __future__ import annotations
 
+import os
+import re
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
-from stack_under_test import Stack, command, eventually
+import pytest
+from stack_under_test import Stack, command, eventually, run_playbook
 from test_data_services import (  # noqa: F401
     redis,
+    test_a_redis_user_stays_with_its_own,
+    test_a_redis_user_uses_its_own_keys_and_channels,
+    test_flower_cannot_send_a_task,
+    test_no_redis_user_rules_the_server,
     test_redis_keeps_what_it_accepted,
-    test_redis_needs_its_password,
+    test_redis_needs_a_password,
 )
+
+LIMIT = 8 * 2**20
+# 400 values of 50 kB: more than twice the limit.
+FILL = "for n = 1, 400 do redis.call('SET', KEYS[1] .. n, string.rep('x', 50000){expire}) end return 'full'"
 
 
 def test_what_was_accepted_outlives_a_kill(stack: Stack) -> None:
     """A broker's message that is on disk is there again after SIGKILL, in its order."""
-    password, key = stack.secret("redis_password"), f"probe-{uuid.uuid4()}"
-    assert redis(stack, "RPUSH", key, "first", "second", password=password) == "2"
+    key = f"probe-{uuid.uuid4()}"
+    assert redis(stack, "RPUSH", key, "first", "second", user="backend") == "2"
     # One local write to the append-only file, waited for up to 5 s.
-    assert redis(stack, "WAITAOF", "1", "0", "5000", password=password).split()[0] == "1"
+    assert redis(stack, "WAITAOF", "1", "0", "5000", user="admin").split()[0] == "1"
     container = f"{stack.name}-redis"
     command("docker", "kill", container)
     command("docker", "start", container)
-    assert eventually(lambda: redis(stack, "PING", password=password) == "PONG", seconds=30)
-    assert redis(stack, "LRANGE", key, "0", "-1", password=password).split() == ["first", "second"]
+    assert eventually(lambda: redis(stack, "PING", user="backend") == "PONG", seconds=30)
+    assert redis(stack, "LRANGE", key, "0", "-1", user="backend").split() == ["first", "second"]
 
 
 def test_it_runs_as_its_own_user(stack: Stack) -> None:
     """No process of the container is root's."""
     rows = command("docker", "top", f"{stack.name}-redis", "-eo", "uid,pid,comm").splitlines()[1:]
     assert {row.split()[0] for row in rows} == {"10002"}
+
+
+def test_the_host_has_no_password_of_its_users(stack: Stack) -> None:
+    """Redis holds hashes, and in plain text only that of its own health check."""
+    held = command("sh", "-c", f"cat {stack.config_dir}/redis/secrets/*")
+    users = ("admin", "airflow", "backend", "flower", "health")
+    assert [user for user in users if stack.secret(f"redis_{user}_password") in held] == ["health"]
+
+
+@pytest.fixture
+def small(stack: Stack) -> Iterator[None]:
+    """A limit that is soon reached; what a test leaves is removed."""
+    usual = redis(stack, "CONFIG", "GET", "maxmemory", user="admin").split()[1]
+    assert redis(stack, "CONFIG", "SET", "maxmemory", str(LIMIT), user="admin") == "OK"
+    yield
+    assert redis(stack, "CONFIG", "SET", "maxmemory", usual, user="admin") == "OK"
+    assert redis(stack, "FLUSHALL", user="admin") == "OK"
+
+
+def figure(stack: Stack, name: str) -> int:
+    """One of INFO's."""
+    found = re.search(rf"^{name}:(\d+)", redis(stack, "INFO", user="health"), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.usefixtures("small")
+def test_results_make_room_for_tasks(stack: Stack) -> None:
+    """Results twice the limit, of the backend and of Airflow: each queue keeps its tasks and takes more."""
+    for user, prefix in (("backend", ""), ("airflow", "@airflow:")):
+        queue, before = f"{prefix}probe", figure(stack, "evicted_keys")
+        assert redis(stack, "RPUSH", queue, "first", user=user) == "1"
+        fill = FILL.format(expire=", 'EX', 3600")
+        assert redis(stack, "EVAL", fill, "1", f"{prefix}celery-task-meta-", user=user) == "full"
+        assert redis(stack, "RPUSH", queue, "second", user=user) == "2"
+        # Room is made before a command, and by a timer: never within a script.
+        assert eventually(lambda: figure(stack, "used_memory") <= LIMIT, seconds=30)
+        assert figure(stack, "evicted_keys") > before
+        assert redis(stack, "RPUSH", queue, "third", user=user) == "3"
+        assert redis(stack, "LRANGE", queue, "0", "-1", user=user).split() == ["first", "second", "third"]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_full_redis_is_shown(stack: Stack) -> None:
+    """Of keys that never expire: the task is refused, nothing is lost, and the status says how full it is."""
+    assert redis(stack, "RPUSH", "probe", "first", user="backend") == "1"
+    assert redis(stack, "EVAL", FILL.format(expire=""), "1", "cache-", user="backend") == "full"
+    assert "OOM" in redis(stack, "RPUSH", "probe", "second", user="backend")
+    assert redis(stack, "LRANGE", "probe", "0", "-1", user="backend") == "first"
+    # A restart would give no room.
+    assert stack.well("redis")
+    used, limit, *words = stack.execute("redis", "sh", "/run/config/usage").stdout.split()
+    assert int(used) > int(limit) == LIMIT
+    assert re.fullmatch(r"bytes of memory \(0 of 4\d\d keys can be evicted\)", " ".join(words)), words
+    host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    told = run_playbook("playbooks/status.yml", host, "--inventory=molecule/shared/inventory.yml")
+    assert re.search(r"NEARLY FULL: \S+-redis uses \d+ of 8 MiB of memory", told.stdout), told.stdout + told.stderr

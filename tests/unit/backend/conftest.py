@@ -89,10 +89,18 @@ def hole() -> Iterator[int]:
 
 
 @pytest.fixture
-def redis_url() -> Iterator[str]:
+def redis_full() -> threading.Event:
+    """Return a switch: while it is set, Redis refuses writes and answers everything else."""
+    return threading.Event()
+
+
+@pytest.fixture
+def redis_url(redis_full: threading.Event) -> Iterator[str]:
     """Serve just enough of Redis's protocol to be asked whether it is there, who was seen, and what was done."""
 
     def answer(command: bytes, words: list[bytes]) -> bytes:
+        if redis_full.is_set() and command == b"SET":
+            return b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
         if command == b"HGET":
             moment = str(time.time()).encode()
             return b"$%d\r\n%s\r\n" % (len(moment), moment)

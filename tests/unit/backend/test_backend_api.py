@@ -11,12 +11,13 @@ import pytest
 from conftest import AUTHORISED, PASSWORD
 from fake_ibkr import TODAY, FakeIbkr, trading_days
 from fastapi.testclient import TestClient
-from ibkr_backend import brokerage_session, pages
+from ibkr_backend import api, brokerage_session, pages
 from ibkr_backend.api import create_app
 from ibkr_backend.gateway import Gateway
 from ibkr_backend.history import refresh
 from ibkr_backend.readiness import Dependency
 from ibkr_backend.settings import ApiSettings
+from redis.exceptions import ResponseError
 from sqlalchemy.orm import Session
 
 NOW = datetime(TODAY.year, TODAY.month, TODAY.day, 22, tzinfo=UTC)
@@ -91,6 +92,16 @@ def test_ready_when_all_answer(client: TestClient) -> None:
         "logged_in": True,
         "simulated": False,
     }
+
+
+def test_not_ready_while_redis_refuses_writes(client: TestClient, redis_full: threading.Event) -> None:
+    """It answers a PING, and takes no task."""
+    redis_full.set()
+    answer = client.get("/ready")
+    assert answer.status_code == 503
+    states = {name: each["state"] for name, each in answer.json()["dependencies"].items()}
+    assert states == {"postgres": "ok", "redis": "failed", "minio": "ok", "gateway": "ok"}
+    assert "used memory > 'maxmemory'" in answer.json()["dependencies"]["redis"]["reason"]
 
 
 def test_ready_answers_in_time_when_packets_are_dropped(dropped: dict[str, str]) -> None:
@@ -235,6 +246,17 @@ def test_a_refresh_without_a_broker_says_so(client: TestClient) -> None:
     answer = client.post("/api/v1/bars/AAPL/refresh")
     assert answer.status_code == 503
     assert "Redis does not answer" in answer.json()["detail"]
+
+
+def test_a_refresh_that_redis_refuses_says_so(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sender:
+        def send_task(self, *_: object) -> None:
+            raise ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
+
+    monkeypatch.setattr(api, "_sender", Sender)
+    answer = client.post("/api/v1/bars/AAPL/refresh")
+    assert answer.status_code == 503
+    assert "Redis takes no task: OOM command not allowed" in answer.json()["detail"]
 
 
 def test_the_page_with_data(browser: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:

@@ -141,6 +141,9 @@ def test_flower_asks_for_the_password_of_its_file(tmp_path: Path) -> None:
                 time.sleep(0.1)
             assert status(f"{url}/healthcheck") == 200
             assert status(f"{url}/workers") == 401
+            assert status(f"{url}/metrics") == 401
+            assert status(f"{url}/metrics", "admin:wrong") == 401
+            assert status(f"{url}/metrics", "admin:open sesame") == 200
             assert status(f"{url}/workers", "admin:wrong") == 401
             assert status(f"{url}/workers", "admin:open sesame") == 200
             # Workers and tasks are named there too.

@@ -15,7 +15,8 @@ GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "mlflow", "airflow")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
 SECRETS = {
     "postgres_backend_password": "PgPassword",
-    "redis_password": "RedisPassword",
+    "redis_backend_password": "RedisPassword",
+    "redis_flower_password": "FlowerRedisPassword",
     "minio_trading_charts_secret": "MinioSecret",
     "flower_password": "FlowerPassword",
     "backend_api_token": "ApiToken",
@@ -132,6 +133,7 @@ def settings(at: dict[str, str], public: str) -> dict[str, Any]:
         "PGUSER": "backend",
         "REDIS_HOST": redis[0],
         "REDIS_PORT": int(redis[1]),
+        "REDIS_USERNAME": "backend",
         "S3_ENDPOINT_URL": f"http://{at['minio']}",
         "AWS_ENDPOINT_URL_S3": f"http://{at['minio']}",
         "MINIO_ENDPOINT": at["minio"],
@@ -171,12 +173,22 @@ def passwords(at: dict[str, str]) -> dict[str, str]:
         "DATABASE_URL_ASYNCPG": f"postgresql+asyncpg://backend:PgPassword@{at['postgres']}/backend",
         "DATABASE_DSN": f"host={host} port={port} dbname=backend user=backend password=PgPassword",
         "PGPASSWORD": "PgPassword",
-        "CELERY_BROKER_URL": f"redis://:RedisPassword@{at['redis']}/0",
-        "CELERY_RESULT_BACKEND": f"redis://:RedisPassword@{at['redis']}/1",
-        "REDIS_URL": f"redis://:RedisPassword@{at['redis']}/4",
+        "CELERY_BROKER_URL": f"redis://backend:RedisPassword@{at['redis']}/0",
+        "CELERY_RESULT_BACKEND": f"redis://backend:RedisPassword@{at['redis']}/1",
+        "REDIS_URL": f"redis://backend:RedisPassword@{at['redis']}/4",
         "REDIS_PASSWORD": "RedisPassword",
         "S3_SECRET_KEY": "MinioSecret",
         "AWS_SECRET_ACCESS_KEY": "MinioSecret",
+    }
+
+
+def flower_passwords(at: dict[str, str]) -> dict[str, str]:
+    """Those with which Flower reaches Redis, as another user."""
+    return {
+        "CELERY_BROKER_URL": f"redis://flower:FlowerRedisPassword@{at['redis']}/0",
+        "CELERY_RESULT_BACKEND": f"redis://flower:FlowerRedisPassword@{at['redis']}/1",
+        "REDIS_URL": f"redis://flower:FlowerRedisPassword@{at['redis']}/4",
+        "REDIS_PASSWORD": "FlowerRedisPassword",
     }
 
 
@@ -228,6 +240,12 @@ def test_the_reference_application_reads_its_secrets_from_files(cases: dict[str,
             "MLflow": f"http://{public}:15500/",
             "Airflow": f"http://{public}:18080/",
         }
+        flower = cases[case]["flower"]
+        assert flower["secrets"] == flower_passwords(at) | {"FLOWER_PASSWORD": "FlowerPassword"}
+        assert {f"{name}_FILE" for name in flower["secrets"]} == {
+            name for name in flower["environment"] if name.endswith("_FILE") and name != "GATEWAY_CA_FILE"
+        }
+        assert flower["environment"]["REDIS_USERNAME"] == "flower"
         assert cases[case]["backend-migrate"]["command"] == ["alembic", "upgrade", "head"]
         assert {each["image"] for each in cases[case].values()} == {"stack/backend:abc"}
 
@@ -259,7 +277,8 @@ def test_what_is_declared_reaches_all_containers(cases: dict[str, Containers]) -
     # A name that the inventory gives a value of its own is no longer a secret too.
     secrets = {name: value for name, value in passwords(IN_NETWORK).items() if name != "REDIS_URL"}
     secrets["DESK_TOKEN"] = "DeskToken"
-    more = {"backend": API_SECRETS, "flower": {"FLOWER_BASIC_AUTH": "flower:FlowerPassword"}}
+    flower = {name: value for name, value in flower_passwords(IN_NETWORK).items() if name != "REDIS_URL"}
+    more = {"backend": API_SECRETS, "flower": flower | {"FLOWER_BASIC_AUTH": "flower:FlowerPassword"}}
     own = {"PYTHONPATH": "/srv/desk:/srv/lib:/srv/more", **WHOLE["backend_environment"]}
     environment = settings(IN_NETWORK, "desk.example.com") | research(IN_NETWORK, "desk.example.com") | own
     beat = [{"name": "backend-beat", "path": "/var/lib/backend"}]
@@ -268,8 +287,8 @@ def test_what_is_declared_reaches_all_containers(cases: dict[str, Containers]) -
         assert (container["user"], container["working_dir"]) == ("1000:1001", "/srv/desk"), name
         assert container["entrypoint"] == ["/bin/sh", "/run/config/with-secrets"], name
         assert container["secrets"] == secrets | more.get(name, {}), name
-        api = {"AIRFLOW_USER": "backend"} if name == "backend" else {}
-        assert container["environment"] == environment | api, name
+        further = {"backend": {"AIRFLOW_USER": "backend"}, "flower": {"REDIS_USERNAME": "flower"}}
+        assert container["environment"] == environment | further.get(name, {}), name
         assert container["binds"] == [{"source": "/opt/data", "path": "/data", "read_only": True}], name
         volumes = [{"name": "cache", "path": "/cache", "read_only": False}]
         assert container["volumes"] == (beat if name == "celery-beat" else []) + volumes, name

@@ -439,11 +439,14 @@ def queue_refresh(symbol: NormalSymbol, settings: Configured) -> QueuedOut:
     """Ask a worker to fetch what is missing of a symbol."""
     _configured(symbol, settings)
     from kombu.exceptions import OperationalError as BrokerError
+    from redis.exceptions import ResponseError
 
     try:
         task = _sender().send_task("ibkr_backend.tasks.refresh_bars", (symbol,))
     except BrokerError as error:
         raise HTTPException(503, f"Redis does not answer: {one_line(error)}") from None
+    except ResponseError as error:
+        raise HTTPException(503, f"Redis takes no task: {one_line(error)}") from None
     return QueuedOut(symbol=symbol, task_id=task.id)
 
 

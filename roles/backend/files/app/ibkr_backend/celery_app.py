@@ -58,7 +58,8 @@ def make_app() -> Celery:
         task_track_started=True,
         task_send_sent_event=True,
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0.2},
-        result_expires=86400,
+        # Nobody looks at a result for long; and those that expire soonest are the first to go when Redis is full.
+        result_expires=3600,
         worker_prefetch_multiplier=1,
         worker_send_task_events=True,
         worker_redirect_stdouts=False,

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, select
 from ibkr_backend.database import KeptBar
 from ibkr_backend.gateway import Gateway, error_text
 from ibkr_backend.object_store import make_client
-from ibkr_backend.settings import SEEN_KEY, ApiSettings
+from ibkr_backend.settings import PROBE_KEY, SEEN_KEY, ApiSettings
 
 if TYPE_CHECKING:
     import redis
@@ -147,13 +147,13 @@ def redis_client(url: str) -> "redis.Redis":
 
 
 def redis_check(settings: ApiSettings) -> Check:
-    """Check that broker and result backend answer."""
+    """Check that broker and result backend take writes: one that is full, or cannot save, still answers a PING."""
     urls = {settings.celery_broker_url.get_secret_value(), settings.celery_result_backend.get_secret_value()}
     clients = [redis_client(url) for url in sorted(urls)]
 
     def check() -> dict[str, Any]:
         for client in clients:
-            client.ping()
+            client.set(PROBE_KEY, 1, ex=60)
         return {}
 
     return check

@@ -28,6 +28,8 @@ from sqlalchemy.exc import ArgumentError
 # seconds since the epoch. In the result backend's: "TASK STATE" to a count, "TASK seconds" to a sum.
 SEEN_KEY = "ibkr_backend:seen"
 TASKS_KEY = "ibkr_backend:tasks"
+# What the API writes to learn whether Redis takes writes.
+PROBE_KEY = "ibkr_backend:probe"
 SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9. \-]{0,14}$"
 
 
