@@ -61,11 +61,22 @@ SCENARIOS ?= redis postgres minio default
 SCENARIOS_ALL ?= faults operators ibkr_gateway docker_host mlflow backend airflow own_backend collection \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
-.PHONY: test test-all lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
+.PHONY: test test-all vulnerabilities lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack
 
-test-all: test ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
+test-all: test vulnerabilities ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
 	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS_ALL)'
+
+vulnerabilities: .venv/controller ## Look for known vulnerabilities in MinIO's programs
+	@echo "── vulnerabilities"
+	@type go &> /dev/null || { \
+	    echo "Installing Go"; \
+	    sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	    $$sudo apt-get update -qq; \
+	    $$sudo apt-get install -qq --yes --no-install-recommends golang-go > /dev/null; }
+	@mkdir -p .cache
+	@$(BIN)/ansible-playbook -i localhost, $(ASK) tools/minio_image.yml -e minio_image_file=$(CURDIR)/.cache/minio-image
+	@$(BIN)/python tools/vulnerabilities.py "$$(cat .cache/minio-image)"
 
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
 	@echo "── lint"

@@ -17,8 +17,9 @@ options:
     type: path
     required: true
   secrets:
-    description: Name to kind. C(password) is 32 letters and digits, C(long) 64, C(fernet) a Fernet key and C(tls) a
-      private key with a self-signed certificate in PEM.
+    description: Name to kind. C(password) is 32 letters and digits, C(long) 64, C(access_key) the name of an S3 user
+      that nobody guesses (20 capital letters and digits), C(fernet) a Fernet key and C(tls) a private key with a
+      self-signed certificate in PEM.
     type: dict
     required: true
   values:
@@ -98,16 +99,17 @@ ALPHABET = string.ascii_letters + string.digits
 YEARS = 10
 
 
-def text(length: int) -> str:
+def text(length: int, alphabet: str = ALPHABET) -> str:
     """Generate a random text.
 
     Args:
         length: Number of characters.
+        alphabet: What they are taken from; a letter or digit of the default carries 5.95 bits.
 
     Returns:
-        Letters and digits, 5.95 bits each.
+        The text.
     """
-    return "".join(random.choice(ALPHABET) for _ in range(length))
+    return "".join(random.choice(alphabet) for _ in range(length))
 
 
 def fernet() -> str:
@@ -185,6 +187,7 @@ WORD = r"[A-Za-z0-9._~-]"
 FORMS = {
     "password": (re.compile(WORD + "{8,}"), "8 or more letters, digits or . _ ~ -"),
     "long": (re.compile(WORD + "{64,}"), "64 or more letters, digits or . _ ~ -"),
+    "access_key": (re.compile(r"[A-Za-z0-9_-]{8,128}"), "8 to 128 letters, digits or _ -"),
     "fernet": (
         re.compile(r"[A-Za-z0-9_-]{43}=(,[A-Za-z0-9_-]{43}=)*"),
         "a Fernet key (32 bytes in URL-safe base64), or several with commas between them, the new one first",
@@ -243,6 +246,7 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     makers: dict[str, Callable[[], str]] = {
         "password": lambda: text(32) + "\n",
         "long": lambda: text(64) + "\n",
+        "access_key": lambda: text(20, string.ascii_uppercase + string.digits) + "\n",
         "fernet": lambda: fernet() + "\n",
         "tls": lambda: certificate(params["tls_names"]),
     }
@@ -279,6 +283,13 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 raise SecretError(
                     f"The secret {name} cannot be used ({source}): expected are {expected}. Correct it, or remove it to"
                     " have one generated."
+                )
+        users: dict[str, str] = {}
+        for name in (name for name, kind in params["secrets"].items() if kind == "access_key"):
+            if (other := users.setdefault(known[name], name)) != name:
+                raise SecretError(
+                    f"The secrets {other} and {name} are the same access key. Give each client one of its own, or"
+                    " remove one to have it generated."
                 )
     except ImportError as error:
         raise SecretError(missing_required_lib("cryptography")) from error

@@ -53,7 +53,7 @@ def test_minio_console(visit: Visit, stack: Stack) -> None:
     """Root logs in and sees the three buckets."""
     with visit("minio-console") as page:
         page.goto(stack.page("minio_console", "/login"))
-        page.locator("#accessKey").fill("minio-root")
+        page.locator("#accessKey").fill(stack.secret("minio_root_user"))
         page.locator("#secretKey").fill(stack.secret("minio_root_password"))
         page.locator("button[type=submit]").click()
         page.get_by_role("button", name="Acknowledge").click()
@@ -65,7 +65,7 @@ def test_minio_console_refuses_a_wrong_password(visit: Visit, stack: Stack) -> N
     """And says so."""
     with visit("minio-console-refused") as page:
         page.goto(stack.page("minio_console", "/login"))
-        page.locator("#accessKey").fill("minio-root")
+        page.locator("#accessKey").fill(stack.secret("minio_root_user"))
         page.locator("#secretKey").fill("wrong-wrong-wrong")
         page.locator("button[type=submit]").click()
         expect(page.get_by_text(re.compile("invalid login", re.IGNORECASE)).first).to_be_visible()

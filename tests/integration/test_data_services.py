@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import uuid
@@ -225,16 +226,23 @@ def test_redis_keeps_what_it_accepted(stack: Stack) -> None:
     assert info["maxmemory_policy"] == "volatile-ttl" and int(info["maxmemory"]) > 0
 
 
-def s3(stack: Stack, bucket: str, secret: str | None = None) -> Any:
-    """A client with the key of a bucket's own user."""
+def s3(stack: Stack, bucket: str, secret: str | None = None, access_key: str | None = None) -> Any:
+    """A client with the key of a bucket's own user, or another one."""
+    name = f"minio_{bucket.replace('-', '_')}"
     return boto3.client(
         "s3",
         endpoint_url=stack.url("minio"),
         region_name="us-east-1",
-        aws_access_key_id=bucket,
-        aws_secret_access_key=secret or stack.secret(f"minio_{bucket.replace('-', '_')}_secret"),
+        aws_access_key_id=access_key or stack.secret(f"{name}_access_key"),
+        aws_secret_access_key=secret or stack.secret(f"{name}_secret"),
         config=botocore.config.Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}),
     )
+
+
+def as_root_user(stack: Stack, password: str | None = None) -> Any:
+    """A client with the key of MinIO's root user."""
+    password = password or stack.secret("minio_root_password")
+    return s3(stack, "mlflow", secret=password, access_key=stack.secret("minio_root_user"))
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
@@ -274,7 +282,7 @@ def test_a_wrong_key_is_refused(stack: Stack, bucket: str) -> None:
 
 def test_minio_has_exactly_the_declared_buckets_and_no_anonymous_access(stack: Stack) -> None:
     """As the root user sees it."""
-    root = s3(stack, "minio-root", secret=stack.secret("minio_root_password"))
+    root = as_root_user(stack)
     assert sorted(each["Name"] for each in root.list_buckets()["Buckets"]) == sorted(BUCKETS)
     for bucket in BUCKETS:
         with pytest.raises(botocore.exceptions.ClientError) as error:
@@ -289,11 +297,22 @@ def test_minio_tells_its_version(stack: Stack, program: str) -> None:
     assert re.search(r"version DEVELOPMENT\.202\d-\d\d-\d\dT\d\d-\d\d-\d\dZ \(commit-id=[0-9a-f]{12}\)", said), said
 
 
-def test_root_is_nobodys_client(stack: Stack) -> None:
-    """Root's password is on the host in MinIO's own directory only."""
-    password = stack.secret("minio_root_password")
+@pytest.mark.parametrize("name", ["minio_root_user", "minio_root_password"])
+def test_root_is_nobodys_client(stack: Stack, name: str) -> None:
+    """Root's name and password are on the host in MinIO's own directory only."""
     words = ("grep", "--recursive", "--files-with-matches", "--fixed-strings", "--file=-", str(stack.config_dir))
-    holders = {
-        Path(line).relative_to(stack.config_dir).parts[0] for line in command(*words, stdin=password).splitlines()
-    }
-    assert holders == {"minio"}
+    lines = command(*words, stdin=stack.secret(name)).splitlines()
+    assert {Path(line).relative_to(stack.config_dir).parts[0] for line in lines} == {"minio"}
+
+
+def test_minio_has_exactly_the_declared_users(stack: Stack) -> None:
+    """One for each bucket, with a name that was generated."""
+    script = """
+        export MC_CONFIG_DIR=/tmp/probe GOMEMLIMIT=64MiB
+        export MC_HOST_root="http://$(cat /run/secrets/root_user):$(cat /run/secrets/root_password)@127.0.0.1:9000"
+        mc admin user ls --json root < /dev/null; rm -rf /tmp/probe
+    """
+    found = [json.loads(line) for line in stack.execute("minio", "sh", stdin=script).stdout.splitlines()]
+    declared = {stack.secret(f"minio_{bucket.replace('-', '_')}_access_key"): bucket for bucket in BUCKETS}
+    assert {user["accessKey"]: user["policyName"] for user in found} == declared
+    assert all(re.fullmatch("[A-Z0-9]{20}", user) for user in [*declared, stack.secret("minio_root_user")])

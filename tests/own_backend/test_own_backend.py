@@ -138,7 +138,7 @@ def test_a_task_of_the_other_queue_writes_to_the_bucket(stack: Stack) -> None:
         "s3",
         endpoint_url=stack.url("minio"),
         region_name="us-east-1",
-        aws_access_key_id="trading-charts",
+        aws_access_key_id=stack.secret("minio_trading_charts_access_key"),
         aws_secret_access_key=stack.secret("minio_trading_charts_secret"),
         config=botocore.config.Config(s3={"addressing_style": "path"}, proxies={}),
     )

@@ -199,13 +199,20 @@ def login_redis(stack: Stack, name: str, value: str) -> bool:
 
 def login_minio(stack: Stack, name: str, value: str) -> bool:
     if name == "minio_root_password":
-        return _lists(stack, "minio-root", value)
-    return _lists(stack, name.removeprefix("minio_").removesuffix("_secret").replace("_", "-"), value)
+        return _lists(stack, "minio_root_user", name, password=value)
+    if name == "minio_root_user":
+        return _lists(stack, name, "minio_root_password", user=value)
+    owner = re.sub("_(access_key|secret)$", "", name)
+    if name.endswith("_access_key"):
+        return _lists(stack, name, f"{owner}_secret", user=value)
+    return _lists(stack, f"{owner}_access_key", name, password=value)
 
 
-def _lists(stack: Stack, user: str, secret: str) -> bool:
+def _lists(stack: Stack, user_name: str, secret_name: str, user: str = "", password: str = "") -> bool:
+    """Whether MinIO serves a user; both halves are those of today, or what is given."""
+    user, password = user or stack.secret(user_name), password or stack.secret(secret_name)
     try:
-        s3(stack, user, secret=secret).list_buckets()
+        s3(stack, "mlflow", secret=password, access_key=user).list_buckets()
     except Exception:  # whatever boto3 makes of a refusal
         return False
     return True
@@ -240,6 +247,8 @@ def has_certificate(stack: Stack, name: str, value: str) -> bool:
 LOGINS = {
     **{f"postgres_{owner}_password": login_postgres for owner in OWNERS},
     **{f"minio_{bucket.replace('-', '_')}_secret": login_minio for bucket in BUCKETS},
+    **{f"minio_{bucket.replace('-', '_')}_access_key": login_minio for bucket in BUCKETS},
+    "minio_root_user": login_minio,
     "minio_root_password": login_minio,
     **{f"redis_{user}_password": login_redis for user in (*REDIS_USERS, "admin", "health")},
     "airflow_admin_password": login_airflow,
@@ -282,9 +291,13 @@ HOLDERS = {
     "redis_airflow_password": {"redis", *AIRFLOW},
     "redis_backend_password": {"redis", *BACKEND_APPLICATION},
     "redis_flower_password": {"redis", "flower"},
+    "minio_root_user": {"minio"},
     "minio_root_password": {"minio"},
+    "minio_airflow_logs_access_key": AIRFLOW,
     "minio_airflow_logs_secret": AIRFLOW,
+    "minio_mlflow_access_key": {"mlflow"},
     "minio_mlflow_secret": {"mlflow"},
+    "minio_trading_charts_access_key": BACKEND_APPLICATION,
     "minio_trading_charts_secret": BACKEND_APPLICATION,
     "airflow_fernet_key": AIRFLOW_CORE,
     "airflow_jwt_secret": AIRFLOW_CORE,

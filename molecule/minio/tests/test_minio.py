@@ -15,8 +15,10 @@ from test_data_services import (  # noqa: F401
     test_a_client_uses_its_bucket,
     test_a_wrong_key_is_refused,
     test_minio_has_exactly_the_declared_buckets_and_no_anonymous_access,
+    test_minio_has_exactly_the_declared_users,
     test_root_is_nobodys_client,
 )
+from test_forged_requests import *  # noqa: F403
 
 PART = 5 * 2**20
 
@@ -44,7 +46,7 @@ def test_the_console_answers(stack: Stack) -> None:
     """Its page, and no session without a password."""
     page = requests.get(stack.url("minio_console", "/"), timeout=30)
     assert page.status_code == 200 and "MinIO" in page.text
-    wrong = {"accessKey": "minio-root", "secretKey": "wrong-wrong-wrong"}
+    wrong = {"accessKey": stack.secret("minio_root_user"), "secretKey": "wrong-wrong-wrong"}
     assert requests.post(stack.url("minio_console", "/api/v1/login"), json=wrong, timeout=30).status_code == 401
     right = wrong | {"secretKey": stack.secret("minio_root_password")}
     assert requests.post(stack.url("minio_console", "/api/v1/login"), json=right, timeout=30).status_code == 204

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import socket
 import ssl
 import stat
@@ -31,6 +32,19 @@ def test_generates_each_kind(run_module: Run, tmp_path: Path) -> None:
     assert not set(secrets["app_fernet"]) & set("-_")
     for name, value in secrets.items():
         assert (tmp_path / "s" / name).read_text() == f"{value}\n"
+
+
+def test_an_access_key(run_module: Run, tmp_path: Path) -> None:
+    """A name that nobody guesses; two clients never share one, and a short one is refused."""
+    kinds = {"one_key": "access_key", "other_key": "access_key"}
+    made = run_module("secret_store", path=str(tmp_path), secrets=kinds).result["secrets"]
+    assert all(re.fullmatch("[A-Z0-9]{20}", value) for value in made.values()) and len(set(made.values())) == 2
+    (tmp_path / "other_key").write_text(made["one_key"] + "\n")
+    same = run_module("secret_store", path=str(tmp_path), secrets=kinds)
+    assert same.failed and "The secrets one_key and other_key are the same access key" in same.result["msg"]
+    (tmp_path / "other_key").write_text("root\n")
+    short = run_module("secret_store", path=str(tmp_path), secrets=kinds)
+    assert short.failed and "8 to 128 letters, digits or _ -" in short.result["msg"]
 
 
 def test_keeps_what_is_there(run_module: Run, tmp_path: Path) -> None:
