@@ -44,11 +44,11 @@ def test_it_runs_as_its_own_user(stack: Stack) -> None:
     assert {row.split()[0] for row in rows} == {"10002"}
 
 
-def test_the_host_has_no_password_of_its_users(stack: Stack) -> None:
-    """Redis holds hashes, and in plain text only that of its own health check."""
+def test_redis_has_no_password_of_its_clients(stack: Stack) -> None:
+    """It holds hashes, and in plain text only its administrator's and that of its own health check."""
     held = command("sh", "-c", f"cat {stack.config_dir}/redis/secrets/*")
     users = ("admin", "airflow", "backend", "flower", "health")
-    assert [user for user in users if stack.secret(f"redis_{user}_password") in held] == ["health"]
+    assert [user for user in users if stack.secret(f"redis_{user}_password") in held] == ["admin", "health"]
 
 
 @pytest.fixture
