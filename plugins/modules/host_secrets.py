@@ -224,6 +224,10 @@ def main() -> None:
                 record[name] = [each for each in versions if each["digest"] == digests[0]] or versions[:1]
             else:
                 changed[name] = found
+        for name in record.keys() - current.keys() if current else ():
+            # Another one has taken its place, as after an upgrade: who still has it goes together too.
+            if found := holders(record[name], [""], copies):
+                changed[name] = found
         different = json.dumps(record, sort_keys=True) != before
         if different and not module.check_mode:
             write(file, record)

@@ -178,6 +178,19 @@ def test_a_rotation_for_some_of_the_services_is_refused(host: Host) -> None:
     assert rotated(host, "redis_password", {"postgres"}) == []
 
 
+def test_a_secret_that_others_replace(host: Host) -> None:
+    """After an upgrade each service has a password of its own; the old one was everybody's."""
+    host.keep({"redis_password": OLD}, a=OLD)
+    host.copy("redis", password=OLD)
+    host.copy("backend", broker=OLD)
+    report = host.report({"redis_backend_password": NEW})
+    [said] = action.partial_rotation(report, SERVICES, {"redis"}, {"redis"}, set())
+    assert "redis_password changed, and this run would leave Backend" in said and "--tags redis,backend" in said
+    host.copy("redis", password=NEW)
+    host.copy("backend", broker=NEW)
+    assert host.report({"redis_backend_password": NEW})["changed_secrets"] == {}
+
+
 def test_who_checks_a_password_belongs_to_it(host: Host) -> None:
     """PostgreSQL has verifiers only, and needs the new one all the same."""
     host.keep({"postgres_airflow_password": OLD}, a=OLD)
