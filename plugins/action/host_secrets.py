@@ -62,7 +62,12 @@ def held(value: str, texts: Iterable[str]) -> list[str] | None:
 
 
 def entries(
-    stack: str, secrets: dict[str, str], plans: list[dict[str, Any]], record: dict[str, Any], everything: bool
+    stack: str,
+    secrets: dict[str, str],
+    plans: list[dict[str, Any]],
+    record: dict[str, Any],
+    everything: bool,
+    own: Iterable[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Choose what the host's record lacks.
 
@@ -72,6 +77,7 @@ def entries(
         plans: What ``container_plan`` returned for containers of this host.
         record: What the host has recorded.
         everything: Whether the secrets that no container of this host holds are recorded too, as digests.
+        own: Secrets of the services of this host, which may have no more than a hash of one: nobody else records it.
 
     Returns:
         Name to what is to be recorded.
@@ -82,6 +88,8 @@ def entries(
     found: dict[str, dict[str, Any]] = {}
     for name, value in secrets.items():
         pieces = held(value, texts)
+        if pieces is None and name in own:
+            pieces = PEM.findall(value) or [value]
         if pieces is None and not everything:
             continue
         mark = digest(stack, name, value)
@@ -242,7 +250,8 @@ class ActionModule(ActionBase):
         compare, settle = bool(args.get("compare")), bool(args.get("settle"))
         if "plans" in args:
             known = (args.get("known") or {}).get("record") or {}
-            keep = entries(args["stack"], secrets, args["plans"], known, bool(args.get("everything")))
+            own = args.get("own") or ()
+            keep = entries(args["stack"], secrets, args["plans"], known, bool(args.get("everything")), own)
             if not keep and not settle:
                 return {**result, "changed": False}
             module_args["keep"] = keep

@@ -526,7 +526,7 @@ def on_host() -> Iterator[Callable[[str, dict[str, str]], None]]:
 
 
 OLD, NEW = "old-secret-" * 3, "new-secret-" * 3
-BOTH = {"redis_password": OLD, "postgres_admin_password": OLD}
+BOTH = {"redis_admin_password": OLD, "postgres_admin_password": OLD}
 
 
 def test_secrets_that_are_not_the_hosts(site: Site, on_host: Callable[[str, dict[str, str]], None]) -> None:
@@ -534,7 +534,7 @@ def test_secrets_that_are_not_the_hosts(site: Site, on_host: Callable[[str, dict
     names = ("lost", "one-lost", "another", "data")
     for name in names[:3]:
         on_host(name, {"secrets.json": record(f"{STACK}-{name}", **BOTH)})
-    for name, secrets in {"one-lost": {"redis_password": OLD}, "another": dict.fromkeys(BOTH, NEW)}.items():
+    for name, secrets in {"one-lost": {"redis_admin_password": OLD}, "another": dict.fromkeys(BOTH, NEW)}.items():
         (site.here(name) / "secrets").mkdir()
         for secret, value in secrets.items():
             (site.here(name) / "secrets" / secret).write_text(value)
@@ -557,16 +557,18 @@ def test_secrets_that_are_not_the_hosts(site: Site, on_host: Callable[[str, dict
 
 
 def test_a_secret_for_some_of_its_services(site: Site, on_host: Callable[[str, dict[str, str]], None]) -> None:
-    """`--tags redis` after its password changed would leave the others with the old one."""
-    files = {f"{name}/secrets/url": f"redis://:{OLD}@redis" for name in ("redis", "backend", "airflow-worker")}
-    on_host("rotated", files | {"secrets.json": record(f"{STACK}-rotated", redis_password=OLD, flower_password=OLD)})
+    """`--tags redis` after a client's password changed would leave that client with the old one."""
+    files = {f"{name}/secrets/url": f"redis://:{OLD}@redis" for name in ("backend", "celery-worker")}
+    on_host(
+        "rotated", files | {"secrets.json": record(f"{STACK}-rotated", redis_backend_password=OLD, flower_password=OLD)}
+    )
     place = site.here("rotated") / "secrets"
     place.mkdir()
-    (place / "redis_password").write_text(NEW)
+    (place / "redis_backend_password").write_text(NEW)
     (place / "flower_password").write_text(OLD)
     said = site.refused({"rotated": {}}, {"rotated": GROUPS}, tags="redis")["rotated"]
-    assert "redis_password changed, and this run would leave Backend, Airflow with the old value." in said
-    assert "--tags redis,backend,airflow" in said
+    assert "redis_backend_password changed, and this run would leave Backend with the old value." in said
+    assert "--tags redis,backend" in said
 
 
 @pytest.fixture

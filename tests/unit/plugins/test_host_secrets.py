@@ -85,6 +85,16 @@ def test_what_other_hosts_hold_is_no_more_than_a_digest(host: Host) -> None:
     assert host.values() == {"redis_password": [OLD]}
 
 
+def test_a_services_own_secret_of_which_it_has_a_hash(host: Host) -> None:
+    """Redis's administrator: no copy holds the password, and it can be fetched all the same."""
+    hashed = [{"secret_trees": [{"files": {"users.acl": "#5e884898"}}]}]
+    entries = action.entries(
+        "stack", {"redis_admin_password": OLD, "other": NEW}, hashed, {}, False, ["redis_admin_password"]
+    )
+    host.run("host_secrets", directory=str(host.directory), stack="stack", keep=entries)
+    assert host.values() == {"redis_admin_password": [OLD]}
+
+
 def test_nothing_is_recorded_twice(host: Host) -> None:
     """A run with nothing new asks the host nothing."""
     host.keep({"redis_password": OLD}, a=OLD)
