@@ -8,6 +8,7 @@ import ast
 import base64
 import datetime
 import difflib
+import fnmatch
 import hashlib
 import hmac
 import ipaddress
@@ -89,6 +90,11 @@ SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]?)b?$", re.IGNORECASE)
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 #: Bytes of a build context: it travels to the host as an argument.
 LARGEST_CONTEXT = 50 * 2**20
+#: Names that never belong into a context: what Git, Python, editors (Emacs, Vim, Kate) and macOS leave beside files.
+LEFT_OUT = (
+    *("__pycache__", ".git", ".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".ipynb_checkpoints", ".idea"),
+    *("*.py[co]", ".#*", "#*#", "*~", ".*.sw[a-p]", ".*.kate-swp", ".DS_Store", "._*"),
+)
 #: Docker refuses less.
 SMALLEST_MEMORY = 6 * 2**20
 
@@ -806,48 +812,106 @@ def context_files(directory: str, variable: str = "", kept: str = "Dockerfile") 
         kept: A file that counts whatever is left out.
 
     Returns:
-        Relative path to content; not UTF-8 as ``base64:…``. Left out are Python's caches and what a
-        ``.dockerignore`` there names.
+        Relative path to content; not UTF-8 as ``base64:…``. Symbolic links are followed. Left out are ``LEFT_OUT`` and
+        what a ``.dockerignore`` there names.
 
     Raises:
-        AnsibleFilterError: If there is no such directory, a file cannot be read, or all are more than
-            ``LARGEST_CONTEXT``.
+        AnsibleFilterError: If there is no such directory, it holds something that cannot be read, or all files are more
+            than ``LARGEST_CONTEXT``.
     """
     directory = os.path.join(COLLECTION, directory)
+    named = f" ({variable})" if variable else ""
+    purpose = "" if variable else " to build an image"
     if not os.path.isdir(directory):
-        named = f", which {variable} names. Correct the path" if variable else " to build an image from"
-        raise AnsibleFilterError(f"There is no directory {directory}{named}.")
-    files, size, rules = {}, 0, []
+        remedy = f", which {variable} names. Correct the path" if variable else " to build an image from"
+        raise AnsibleFilterError(f"There is no directory {directory}{remedy}.")
+    rules = []
     if os.path.isfile(os.path.join(directory, ".dockerignore")):
         with open(os.path.join(directory, ".dockerignore"), encoding="utf-8") as file:
             rules = ignore_rules(file.read())
-    for top, below, names in os.walk(directory):
-        below[:] = sorted(name for name in below if name not in ("__pycache__", ".git", ".venv", ".pytest_cache"))
-        for name in sorted(names):
-            path = os.path.join(top, name)
-            relative = os.path.relpath(path, directory)
-            verdicts = [out for rule, out in rules if rule.fullmatch(relative)]
-            if verdicts and verdicts[-1] and relative != kept:
+    files: dict[str, str] = {}
+    size = 0
+
+    def ignored(relative: str) -> bool:
+        verdicts = [out for rule, out in rules if rule.fullmatch(relative)]
+        return bool(verdicts) and verdicts[-1] and relative != kept
+
+    def refuse(path: str, reason: str) -> AnsibleFilterError:
+        return AnsibleFilterError(
+            f"{path} cannot be read{purpose}: {reason}. All of {directory}{named} is copied: correct or remove this, "
+            "or name it in a .dockerignore there."
+        )
+
+    def walk(path: str, relative: str, above: tuple[str, ...]) -> None:
+        nonlocal size
+        real = os.path.realpath(path)
+        if real in above:
+            raise refuse(path, f"it is a link to {real}, a directory above it")
+        try:
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            raise refuse(path, str(error.strerror)) from None
+        for name in names:
+            inner, below = os.path.join(path, name), os.path.join(relative, name)
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in LEFT_OUT):
                 continue
             try:
-                size += os.path.getsize(path)
+                if os.path.isdir(inner):
+                    # A rule with "!" may bring back what lies in an ignored directory; without one it need not be read.
+                    if not ignored(below) or kept.startswith(f"{below}/") or not all(out for _, out in rules):
+                        walk(inner, below, (*above, real))
+                    continue
+                if ignored(below):
+                    continue
+                if os.path.islink(inner) and not os.path.exists(inner):
+                    raise refuse(inner, f"it is a link to {os.readlink(inner)}, which is not there")
+                if not os.path.isfile(inner):
+                    raise refuse(inner, "it is neither a file nor a directory")
+                size += os.path.getsize(inner)
                 if size > LARGEST_CONTEXT:
                     raise AnsibleFilterError(
-                        f"{directory} holds more than {LARGEST_CONTEXT // 2**20} MiB, too much to build an image from. "
+                        f"{directory}{named} holds more than {LARGEST_CONTEXT // 2**20} MiB, too much to "
+                        f"{'copy' if variable else 'build an image from'}. "
                         "Name what does not belong into it in a .dockerignore there."
                     )
-                with open(path, "rb") as file:
+                with open(inner, "rb") as file:
                     content = file.read()
             except OSError as error:
-                raise AnsibleFilterError(f"{path} cannot be read to build an image: {error.strerror}") from None
-            try:
-                text = content.decode()
-                encoded = text.startswith("base64:")
-            except UnicodeDecodeError:
-                encoded = True
-            value = "base64:" + base64.b64encode(content).decode() if encoded else text
-            files[relative] = value
+                raise refuse(inner, str(error.strerror)) from None
+            files[below] = as_text(content)
+
+    walk(directory, "", ())
     return files
+
+
+def as_text(content: bytes) -> str:
+    """Write bytes as ``config_tree`` reads them.
+
+    Args:
+        content: Bytes of a file.
+
+    Returns:
+        The text if it is UTF-8, else its base64 form after ``base64:``.
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if text.startswith("base64:") or (content and not text):
+        return "base64:" + base64.b64encode(content).decode()
+    return text
+
+
+def as_bytes(text: str) -> bytes:
+    """Read what ``as_text`` wrote.
+
+    Args:
+        text: Content, or its base64 form after ``base64:``.
+
+    Returns:
+        The file's bytes.
+    """
+    return base64.b64decode(text[7:]) if text.startswith("base64:") else text.encode()
 
 
 def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -980,7 +1044,7 @@ def bucket_policy(bucket: str) -> str:
 
 
 def python_errors(files: dict[str, str]) -> list[str]:
-    """Find Python files that do not compile.
+    """Find Python files that do not compile with the Python that runs Ansible, which may be older than their own.
 
     Args:
         files: Relative path to content.
@@ -992,7 +1056,8 @@ def python_errors(files: dict[str, str]) -> list[str]:
     for name, text in sorted(files.items()):
         if name.endswith(".py"):
             try:
-                compile(text, name, "exec", dont_inherit=True)
+                # Bytes, as an encoding may be declared in the file, by a line or a byte-order mark.
+                compile(as_bytes(text), name, "exec", dont_inherit=True)
             except (SyntaxError, ValueError) as error:
                 found.append(f"{name}, line {getattr(error, 'lineno', '?')}: {getattr(error, 'msg', error)}")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,81 @@ def test_dockerignore(tmp_path: Path, rules: str, left: set[str]) -> None:
 def test_a_context_that_is_too_large_or_unreadable_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would travel as an argument of a module."""
     (source / "broken").symlink_to("/does/not/exist")
-    with pytest.raises(AnsibleFilterError, match="broken cannot be read to build an image: No such file"):
+    with pytest.raises(
+        AnsibleFilterError, match="broken cannot be read to build an image: it is a link to /does/not/exist, which"
+    ):
         stack.context_files(str(source))
     monkeypatch.setattr(stack, "LARGEST_CONTEXT", 10)
     with pytest.raises(AnsibleFilterError, match=r"too much to build an image from.*\.dockerignore"):
         stack.context_files(str(source))
+
+
+def test_links_in_a_context_are_followed(tmp_path: Path) -> None:
+    """To files and to directories, inside and outside; none is left out without a word."""
+    source, shared = tmp_path / "source", tmp_path / "shared"
+    for directory in (source / "own", shared / "deep"):
+        directory.mkdir(parents=True)
+        (directory / "module.py").write_text("x = 1\n")
+    (source / "inside").symlink_to("own")
+    (source / "outside").symlink_to(shared)
+    (source / "alone.py").symlink_to(shared / "deep" / "module.py")
+    (shared / "back").symlink_to("deep")
+    assert set(stack.context_files(str(source))) == {
+        "own/module.py",
+        "inside/module.py",
+        "outside/deep/module.py",
+        "outside/back/module.py",
+        "alone.py",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "reason"),
+    [
+        ("round", ".", "round cannot be read: it is a link to .*, a directory above it"),
+        ("package/up", "..", "package/up cannot be read: it is a link to .*, a directory above it"),
+        ("gone.py", "nowhere.py", "gone.py cannot be read: it is a link to nowhere.py, which is not there"),
+        ("itself", "itself", "itself cannot be read: it is a link to itself, which is not there"),
+        ("null", "/dev/null", "null cannot be read: it is neither a file nor a directory"),
+    ],
+)
+def test_a_link_that_leads_nowhere_or_round_is_named(tmp_path: Path, name: str, target: str, reason: str) -> None:
+    """With the variable whose directory it lies in, and what to do; a `.dockerignore` that names it is heeded."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").write_text("x = 1\n")
+    (tmp_path / name).symlink_to(target)
+    with pytest.raises(AnsibleFilterError, match=rf"{reason}.*airflow_dags_dir.*\.dockerignore"):
+        stack.context_files(str(tmp_path), "airflow_dags_dir")
+    (tmp_path / ".dockerignore").write_text(name)
+    assert "package/module.py" in stack.context_files(str(tmp_path), "airflow_dags_dir")
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    """Opening one waits for its other end."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AnsibleFilterError, match="pipe cannot be read to build an image: it is neither a file nor"):
+        stack.context_files(str(tmp_path))
+
+
+def test_what_editors_and_python_leave_is_left_out(tmp_path: Path) -> None:
+    """Emacs' lock is a link that leads nowhere."""
+    (tmp_path / ".#desk.py").symlink_to("someone@host.4711:1700000000")
+    (tmp_path / "__pycache__").symlink_to("/does/not/exist")
+    for name in ("desk.py", ".airflowignore", "#desk.py#", "desk.py~", ".desk.py.swp", "desk.pyc", ".DS_Store"):
+        (tmp_path / name).write_text("")
+    assert set(stack.context_files(str(tmp_path))) == {"desk.py", ".airflowignore"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbfx = 1\r\n", b"# coding: latin-1\nx = '\xe4'\n", b"base64:eA==", b"", b"\0\xff", "ü\n".encode()],
+)
+def test_files_are_copied_byte_by_byte(tmp_path: Path, content: bytes) -> None:
+    """Whatever their encoding."""
+    (tmp_path / "file.py").write_bytes(content)
+    text = stack.context_files(str(tmp_path))["file.py"]
+    assert stack.as_bytes(text) == content
+    assert plugin("modules.config_tree").Tree.decode(text) == content
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,15 @@ def test_python_errors_name_file_line_and_reason() -> None:
     assert null.startswith("null.py, line ")
 
 
+def test_python_files_are_judged_by_their_bytes(tmp_path: Path) -> None:
+    """A byte-order mark and a declared encoding are Python too."""
+    (tmp_path / "bom.py").write_bytes(b"\xef\xbb\xbfx = 1\r\n")
+    (tmp_path / "latin.py").write_bytes(b"# -*- coding: latin-1 -*-\nx = '\xe4'\n")
+    (tmp_path / "undeclared.py").write_bytes(b"x = '\xe4'\n")
+    [undeclared] = stack.python_errors(stack.context_files(str(tmp_path)))
+    assert undeclared.startswith("undeclared.py, line ")
+
+
 def test_the_projects_own_dags_compile() -> None:
     """The files that are delivered pass the preflight's own check."""
     files = stack.context_files("files/dags")
