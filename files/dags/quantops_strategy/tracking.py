@@ -17,6 +17,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 
 import mlflow
 import pandas as pd
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -140,7 +141,14 @@ def start_run(bars: DailyBars, recipe: Recipe, cost_bps: float, run_name: str) -
             }
         )
         mlflow.log_text(bars.csv, BARS_ARTIFACT)
+    say_where(run)
     return run.info.run_id
+
+
+def say_where(run: Run) -> None:
+    """Print a run's address for a browser; workers reach MLflow at another one, which MLflow itself would print."""
+    server = os.environ.get("MLFLOW_PUBLIC_URL") or mlflow.get_tracking_uri()
+    print(f"View the run at {server.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
 
 
 def read_run(run_id: str) -> tuple[pd.DataFrame, Lineage]:
@@ -156,10 +164,11 @@ def log_evaluation(run_id: str) -> dict[str, float]:
     metrics = evaluate(out_of_sample, lineage.cost_bps)
     kind = "simulated prices" if lineage.simulated else lineage.source
     title = f"{lineage.symbol}, out of sample, {lineage.cost_bps:g} bps costs ({kind})"
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id) as run:
         mlflow.log_metrics({name: value for name, value in metrics.items() if value == value})
         mlflow.log_figure(equity_chart(out_of_sample, title), "equity_curve.png")
         mlflow.log_text(out_of_sample.to_csv(), "walk_forward.csv")
+    say_where(run)
     return metrics
 
 
@@ -185,7 +194,7 @@ def train_and_register(run_id: str) -> str:
     pipeline = fit(Recipe.from_json(lineage.recipe), features, returns)
     package = Path(serving.__file__).parent
     config = {serving.RECIPE: lineage.recipe}
-    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id) as run:
         path = Path(folder, "pipeline.skops")
         skops.io.dump(pipeline, path)
         logged = mlflow.pyfunc.log_model(
@@ -198,6 +207,7 @@ def train_and_register(run_id: str) -> str:
             input_example=bars.tail(EXAMPLE_DAYS),
             pip_requirements=[f"{package}=={version(package)}" for package in MODEL_REQUIREMENTS],
         )
+    say_where(run)
     return str(mlflow.register_model(logged.model_uri, name, tags=lineage.tags()).version)
 
 

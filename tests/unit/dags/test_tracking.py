@@ -186,3 +186,11 @@ def test_too_short_for_the_champions_windows(noise):
 def test_lineage_survives_its_tags():
     bars = make_bars(np.full(10, 0.01))
     assert Lineage.from_tags(lineage(bars, simulated=True).tags()) == lineage(bars, simulated=True)
+
+
+def test_a_run_is_shown_at_the_address_that_a_browser_has(store, momentum, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_PUBLIC_URL", "http://desk.example.com:5500/")
+    run_id = tracking.start_run(daily_bars(momentum), RECIPE, 5.0, "a run")
+    experiment = store.get_run(run_id).info.experiment_id
+    link = f"View the run at http://desk.example.com:5500/#/experiments/{experiment}/runs/{run_id}"
+    assert link in capsys.readouterr().out.splitlines()
