@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,18 @@ from test_applications import (  # noqa: F401
 from test_data_services import redis, s3
 
 RUNS = "/api/v2/dags/probe/dagRuns"
+DAGS = ["backlog", "forger", "probe", "secrets_of_airflow"]
+#: Tasks that the worker runs at a time, by default.
+SLOTS = 2
+#: Seconds after which the scheduler hands over a task again that nobody began: AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT.
+QUEUED_TIMEOUT_S = 30
+#: A DAG that is named after its file.
+DAG = """
+from pathlib import Path
+from airflow.sdk import DAG
+with DAG(Path(__file__).stem, schedule=None):
+    pass
+"""
 
 
 def test_the_first_task_finds_the_api_for_tasks_ready(stack: Stack) -> None:
@@ -25,24 +40,43 @@ def test_the_first_task_finds_the_api_for_tasks_ready(stack: Stack) -> None:
     assert asked and "path=/execution/health" in asked[0] and "status_code=200" in asked[0]
 
 
-@pytest.fixture(scope="module")
-def run(stack: Stack, airflow: requests.Session) -> dict[str, Any]:
-    """A finished run of the scenario's own DAG."""
+def run_role(*options: str, status: int = 0) -> str:
+    """Run the role alone and return what it says."""
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    done = subprocess.run(
+        ["ansible-playbook", f"--inventory={os.path.dirname(inventory)}", "--inventory=molecule/shared/inventory.yml",
+         "playbooks/airflow.yml", *options],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
 
-    def known() -> bool:
-        return airflow.get(stack.url("airflow", "/api/v2/dags/probe"), timeout=TIMEOUT).status_code == 200
 
-    assert eventually(known, seconds=180)
-    airflow.patch(stack.url("airflow", "/api/v2/dags/probe"), json={"is_paused": False}, timeout=TIMEOUT)
-    started = airflow.post(stack.url("airflow", RUNS), json={"logical_date": None}, timeout=TIMEOUT)
+def trigger(stack: Stack, airflow: requests.Session, dag: str) -> str:
+    """Start a run of a DAG, once Airflow knows it, and return its id."""
+    address = stack.url("airflow", f"/api/v2/dags/{dag}")
+    assert eventually(lambda: airflow.get(address, timeout=TIMEOUT).status_code == 200, seconds=180)
+    airflow.patch(address, json={"is_paused": False}, timeout=TIMEOUT)
+    started = airflow.post(f"{address}/dagRuns", json={"logical_date": None}, timeout=TIMEOUT)
     assert started.status_code == 200, started.text
-    address = stack.url("airflow", f"{RUNS}/{started.json()['dag_run_id']}")
+    return str(started.json()["dag_run_id"])
+
+
+def end_of(stack: Stack, airflow: requests.Session, dag: str, run_id: str) -> dict[str, Any]:
+    """Wait for the end of a run."""
+    address = stack.url("airflow", f"/api/v2/dags/{dag}/dagRuns/{run_id}")
 
     def ended() -> dict[str, Any] | None:
         now = airflow.get(address, timeout=TIMEOUT).json()
         return now if now["state"] in ("success", "failed") else None
 
     return eventually(ended, seconds=240)
+
+
+@pytest.fixture(scope="module")
+def run(stack: Stack, airflow: requests.Session) -> dict[str, Any]:
+    """A finished run of the scenario's own DAG."""
+    return end_of(stack, airflow, "probe", trigger(stack, airflow, "probe"))
 
 
 def log_of(stack: Stack, airflow: requests.Session, run: dict[str, Any]) -> str:
@@ -74,7 +108,7 @@ def test_all_that_airflow_keeps_in_redis_is_its_own(stack: Stack, run: dict[str,
 def test_only_the_declared_dag(stack: Stack, airflow: requests.Session, run: dict[str, Any]) -> None:
     """No example, and no import error."""
     dags = airflow.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).json()["dags"]
-    assert [each["dag_id"] for each in dags] == ["probe"]
+    assert sorted(each["dag_id"] for each in dags) == sorted(DAGS)
     assert airflow.get(stack.url("airflow", "/api/v2/importErrors"), timeout=TIMEOUT).json()["import_errors"] == []
 
 
@@ -85,20 +119,153 @@ def test_the_log_outlives_the_worker(stack: Stack, airflow: requests.Session, ru
     before = command("docker", "inspect", "--format", "{{.Id}}", f"{stack.name}-airflow-worker")
     command("docker", "rm", "--force", f"{stack.name}-airflow-worker")
     command("docker", "volume", "rm", f"{stack.name}-airflow-worker-logs")
-    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    done = subprocess.run(
-        ["ansible-playbook", f"--inventory={os.path.dirname(inventory)}", "--inventory=molecule/shared/inventory.yml",
-         "playbooks/airflow.yml"],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_role()
     assert command("docker", "inspect", "--format", "{{.Id}}", f"{stack.name}-airflow-worker") != before
     assert said in log_of(stack, airflow, run)
     keys = [item["Key"] for item in s3(stack, "airflow-logs").list_objects_v2(Bucket="airflow-logs")["Contents"]]
     assert any(run["dag_run_id"] in key and "task_id=say/" in key for key in keys)
 
 
-def test_the_worker_has_no_key_to_the_database(stack: Stack) -> None:
-    """Broker, results and logs are all that it is given."""
-    held = command("sh", "-c", f"ls {stack.config_dir}/airflow-worker/secrets").split()
-    assert sorted(held) == ["broker_url", "minio_logs", "result_backend"]
+#: The secrets of each container. Users' code runs in the DAG processor, the triggerer and the worker.
+SECRETS = {
+    "airflow-apiserver": {"airflow_db_url", "fernet_key", "jwt_secret", "minio_logs", "session_secret"},
+    "airflow-scheduler": {"airflow_db_url", "broker_url", "fernet_key", "jwt_secret", "result_backend"},
+    "airflow-dag-processor": {"airflow_db_url", "fernet_key"},
+    "airflow-triggerer": {"airflow_db_url", "fernet_key", "minio_logs"},
+    "airflow-worker": {"broker_url", "minio_logs", "result_backend"},
+}
+
+
+@pytest.mark.parametrize("container", SECRETS)
+def test_each_component_holds_its_own_secrets_alone(stack: Stack, container: str) -> None:
+    """In files that only it has, and in no environment that the engine passes on to its programs."""
+    name = f"{stack.name}-{container}"
+    assert set(command("docker", "exec", name, "ls", "/run/secrets").split()) == SECRETS[container]
+    environment = command("docker", "exec", name, "cat", "/proc/1/environ")
+    assert "AIRFLOW__CORE__EXECUTOR" in environment
+    for secret in command("docker", "exec", name, "sh", "-c", "cat /run/secrets/*").splitlines():
+        assert secret and secret not in environment
+
+
+def test_a_dag_cannot_forge_a_token(stack: Stack, airflow: requests.Session) -> None:
+    """The administrator's token that the DAG `forger` made, with all that it found, opens nothing."""
+    [forger] = [
+        each
+        for each in airflow.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).json()["dags"]
+        if each["dag_id"] == "forger"
+    ]
+    forged = {"Authorization": f"Bearer {forger['description']}"}
+    for path in ("/api/v2/connections", "/api/v2/dags"):
+        assert airflow.get(stack.url("airflow", path), timeout=TIMEOUT).status_code == 200
+        assert requests.get(stack.url("airflow", path), headers=forged, timeout=TIMEOUT).status_code in (401, 403)
+
+
+def test_deferred_tasks_connections_and_variables_work(stack: Stack, airflow: requests.Session) -> None:
+    """The triggerer resumes a task, and the worker reads what the API server has encrypted."""
+    for kind, body in {
+        "connections": {"connection_id": "probe_desk", "conn_type": "http", "password": "a-word-of-the-desk"},
+        "variables": {"key": "probe_word", "value": "a-word-of-the-probe"},
+    }.items():
+        answer = airflow.post(stack.url("airflow", f"/api/v2/{kind}"), json=body, timeout=TIMEOUT)
+        assert answer.status_code == 201, answer.text
+    run = end_of(stack, airflow, "secrets_of_airflow", trigger(stack, airflow, "secrets_of_airflow"))
+    assert run["state"] == "success"
+    path = f"/api/v2/dags/secrets_of_airflow/dagRuns/{run['dag_run_id']}/taskInstances/read/xcomEntries/return_value"
+    value = airflow.get(stack.url("airflow", path), timeout=TIMEOUT).json()["value"]
+    assert value == "a-word-of-the-desk a-word-of-the-probe"
+
+
+def test_pages_keep_other_sites_out(stack: Stack, airflow: requests.Session) -> None:
+    """The login, which has scripts in it, a page of the application, and the API."""
+    for path in ("/auth/login/", "/dags", "/api/v2/version"):
+        headers = airflow.get(stack.url("airflow", path), timeout=TIMEOUT).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "SAMEORIGIN"
+        policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == policy["frame-ancestors"] == "'self'"
+        assert ("'unsafe-inline'" in policy["script-src"]) == path.startswith("/auth/")
+
+
+def tasks_of(stack: Stack, airflow: requests.Session, run_id: str) -> list[dict[str, Any]]:
+    """Task instances of a run of `backlog`."""
+    path = f"/api/v2/dags/backlog/dagRuns/{run_id}/taskInstances"
+    return list(airflow.get(stack.url("airflow", path), timeout=TIMEOUT).json()["task_instances"])
+
+
+def handed_over_again(stack: Stack, airflow: requests.Session, run_id: str) -> int:
+    """How often the scheduler did so with the task of a run that it did most often."""
+    words = {"dag_id": "backlog", "run_id": run_id, "event": "stuck in queued reschedule", "limit": 100}
+    answer = airflow.get(stack.url("airflow", "/api/v2/eventLogs"), params=words, timeout=TIMEOUT).json()
+    tasks = [each["map_index"] for each in answer["event_logs"] if each["event"] == words["event"]]
+    return max(map(tasks.count, tasks), default=0)
+
+
+def test_tasks_wait_for_a_worker_and_for_a_slot(stack: Stack, airflow: requests.Session) -> None:
+    """The worker is away for longer than Airflow bears, and then has more to do than fits into the timeout."""
+    worker = f"{stack.name}-airflow-worker"
+    command("docker", "stop", worker)
+    try:
+        runs = [trigger(stack, airflow, "backlog") for _ in range(2)]
+        assert eventually(lambda: handed_over_again(stack, airflow, runs[0]) > 2, seconds=6 * QUEUED_TIMEOUT_S)
+    finally:
+        command("docker", "start", worker)
+    begun = time.monotonic()
+    most = 0
+
+    def all_ended() -> bool:
+        nonlocal most
+        tasks = [task for run_id in runs for task in tasks_of(stack, airflow, run_id)]
+        most = max(most, sum(task["state"] in ("queued", "running") for task in tasks))
+        return all(task["state"] in ("success", "failed") for task in tasks)
+
+    assert eventually(all_ended, seconds=300)
+    assert time.monotonic() - begun > QUEUED_TIMEOUT_S
+    assert [end_of(stack, airflow, "backlog", run_id)["state"] for run_id in runs] == ["success", "success"]
+    assert most == SLOTS
+
+
+#: DAGs that are fine, although an older Python, or a check without a database, may not take them: file to content.
+UNUSUAL = {
+    "byte_order_mark.py": b"\xef\xbb\xbf" + DAG.encode(),
+    "latin_1.py": "# -*- coding: latin-1 -*-\n# Zürich\n".encode("latin-1") + DAG.encode(),
+    "newer_syntax.py": b"type Prices = list[float]\n" + DAG.encode(),
+    "top_variable.py": b"from airflow.sdk import Variable\nSYMBOL = Variable.get('probe_symbol')\n" + DAG.encode(),
+    "linked_package.py": b"import linked\n" + DAG.encode(),
+}
+
+
+def test_dags_are_judged_as_airflow_will_judge_them(stack: Stack, airflow: requests.Session, tmp_path: Path) -> None:
+    """Those of `UNUSUAL` are delivered and known; a broken one is refused, and those that run stay."""
+    dags, package = tmp_path / "dags", tmp_path / "elsewhere"
+    shutil.copytree(REPOSITORY / "molecule" / "airflow" / "dags", dags)
+    for name, content in UNUSUAL.items():
+        (dags / name).write_bytes(content)
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (dags / "linked").symlink_to(package)
+    (dags / ".#probe.py").symlink_to("someone@host.4711:1700000000")
+    variable = {"key": "probe_symbol", "value": "AAPL"}
+    assert airflow.post(stack.url("airflow", "/api/v2/variables"), json=variable, timeout=TIMEOUT).status_code == 201
+    said = run_role(f"--extra-vars=airflow_dags_dir={dags}")
+    assert 'top_variable.py asks for the variable "probe_symbol"' in said
+    assert "the check has no database" in said
+    expected = {*DAGS, *(name.removesuffix(".py") for name in UNUSUAL)}
+
+    def known() -> bool:
+        return expected == {
+            each["dag_id"]
+            for each in airflow.get(stack.url("airflow", "/api/v2/dags"), timeout=TIMEOUT).json()["dags"]
+            if not each["has_import_errors"]
+        }
+
+    assert eventually(known, seconds=240)
+    assert airflow.get(stack.url("airflow", "/api/v2/importErrors"), timeout=TIMEOUT).json()["import_errors"] == []
+
+    (dags / "broken.py").write_text("import airflow.sdk\n1 / 0  # dag\n")
+    said = run_role(f"--extra-vars=airflow_dags_dir={dags}", status=2)
+    assert "broken.py" in said and "ZeroDivisionError" in said and "top_variable.py" not in said
+    (dags / "broken.py").write_text("import airflow.sdk\ndef broken(:  # dag\n")
+    said = run_role(f"--extra-vars=airflow_dags_dir={dags}", status=2)
+    assert "airflow_dags_dir holds files that do not compile: broken.py, line 2: invalid syntax" in said
+    there = command("ls", f"{stack.config_dir}/dags").split()
+    assert "newer_syntax.py" in there and "broken.py" not in there

@@ -279,7 +279,7 @@ AIRFLOW_CORE = {
     "airflow-dag-processor",
     "airflow-triggerer",
 }
-AIRFLOW = {*AIRFLOW_CORE, "airflow-worker"}
+AIRFLOW_LOGS = {"airflow-apiserver", "airflow-triggerer", "airflow-worker"}
 # The containers that hold each secret, and so are new after it changed.
 HOLDERS = {
     "postgres_admin_password": {"postgres"},
@@ -288,20 +288,20 @@ HOLDERS = {
     "postgres_mlflow_password": {"mlflow", "mlflow-upgrade"},
     "redis_admin_password": {"redis"},
     "redis_health_password": {"redis"},
-    "redis_airflow_password": {"redis", *AIRFLOW},
+    "redis_airflow_password": {"redis", "airflow-scheduler", "airflow-worker"},
     "redis_backend_password": {"redis", *BACKEND_APPLICATION},
     "redis_flower_password": {"redis", "flower"},
     "minio_root_user": {"minio"},
     "minio_root_password": {"minio"},
-    "minio_airflow_logs_access_key": AIRFLOW,
-    "minio_airflow_logs_secret": AIRFLOW,
+    "minio_airflow_logs_access_key": AIRFLOW_LOGS,
+    "minio_airflow_logs_secret": AIRFLOW_LOGS,
     "minio_mlflow_access_key": {"mlflow"},
     "minio_mlflow_secret": {"mlflow"},
     "minio_trading_charts_access_key": BACKEND_APPLICATION,
     "minio_trading_charts_secret": BACKEND_APPLICATION,
     "airflow_fernet_key": AIRFLOW_CORE,
-    "airflow_jwt_secret": AIRFLOW_CORE,
-    "airflow_session_secret": AIRFLOW_CORE,
+    "airflow_jwt_secret": {"airflow-apiserver", "airflow-scheduler"},
+    "airflow_session_secret": {"airflow-apiserver"},
     "airflow_admin_password": {"airflow-init"},
     "airflow_backend_password": {"airflow-init", "backend"},
     "ibkr_gateway_tls": {"ibkr-gateway", *BACKEND},

@@ -10,17 +10,25 @@ and only if all of this holds:
   believes it consumes, but does not (which happened after a broker's restart), is found too.
 
 The probe is then the age of a file: ``test -n "$(find /tmp/worker-alive -newermt '-60 seconds')"``.
+
+The worker also drops a task whose token has expired, which happens to what waited in the broker while the worker was
+away. Run, it would fail. Dropped, it stays queued in Airflow's database, and the scheduler hands it over again with a
+new token (``[scheduler] task_queued_timeout``).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG as CELERY_CONFIG
+import jwt
+from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG
 from celery import bootsteps
+from celery.exceptions import Ignore
 from celery.signals import celeryd_init
 from celery.worker import state
 
@@ -28,8 +36,34 @@ __all__ = ["CELERY_CONFIG", "Liveness"]
 
 INTERVAL_S = 15.0
 STALLED_CHECKS = 3
+# Share of a token's lifetime that must be left: starting a task takes seconds on a busy host.
+LEAST_SHARE_LEFT = 0.05
 
 log = logging.getLogger(__name__)
+
+
+def drop_expired(task: Any, task_id: str, args: tuple[str, ...], kwargs: dict[str, Any]) -> None:
+    """Drop a workload that its token does not let begin any more; Celery calls this before it runs one.
+
+    Args:
+        task: Airflow's Celery task.
+        task_id: Its id in Celery.
+        args: The workload in JSON, which holds the token. The API server verifies it; here only its times are read.
+        kwargs: Nothing.
+
+    Raises:
+        Ignore: The token has expired, or is about to. Celery then records no result.
+    """
+    token = json.loads(args[0]).get("token")
+    if not token:
+        return
+    claims = jwt.decode(token, options={"verify_signature": False})
+    if claims["exp"] - time.time() < LEAST_SHARE_LEFT * (claims["exp"] - claims["iat"]):
+        log.warning("[%s] the token has expired; the scheduler will hand the task over again", task_id)
+        raise Ignore
+
+
+CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_annotations": {"execute_workload": {"before_start": drop_expired}}}
 
 
 class Liveness(bootsteps.StartStopStep):
