@@ -102,9 +102,9 @@ BAD = (
     Bad("port-taken", {"stack_port_minio": "{taken}"},
         ("Port {taken}, which minio publishes, is taken by", "(process {process})",
          "set stack_port_minio to a free one"), groups=("minio",)),
-    Bad("port-taken-on-the-wildcard-of-ipv6", {"stack_port_minio": "{wildcard}"},
+    Bad("port-of-the-ipv6-wildcard", {"stack_port_minio": "{wildcard}"},
         ("Port {wildcard}, which minio publishes, is taken by", "(process {process})"), groups=("minio",)),
-    Bad("port-taken-and-one-of-another-address",
+    Bad("port-of-another-address",
         {"stack_port_minio_console": "{taken}", "stack_port_minio": "{elsewhere}"},
         ("Port {taken}, which minio publishes, is taken by",), groups=("minio",)),
     Bad("port-twice", {"stack_port_backend": PORTS["mlflow"]},
@@ -453,7 +453,7 @@ def test_bad_input(refusals: dict[str, str], words: dict[str, str], bad: Bad) ->
 
 def test_a_port_of_another_address_is_free(refusals: dict[str, str], words: dict[str, str]) -> None:
     """A program on 127.0.0.2 is in nobody's way on 127.0.0.1."""
-    said = refusals["port-taken-and-one-of-another-address"]
+    said = refusals["port-of-another-address"]
     assert words["taken"] in said and words["elsewhere"] not in said
 
 
