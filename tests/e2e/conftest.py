@@ -18,7 +18,9 @@ from stack_under_test import REPOSITORY  # noqa: E402
 
 SCREENSHOTS = REPOSITORY / "artifacts" / "screenshots"
 CHROMIUM = "/usr/bin/chromium"
-OWN_HOSTS = ("localhost", "127.0.0.1")
+#: A name that only the browser resolves; `molecule/default` lets MLflow be addressed by it.
+PUBLIC_NAME = "stack.example"
+OWN_HOSTS = ("localhost", "127.0.0.1", PUBLIC_NAME)
 # Two busy cores; a page that is there is not waited for.
 expect.set_options(timeout=30_000)
 
@@ -28,6 +30,7 @@ def browser() -> Iterator[Browser]:
     """The browser of this machine; each page is opened in a profile of its own."""
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"]
+        flags.append(f"--host-resolver-rules=MAP {PUBLIC_NAME} 127.0.0.1")
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield launched
         launched.close()
