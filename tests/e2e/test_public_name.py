@@ -64,7 +64,7 @@ def test_login_to_the_minio_console(visit: Visit, stack: Stack) -> None:
     """The form is sent, and the buckets are listed."""
     with visit("public-minio") as page:
         page.goto(address(stack, "minio_console", "/login"))
-        page.locator("#accessKey").fill(MINIO_ROOT)
+        page.locator("#accessKey").fill(stack.secret("minio_root_user"))
         page.locator("#secretKey").fill(stack.secret("minio_root_password"))
         page.locator("button[type=submit]").click()
         page.get_by_role("button", name="Acknowledge").click()
