@@ -140,6 +140,64 @@ def test_every_container_killed(stack: Stack, airflow: Airflow, nothing_lost: Ke
     all_well(stack)
 
 
+def hang(stack: Stack, name: str) -> None:
+    """Stop the processes of a container, which is what a deadlock looks like from outside."""
+    rows = command("docker", "top", f"{stack.name}-{name}", "-eo", "pid,comm").splitlines()[1:]
+    processes = [row.split()[0] for row in rows if row.split()[1] != "docker-init"]
+    assert processes
+    command("kill", "-STOP", *processes)
+
+
+def looked_at_often(restart_after: int) -> dict[str, dict[str, dict[str, int]]]:
+    """Overrides of MLflow, which the engine looks at every 5 seconds."""
+    return {"mlflow": {"health": {"interval": 5, "restart_after": restart_after}}}
+
+
+def test_a_hung_container_is_healed_by_a_run(site: Site, stack: Stack, nothing_lost: Kept) -> None:
+    """Restarted as it is, without a wait that cannot end well; nothing else is touched."""
+    site.variables["mlflow_overrides"] = looked_at_often(restart_after=0)
+    site.run()
+    before = stack.identity()
+    hang(stack, "mlflow")
+    eventually(lambda: stack.containers()["mlflow"]["State"]["Health"]["Status"] == "unhealthy", 120)
+    assert f"-{stack.name}-mlflow: does not answer its health check" in site.run("site", "--check", "--diff").output
+    site.run()
+    all_well(stack)
+    after = stack.identity()
+    assert changed(before, after) == {"mlflow"} and after["mlflow"][0] == before["mlflow"][0]
+    assert site.run().changed == 0
+
+
+def test_a_hung_container_heals_without_a_run(site: Site, stack: Stack, nothing_lost: Kept) -> None:
+    """Its health check ends it, and the engine starts it again; its log and the status tell."""
+    site.variables["mlflow_overrides"] = looked_at_often(restart_after=30)
+    site.run()
+    all_well(stack)
+    before = stack.identity()
+    # The engine has to have seen it well.
+    eventually(lambda: stack.containers()["mlflow"]["State"]["Health"]["Status"] == "healthy", 180)
+    hang(stack, "mlflow")
+    eventually(lambda: stack.containers()["mlflow"]["RestartCount"] == 1, 240)
+    all_well(stack)
+    after = stack.identity()
+    assert changed(before, after) == {"mlflow"} and after["mlflow"][0] == before["mlflow"][0]
+    assert "No answer to the health check" in stack.log("mlflow")
+    del site.variables["mlflow_overrides"]
+    site.run()
+    all_well(stack)
+
+
+def test_a_container_restarted_often_is_well(site: Site, stack: Stack, nothing_lost: Kept) -> None:
+    """Restarts of long ago do not keep `start` from succeeding."""
+    for count in (1, 2, 3):
+        pid = command("docker", "inspect", "--format={{.State.Pid}}", f"{stack.name}-flower").strip()
+        command("kill", "-KILL", pid)
+        eventually(lambda count=count: stack.containers()["flower"]["RestartCount"] >= count, 60)
+        eventually(lambda: stack.well("flower"), 180, pause=1)
+    assert stack.containers()["flower"]["RestartCount"] >= 3
+    site.run("start")
+
+
 def test_the_engine_restarted(stack: Stack, airflow: Airflow, nothing_lost: Kept) -> None:
     """Under a training: everything is back without anyone's hand, and the training ends well."""
     training = airflow.trigger()
