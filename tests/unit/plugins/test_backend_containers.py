@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,22 @@ def test_health_is_what_the_answer_must_hold(cases: dict[str, Containers]) -> No
     assert cases["whole"]["backend"]["files"]["probe_http.py"] == probe
     curl = ["CMD", "curl", "--fail", "--silent", "--output", "/dev/null", "--max-time", "4", address]
     assert cases["without-queues"]["backend"]["health"]["test"] == curl
+
+
+@pytest.mark.parametrize("name", ["celery-worker", "celery-beat"])
+@pytest.mark.parametrize(("fresh", "takes", "status"), [(True, False, 0), (False, True, 1), (False, False, 22)])
+def test_silence_is_not_held_against_a_worker_whose_broker_is_away(
+    cases: dict[str, Containers], tmp_path: Path, name: str, fresh: bool, takes: bool, status: int
+) -> None:
+    """Well, hanging, or without a broker that takes what is written: a full one does not."""
+    health = cases["reference"][name]["health"]
+    kind, test = health["test"]
+    assert kind == "CMD-SHELL" and health["alive"] == [22] and health["restart_after"] == 300
+    for program, body in (("find", "echo found" if fresh else ""), ("python3", f"exit {0 if takes else 1}")):
+        script = tmp_path / program
+        script.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n{body}\n')
+        script.chmod(0o755)
+    done = subprocess.run(["/bin/sh", "-c", test], env={"PATH": str(tmp_path)}, capture_output=True, check=False)
+    assert done.returncode == status, done.stderr
+    calls = (tmp_path / "calls").read_text()
+    assert fresh or calls.rstrip().endswith("/run/secrets/CELERY_BROKER_URL ibkr_backend:probe")
