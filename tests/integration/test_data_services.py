@@ -235,7 +235,10 @@ def s3(stack: Stack, bucket: str, secret: str | None = None, access_key: str | N
         region_name="us-east-1",
         aws_access_key_id=access_key or stack.secret(f"{name}_access_key"),
         aws_secret_access_key=secret or stack.secret(f"{name}_secret"),
-        config=botocore.config.Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}),
+        # Presigned addresses too: boto3 makes them with version 2 otherwise.
+        config=botocore.config.Config(
+            signature_version="s3v4", s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}
+        ),
     )
 
 
