@@ -396,6 +396,9 @@ def change(stack: Stack, name: str, old: str) -> None:
         file.unlink()  # generated anew
     elif name == "airflow_fernet_key":
         file.write_text(f"{base64.urlsafe_b64encode(os.urandom(32)).decode()},{old}\n")
+    elif name == "minio_root_user" or name.endswith("_access_key"):
+        # As it is generated: only then is the user of before removed.
+        file.write_text(random.token_hex(len(old) // 2).upper() + "\n")
     else:
         file.write_text(random.token_hex(len(old) // 2) + "\n")
 
