@@ -130,8 +130,11 @@ def index(reports: Path, target: Path) -> int:
         last = max(last, report["modified"])
         (target / "ID" / file.name).write_text(json.dumps(report))
         for affected in report.get("affected", []):
-            # No version in which it is fixed: then each report's own ranges are looked at, which may be several.
             entry = {"id": report["id"], "modified": report["modified"]}
+            # A query of a module's version looks at nothing else; left out where a range is open.
+            ends = [each["events"][-1].get("fixed") for each in affected.get("ranges", [])]
+            if ends and all(ends):
+                entry["fixed"] = ends[-1]
             modules.setdefault(affected["package"]["name"], {})[report["id"]] = entry
     listed = [{"path": path, "vulns": list(vulns.values())} for path, vulns in sorted(modules.items())]
     (target / "index" / "modules.json").write_text(json.dumps(listed))

@@ -27,20 +27,25 @@ def report(name: str, module: str, **more: Any) -> dict[str, Any]:
 
 
 def test_index(tmp_path: Path) -> None:
-    """Every report under each of its modules, once, and none said to be fixed at a version."""
+    """Every report under each of its modules, once, and with the version that ends it where one does."""
     reports = tmp_path / "osv"
     reports.mkdir()
     twice = report("GO-2", "example.org/b")
     twice["affected"] *= 2
-    for each in (report("GO-1", "example.org/a"), twice):
+    ended = {"ranges": [{"events": [{"introduced": "0"}, {"fixed": "1.2.0"}]}]}
+    open_again = {"ranges": [*ended["ranges"], {"events": [{"introduced": "2.0.0"}]}]}
+    more = (report("GO-3", "example.org/c", **ended), report("GO-4", "example.org/c", **open_again))
+    for each in (report("GO-1", "example.org/a"), twice, *more):
         (reports / f"{each['id']}.json").write_text(json.dumps(each))
-    assert vulnerabilities.index(reports, tmp_path / "db") == 2
+    assert vulnerabilities.index(reports, tmp_path / "db") == 4
     modules = json.loads((tmp_path / "db" / "index" / "modules.json").read_text())
     assert [(each["path"], [vuln["id"] for vuln in each["vulns"]]) for each in modules] == [
         ("example.org/a", ["GO-1"]),
         ("example.org/b", ["GO-2"]),
+        ("example.org/c", ["GO-3", "GO-4"]),
     ]
-    assert not any("fixed" in vuln for each in modules for vuln in each["vulns"])
+    found = {vuln["id"]: vuln.get("fixed") for each in modules for vuln in each["vulns"]}
+    assert found == {"GO-1": None, "GO-2": None, "GO-3": "1.2.0", "GO-4": None}
     assert json.loads((tmp_path / "db" / "ID" / "GO-2.json").read_text()) == twice
     assert json.loads((tmp_path / "db" / "index" / "db.json").read_text()) == {"modified": "2026-11-05T00:00:00Z"}
 
