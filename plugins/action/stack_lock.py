@@ -31,8 +31,8 @@ WATCH = 0.5
 #: Seconds between two attempts of a run that waits.
 PAUSE = 3
 
-# One step under a lock of the host's kernel. Prints "taken", or whose the lock is: its age in seconds, this machine,
-# the time of start of the owner's process if it is one of this machine, and what the owner wrote.
+# One step under a lock of the kernel. Prints "taken", "held" if the same run has it, "free", or whose the lock is: its
+# age in seconds, this machine, the start of the owner's process if it is one of this machine, and what the owner wrote.
 TAKE = r"""
 umask 077
 mkdir -p {directory} || exit 1
@@ -46,7 +46,9 @@ if [ -s {file} ] && [ "$(cat {file})" != {expected} ] && [ "$(cat {file})" != {o
     sed 's/.*) //' "/proc/$pid/stat" 2> /dev/null | grep -v '^[ZX]' | cut -d ' ' -f 20 | grep . || echo -
     cat {file}
 elif [ -n {own} ]; then
-    printf '%s\n' {own} > {file}.new && mv {file}.new {file} && echo taken
+    word=taken
+    [ "$(cat {file} 2> /dev/null)" != {own} ] || word=held
+    printf '%s\n' {own} > {file}.new && mv {file}.new {file} && echo "$word"
 else
     echo free
 fi
@@ -195,7 +197,9 @@ class ActionModule(ActionBase):
                 said = (answer["stderr"] or answer["stdout"]).strip()
                 hint = "Run the playbook with become (sudo)."
                 return {**result, "failed": True, "msg": f"{self.file} cannot be written on {host}: {said} {hint}"}
-            if lines[-1] in ("taken", "free"):
+            if lines[-1] in ("taken", "held", "free"):
+                # Two tasks within a second write the same: the first one's process renews the lock already.
+                renewed = renewed or lines[-1] == "held"
                 break
             age, host_machine, host_started, text = int(lines[0]), lines[1], lines[2], "\n".join(lines[3:])
             try:

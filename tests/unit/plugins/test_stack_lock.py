@@ -220,6 +220,15 @@ def test_a_long_task_keeps_the_lock(kept: tuple[Operator, int], file: Path) -> N
     eventually(lambda: time.time() - file.stat().st_mtime < 60)
 
 
+def test_two_tasks_within_a_second(kept: tuple[Operator, int], file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time tells them apart no more, and one process renews the lock all the same."""
+    run, keeper = kept
+    since = json.loads(file.read_text())["since"]
+    monkeypatch.setattr(lock.time, "strftime", lambda _: since)
+    assert run.take()["taken"]
+    assert [each for each in keepers(os.getpid()) if each != run.process.pid] == [keeper]
+
+
 def test_the_lock_goes_with_a_killed_run(kept: tuple[Operator, int], file: Path) -> None:
     """And so does the process that renewed it."""
     run, keeper = kept
