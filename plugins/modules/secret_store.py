@@ -31,6 +31,10 @@ options:
     type: list
     elements: str
     default: []
+  former:
+    description: Names that only earlier versions used, and what took their place. I(values) may not have them.
+    type: dict
+    default: {}
   tls_names:
     description: Host names and addresses that a generated certificate is good for.
     type: list
@@ -66,6 +70,11 @@ secrets:
 generated:
   description: Names that were not there yet.
   returned: always
+  type: list
+  elements: str
+unused:
+  description: Files of I(path) with names of I(former).
+  returned: without I(restore)
   type: list
   elements: str
 restored:
@@ -254,6 +263,11 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     names = sorted({*params["secrets"], *params["known"]})
     for name in values:
         if name not in names:
+            if name in params["former"]:
+                raise SecretError(
+                    f"secrets_values has the name {name}, which only an earlier version used: {params['former'][name]}."
+                    " Remove it."
+                )
             near = difflib.get_close_matches(name, names, 1)
             hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(names)}."
             raise SecretError(f"secrets_values has the unknown name {name}. {hint}")
@@ -295,7 +309,12 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         raise SecretError(missing_required_lib("cryptography")) from error
     except OSError as error:
         raise SecretError(f"The secrets cannot be kept in {path}, which secrets_dir names: {error}") from error
-    return {"changed": bool(generated) and params["write"], "secrets": known, "generated": generated}
+    return {
+        "changed": bool(generated) and params["write"],
+        "secrets": known,
+        "generated": generated,
+        "unused": [name for name in sorted(params["former"]) if os.path.lexists(os.path.join(path, name))],
+    }
 
 
 def newest(name: str, recorded: list[list[str]]) -> str:
@@ -376,6 +395,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "secrets": {"type": "dict", "required": True, "no_log": False},
     "values": {"type": "dict", "default": {}, "no_log": True},
     "known": {"type": "list", "elements": "str", "default": [], "no_log": False},
+    "former": {"type": "dict", "default": {}, "no_log": False},
     "tls_names": {"type": "list", "elements": "str", "default": ["localhost"]},
     "write": {"type": "bool", "default": True},
     "restore": {"type": "list", "elements": "dict", "no_log": True},

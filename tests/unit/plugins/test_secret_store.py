@@ -219,6 +219,18 @@ def test_an_unknown_name(run_module: Run, tmp_path: Path) -> None:
     assert outcome.failed and "unknown name app_pasword. Did you mean app_password?" in outcome.result["msg"]
 
 
+def test_a_name_of_an_earlier_version(run_module: Run, tmp_path: Path) -> None:
+    """A vault is told what took its place, not a similar name; a file is left alone and named."""
+    given = {"path": str(tmp_path), "secrets": {"redis_admin_password": "password"}}
+    given["former"] = {"redis_password": "each client has its own", "other_password": "nothing"}
+    outcome = run_module("secret_store", **given, values={"redis_password": "from-vault"})
+    assert outcome.failed and "redis_password, which only an earlier version used: each client" in outcome.result["msg"]
+    assert "Did you mean" not in outcome.result["msg"]
+    (tmp_path / "redis_password").write_text("old\n")
+    assert run_module("secret_store", **given).result["unused"] == ["redis_password"]
+    assert (tmp_path / "redis_password").read_text() == "old\n"
+
+
 def test_a_path_that_is_no_directory(run_module: Run, tmp_path: Path) -> None:
     """Known also when nothing would be written yet."""
     (tmp_path / "file").write_text("")
@@ -236,7 +248,15 @@ def test_debug_output_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module.ActionBase, "run", lambda *_: {})
     action = module.ActionModule.__new__(module.ActionModule)
     action._task = SimpleNamespace(check_mode=False)
-    given = {"path": str(tmp_path / "s"), "secrets": KINDS, "values": {}, "known": [], "tls_names": [], "write": True}
+    given = {
+        "path": str(tmp_path / "s"),
+        "secrets": KINDS,
+        "values": {},
+        "known": [],
+        "former": {},
+        "tls_names": [],
+        "write": True,
+    }
     monkeypatch.setattr(action, "validate_argument_spec", lambda _: (None, {**given, "restore": None}))
     assert sorted(action.run()["secrets"]) == sorted(KINDS)
     assert [text.partition(":")[0] for text in said] == ["ANSIBLE_DEBUG is set"] * debug
