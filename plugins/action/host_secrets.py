@@ -141,7 +141,8 @@ def missing_secrets(
             f"{args['path']}, which secrets_dir names, holds none of the secrets that {host} has: each of"
             f" {', '.join(sorted(other))} is a different one. " + remedy.format("true")
         ]
-    if not record and not given and generated and generated == current.keys() - set(allowed):
+    empty = not given and not args.get("unused")
+    if not record and empty and generated and generated == current.keys() - set(allowed):
         what = [f"the volumes {', '.join(report['volumes'])}"] if report["volumes"] else []
         what += [f"containers' secrets under {args['directory']}"] if report["copies"] else []
         if what:
@@ -230,6 +231,63 @@ def partial_rotation(
     ]
 
 
+def wired_secrets(entry: dict[str, Any]) -> dict[str, str]:
+    """List the secrets with which a service logs in to others.
+
+    Args:
+        entry: Its entry in ``stack_services``.
+
+    Returns:
+        Name of each secret to the service that checks it.
+    """
+    found = {}
+    if "database" in entry:
+        found[f"postgres_{entry['database']}_password"] = "postgres"
+    for account in entry.get("redis_accounts") or ():
+        found[f"redis_{account}_password"] = "redis"
+    if "bucket" in entry:
+        bucket = entry["bucket"].replace("-", "_")
+        found.update({f"minio_{bucket}_secret": "minio", f"minio_{bucket}_access_key": "minio"})
+    return found
+
+
+def partial_upgrade(
+    report: dict[str, Any], services: dict[str, Any], generated: set[str], touched: set[str], whole: set[str]
+) -> list[str]:
+    """Say which services would log in with other secrets than the services that check them know.
+
+    Args:
+        report: What the module returned.
+        services: Those of ``stack_services`` that the inventory has.
+        generated: Secrets that this run generates.
+        touched: Services that this run makes as declared on some host.
+        whole: Services that it makes as declared on all of their hosts.
+
+    Returns:
+        A sentence if this run would give new secrets to some of the services that share them, and not to all.
+    """
+    behind, together = set(), set()
+    for name, entry in services.items():
+        wired = wired_secrets(entry)
+        if not set(entry["containers"]) & set(report["copies"]):
+            continue
+        # What a service was given is recorded as a whole. Without a record, an earlier version gave it.
+        new = {each for each in wired if each in generated} if wired.keys() & report["record"].keys() else wired.keys()
+        users = {name, *(wired[each] for each in new)} & services.keys()
+        if new and users & touched and users - whole:
+            behind.add(name)
+            together |= users
+    if not behind:
+        return []
+    old, shared = (
+        ", ".join(services[each]["title"] for each in services if each in some) for some in (behind, together)
+    )
+    return [
+        f"{old} still {'have' if len(behind) > 1 else 'has'} the secrets of an earlier version, and this run would"
+        f" leave out some of {shared}, which share the new ones. Run site.yml once without --tags and --limit."
+    ]
+
+
 class ActionModule(ActionBase):
     """Compares, and records what a service's containers are about to be given."""
 
@@ -262,12 +320,12 @@ class ActionModule(ActionBase):
         result.update(self._execute_module(module_name=MODULE, module_args=module_args, task_vars=task_vars))
         if compare and not result.get("failed"):
             result["refused"] = missing_secrets(result, args, variables["inventory_hostname"], current)
-            if result["changed_secrets"] and not result["refused"] and not args.get("read_only"):
+            if not result["refused"] and not args.get("read_only"):
                 result["refused"] = self.partial(result, args, variables)
         return result
 
     def partial(self, report: dict[str, Any], args: dict[str, Any], variables: dict[str, Any]) -> list[str]:
-        """Judge a run in which a secret has changed.
+        """Judge a run for some of the services.
 
         Args:
             report: What the module returned.
@@ -275,7 +333,7 @@ class ActionModule(ActionBase):
             variables: Those of the host.
 
         Returns:
-            As ``partial_rotation``.
+            As ``partial_rotation`` and ``partial_upgrade``.
         """
         active = self._templar.template(variables["stack_active"])
         services = {
@@ -290,4 +348,6 @@ class ActionModule(ActionBase):
             for name in services
             if str(self._templar.template(variables.get(f"{name}_recreate", False))).lower() in ("true", "yes", "1")
         }
-        return partial_rotation(report, services, touched, whole, recreate)
+        return partial_rotation(report, services, touched, whole, recreate) or partial_upgrade(
+            report, services, set(args.get("generated") or []), touched, whole
+        )

@@ -69,9 +69,10 @@ protected:
   type: list
   elements: str
 copies:
-  description: Whether containers' copies of secrets are on this host.
+  description: Containers whose copies of secrets are on this host.
   returned: always
-  type: bool
+  type: list
+  elements: str
 volumes:
   description: The stack's volumes; looked up only on a host without a record.
   returned: always
@@ -258,7 +259,7 @@ def main() -> None:
         },
         "changed_secrets": changed,
         "protected": protected,
-        "copies": bool(copies),
+        "copies": sorted(copies),
         "volumes": volumes,
     }
     if module.params["fetch"]:

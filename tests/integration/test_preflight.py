@@ -88,6 +88,8 @@ BAD = (
         ("minio_overrides.minio: 'health' has the unknown key 'intervall'. Did you mean 'interval'?",)),
     Bad("unknown-secret", {"secrets_values": {"redis_admin_pasword": "x" * 32}},
         ("secrets_values has the unknown name redis_admin_pasword. Did you mean redis_admin_password?",)),
+    Bad("secret-of-an-earlier-version", {"secrets_values": {"redis_password": "x" * 32}},
+        ("secrets_values has the name redis_password, which only an earlier version used: each client of Redis has",)),
     Bad("setting-of-airflow", {"airflow_settings": {"core.parallelism": 4}},
         ("airflow_settings is 'core.parallelism', expected is a name such as AIRFLOW__CORE__PARALLELISM",)),
     Bad("setting-of-postgresql", {"postgres_settings": {"Work Mem": "1MB"}},
@@ -569,6 +571,18 @@ def test_a_secret_for_some_of_its_services(site: Site, on_host: Callable[[str, d
     said = site.refused({"rotated": {}}, {"rotated": GROUPS}, tags="redis")["rotated"]
     assert "redis_backend_password changed, and this run would leave Backend with the old value." in said
     assert "--tags redis,backend" in said
+
+
+def test_new_secrets_for_some_of_their_services(site: Site, on_host: Callable[[str, dict[str, str]], None]) -> None:
+    """`--tags mlflow` right after an upgrade would give MLflow an access key that MinIO does not know."""
+    on_host("upgraded", {"mlflow/secrets/uri": f"postgresql://mlflow:{OLD}@postgres/mlflow"})
+    place = site.here("upgraded") / "secrets"
+    place.mkdir()
+    (place / "postgres_mlflow_password").write_text(OLD)
+    said = site.refused({"upgraded": {}}, {"upgraded": GROUPS}, tags="mlflow")["upgraded"]
+    assert "MLflow still has the secrets of an earlier version, and this run would leave out some of" in said
+    assert "PostgreSQL, MinIO, MLflow, which share the new ones. Run site.yml once without --tags and --limit." in said
+    assert [file.name for file in place.iterdir()] == ["postgres_mlflow_password"]
 
 
 @pytest.fixture

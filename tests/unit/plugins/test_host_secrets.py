@@ -275,6 +275,64 @@ def test_a_run_without_the_hosts_that_hold_it(host: Host) -> None:
     assert action.partial_rotation(report, SERVICES, set(SERVICES), set(SERVICES), set()) == []
 
 
+# ---- upgrades from a version without a record
+
+
+def test_a_directory_with_nothing_but_secrets_of_an_earlier_version(host: Host) -> None:
+    """Redis alone: all that it has now is new, and the directory is its own nevertheless."""
+    host.copy("redis", a=OLD)
+    new = {"redis_admin_password": NEW}
+    assert host.judged(new, generated=list(new), unused=["redis_password"]) == []
+    assert host.judged(new, generated=list(new)) != []
+
+
+WIRED: dict[str, dict[str, Any]] = {
+    **{name: SERVICES[name] for name in ("postgres", "redis", "ibkr_gateway")},
+    "minio": {"title": "MinIO", "group": "minio", "containers": ["minio"]},
+    "mlflow": {
+        "title": "MLflow", "group": "mlflow", "containers": ["mlflow"], "database": "mlflow", "bucket": "ml-flow",
+    },
+    "backend": {**SERVICES["backend"], "database": "backend", "redis_accounts": {"backend": {}, "flower": {}}},
+}  # fmt: skip
+
+
+def upgraded(host: Host, touched: set[str], generated: set[str] | None = None) -> list[str]:
+    """Reasons against a run for some services right after a newer version was unpacked."""
+    return action.partial_upgrade(host.report(), WIRED, generated or set(), touched, touched)
+
+
+def test_the_first_run_of_a_newer_version_is_for_all_that_share_secrets(host: Host) -> None:
+    """Neither side of a new credential gets it alone; what shares none may go ahead."""
+    host.copy("mlflow", uri=OLD)
+    host.copy("ibkr-gateway", key=OLD)
+    [said] = upgraded(host, {"mlflow"})
+    assert "MLflow still has the secrets of an earlier version" in said and "PostgreSQL, MinIO, MLflow" in said
+    assert "without --tags and --limit" in said
+    assert upgraded(host, {"minio"}) != [] and upgraded(host, {"postgres"}) != []
+    for harmless in (set(), {"ibkr_gateway"}, {"postgres", "minio", "mlflow"}, {"redis", "backend"}):
+        assert upgraded(host, harmless) == []
+
+
+def test_a_first_run_that_was_cut_off(host: Host) -> None:
+    """The secrets are generated, and some services have theirs: it is still a run for all."""
+    host.copy("mlflow", uri=OLD)
+    host.copy("backend", url=OLD)
+    host.keep({"postgres_backend_password": NEW}, a=NEW)
+    assert upgraded(host, {"mlflow"}) != [] and upgraded(host, {"backend"}) == []
+    host.keep({"minio_ml_flow_secret": NEW}, a=NEW)
+    assert upgraded(host, {"mlflow"}) == []
+
+
+def test_a_secret_that_a_later_version_adds(host: Host) -> None:
+    """Generated in this run for a service that is there already; a service that is new has nothing to lose."""
+    host.copy("backend", url=OLD)
+    host.keep({"postgres_backend_password": OLD}, a=OLD)
+    [said] = upgraded(host, {"backend"}, {"redis_flower_password"})
+    assert "Redis, Backend, which share the new ones" in said
+    assert upgraded(host, {"redis", "backend"}, {"redis_flower_password"}) == []
+    assert upgraded(host, {"mlflow"}, {"minio_ml_flow_secret"}) == []
+
+
 # ---- the way back
 
 
