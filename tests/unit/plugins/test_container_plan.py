@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import subprocess
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
-from collection_under_test import plugin
+from collection_under_test import REPOSITORY, plugin
 
 stack = plugin("filter.stack")
 
@@ -465,3 +467,29 @@ def test_one_good_look_forgives(looks: Looks) -> None:
     assert looks.look("exit 1") == (1, False)
     looks.age(1000)
     assert looks.look("exit 1") == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "healthy", "counts_as_hanging"),
+    [
+        ("PONG", True, False),
+        ("LOADING Redis is loading the dataset in memory", False, False),
+        # A script that has written something and does not end can be stopped by a restart only.
+        ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", False, True),
+    ],
+    ids=["well", "loading", "busy"],
+)
+def test_what_redis_answers_to_its_health_check(
+    answer: str, healthy: bool, counts_as_hanging: bool, tmp_path: Path
+) -> None:
+    """Its own command, with a client that says what the server would."""
+    variables = yaml.safe_load((REPOSITORY / "roles/redis/vars/main.yml").read_text())
+    health = variables["redis_containers"][0]["health"]
+    client = tmp_path / "redis-cli"
+    client.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    client.chmod(0o755)
+    words = ["/bin/sh", "-c", health["test"][1]]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    status = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=10).returncode
+    assert (status == 0) == healthy
+    assert (status not in (0, *health["alive"])) == counts_as_hanging
