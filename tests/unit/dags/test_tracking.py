@@ -91,7 +91,7 @@ def test_a_process_without_the_dags_can_score(store, store_uri, momentum, tmp_pa
     (tmp_path / "bars.csv").write_text(to_csv(momentum))
     command = [sys.executable, "-c", SCORE_ELSEWHERE, store_uri, f"{tmp_path}/bars.csv", f"models:/{NAME}/{version}"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert 0 < float(done.stdout) < 1
 

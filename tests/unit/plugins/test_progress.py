@@ -73,7 +73,7 @@ def run(directory: Path, status: int) -> list[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr
