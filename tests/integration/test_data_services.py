@@ -302,10 +302,11 @@ def test_minio_tells_its_version(stack: Stack, program: str) -> None:
 
 @pytest.mark.parametrize("name", ["minio_root_user", "minio_root_password"])
 def test_root_is_nobodys_client(stack: Stack, name: str) -> None:
-    """Root's name and password are on the host in MinIO's own directory only."""
+    """Root's name and password are on the host in MinIO's own directory and in root's own record of secrets only."""
     words = ("grep", "--recursive", "--files-with-matches", "--fixed-strings", "--file=-", str(stack.config_dir))
     lines = command(*words, stdin=stack.secret(name)).splitlines()
-    assert {Path(line).relative_to(stack.config_dir).parts[0] for line in lines} == {"minio"}
+    assert {Path(line).relative_to(stack.config_dir).parts[0] for line in lines} == {"minio", "secrets.json"}
+    assert command("stat", "--format=%a %U", str(stack.config_dir / "secrets.json")).split() == ["600", "root"]
 
 
 def test_minio_has_exactly_the_declared_users(stack: Stack) -> None:
