@@ -213,7 +213,7 @@ class ActionModule(ActionBase):
             elif is_gone(age, host_machine, host_started, other):
                 expected = text
             elif self._task.check_mode:
-                Display().warning(f"{sentence(other, stack, host)} What follows may be half of that.")
+                Display().warning(f"{sentence(other, stack, host)} The differences below may be part of that run.")
                 return {**result, "changed": False, "taken": False}
             elif time.monotonic() > end:
                 msg = (

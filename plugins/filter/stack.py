@@ -759,14 +759,14 @@ def build_remedy(text: str) -> str:
         name = wheel[1] if wheel else "that package"
         return (
             f"There is no wheel of {name} for this Python and processor, only its source. Name it in"
-            " backend_build.from_source, and the Debian packages that compile it, if it is not Python alone, in"
+            " backend_build.from_source and, if it is not pure Python, the Debian packages that compile it in"
             " backend_build.apt_build."
         )
     if re.search(
         r"fatal error: \S+: No such file|command '\S+' failed|[Nn]o (C )?compiler|`?(gcc|cc|c\+\+)`?: not found", text
     ):
         return (
-            "What compiles a package is not there: name the Debian packages that it needs in backend_build.apt_build."
+            "A compiler or header is missing: name the Debian packages that the build needs in backend_build.apt_build."
         )
     return (
         "Where Debian's, Python's or Go's own servers cannot be reached from here, name mirrors in"
