@@ -10,10 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from celery.exceptions import QueueNotFound
 from celery.signals import celeryd_after_setup
+from celery.worker.pidbox import Pidbox
 from ibkr_backend import celery_app, heartbeat
 from ibkr_backend.celery_app import app, check_queues
 from ibkr_backend.settings import SettingsError
@@ -48,6 +50,13 @@ def test_a_queue_that_this_worker_does_not_read_ends_its_start(monkeypatch: pyte
     monkeypatch.setitem(app.conf.beat_schedule, "stray", entry)
     with pytest.raises(SettingsError, match=r"ping is sent to the queue elsewhere"):
         check_queues(app, {"backend"})
+
+
+def test_nobody_tells_a_worker_to_read_another_queue() -> None:
+    """Flower may write queues of answers: a worker that it made read one would run what it puts there."""
+    consumer = SimpleNamespace(hostname="worker@here", app=app, controller=SimpleNamespace(use_eventloop=False))
+    panel = Pidbox(consumer).node.handlers
+    assert "ping" in panel and "add_consumer" not in panel
 
 
 def test_a_worker_looks_at_its_queues_as_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:

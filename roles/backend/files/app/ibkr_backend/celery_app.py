@@ -7,6 +7,7 @@ from typing import Any
 from celery import Celery, Task
 from celery.exceptions import QueueNotFound
 from celery.signals import celeryd_after_setup, setup_logging, task_postrun, task_prerun, worker_init
+from celery.worker.control import Panel
 
 from ibkr_backend import logs
 from ibkr_backend.heartbeat import WORKER_HEARTBEAT, WorkerHeartbeat
@@ -95,6 +96,8 @@ def make_sender() -> Celery:
 
 app = make_app()
 app.steps["consumer"].add(WorkerHeartbeat)
+# Flower may control workers, and not send tasks: so none can be told to take tasks from a queue that Flower may write.
+Panel.data.pop("add_consumer", None)
 
 
 @setup_logging.connect
