@@ -105,8 +105,8 @@ def main() -> None:
         waited = int(time.monotonic() - started)
         if waited >= module.params["timeout"]:
             module.fail_json(
-                msg=f"Packages cannot be installed: for {waited} s the run waited for {last}. Let it end, or kill it if it hangs, and"
-                " run the playbook again; docker_host_apt_timeout sets how long to wait.",
+                msg=f"Packages cannot be installed: for {waited} s the run waited for {last}. Let it end, or kill it"
+                " if it hangs, and run the playbook again; docker_host_apt_timeout sets how long to wait.",
                 holder=last,
             )
         time.sleep(1)
