@@ -346,7 +346,7 @@ def test_other_identity_providers(stack: Stack, action: dict[str, str], place: s
 
 
 def test_the_console_fetches_nothing_for_strangers(stack: Stack, sender: Sender) -> None:
-    """Its proxy for shared links needs no login, and would ask the server from the inside (CVE-2026-113466)."""
+    """Its proxy for shared links needs no login, and would ask the server from the inside."""
     key = sender.key()
     sender.client.put_object(Bucket=BUCKET, Key=key, Body=CONTENT)
     presigned = sender.client.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": key})
