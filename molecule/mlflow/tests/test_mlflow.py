@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gzip
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,34 @@ def test_a_large_request_that_is_no_artifact(stack: Stack) -> None:
         assert answer.status_code == 413
 
     at_flat_memory(stack, work)
+
+
+def test_a_large_request_that_only_looks_like_an_artifact(stack: Stack) -> None:
+    """MLflow's routes of artifacts don't serve it, and what does would hold it."""
+    address = stack.url("mlflow", "/probe/mlflow-artifacts/artifacts/x")
+
+    def work() -> None:
+        assert requests.put(address, data=b" " * (200 * MIB), timeout=TIMEOUT).status_code == 413
+
+    at_flat_memory(stack, work)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_traces_that_are_large_once_decompressed(stack: Stack, encoding: str) -> None:
+    """A request of half a megabyte that holds 500 is refused; what is compressed and small is read."""
+    address = stack.url("mlflow", "/v1/traces")
+    headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": encoding, "x-mlflow-experiment-id": "0"}
+    compress = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
+    large = compress(b"\0" * (500 * MIB))
+
+    def work() -> None:
+        assert requests.post(address, data=large, headers=headers, timeout=TIMEOUT).status_code == 413
+
+    at_flat_memory(stack, work)
+    small = requests.post(address, data=compress(b"no traces"), headers=headers, timeout=TIMEOUT)
+    assert small.status_code == 400 and "Invalid OpenTelemetry format" in small.text
+    damaged = requests.post(address, data=large[:100], headers=headers, timeout=TIMEOUT)
+    assert damaged.status_code == 400 and "not compressed" in damaged.text
 
 
 def test_deleted_runs_are_removed_with_their_files(stack: Stack, artifacts: Artifacts) -> None:

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+import zlib
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from http import HTTPStatus
 
 import aiohttp
+from fastapi import HTTPException
 from mlflow.server import app as flask_app
+from mlflow.server import otel_api
+from mlflow.server.artifact_router import artifact_router
 from mlflow.server.fastapi_app import app
 from mlflow.server.handlers import _content_disposition_attachment
 from mlflow.utils.mime_type_utils import _guess_mime_type
 from proxied_s3 import Download, S3Object, Upload
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # An address is used at once; its age counts when a request begins, not when it ends.
@@ -174,6 +179,36 @@ async def store(found: Upload, request: Request) -> None:
         raise
 
 
+def too_large() -> RefusedError:
+    """Say that a request is larger than what MLflow may hold."""
+    return RefusedError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "INVALID_PARAMETER_VALUE",
+        f"A request may have {MAX_BODY_BYTES} bytes; only artifacts may be larger.",
+    )
+
+
+def decompress(body: bytes, encoding: str) -> bytes:
+    """Decompress traces, of which a small request may hold gigabytes, up to what a request may have."""
+    forms = {"gzip": [zlib.MAX_WBITS | 16], "deflate": [zlib.MAX_WBITS, -zlib.MAX_WBITS]}
+    for bits in forms.get(encoding, []):
+        stream = zlib.decompressobj(bits)
+        try:
+            content = stream.decompress(body, MAX_BODY_BYTES + 1)
+        except zlib.error:
+            continue
+        if len(content) > MAX_BODY_BYTES:
+            raise too_large()
+        if stream.eof and not stream.unused_data:
+            return content
+    raise HTTPException(HTTPStatus.BAD_REQUEST, f"The body is not compressed with {encoding}.")
+
+
+def is_streamed(scope: Scope) -> bool:
+    """Say whether a route of artifacts serves a request: Flask, which reads bodies whole, gets what only looks so."""
+    return any(route.matches(scope)[0] is Match.FULL for route in artifact_router.routes)
+
+
 class LimitedBody:
     """Refuses large bodies that MLflow would hold in memory: all but those of artifacts."""
 
@@ -183,7 +218,7 @@ class LimitedBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the body as it comes."""
-        if scope["type"] != "http" or (scope["method"] == "PUT" and "/mlflow-artifacts/artifacts/" in scope["path"]):
+        if scope["type"] != "http" or (scope["method"] == "PUT" and is_streamed(scope)):
             await self.app(scope, receive, send)
             return
         seen, more, began = 0, True, False
@@ -194,11 +229,7 @@ class LimitedBody:
             seen += len(message.get("body", b""))
             more = message.get("more_body", False)
             if seen > MAX_BODY_BYTES:
-                raise RefusedError(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                    "INVALID_PARAMETER_VALUE",
-                    f"A request may have {MAX_BODY_BYTES} bytes; only artifacts may be larger.",
-                )
+                raise too_large()
             return message
 
         async def noted(message: Message) -> None:
@@ -268,6 +299,7 @@ async def store_object(request: Request, found: Upload) -> Response:
     return Response()
 
 
+otel_api.decompress_otlp_body = decompress
 app.add_middleware(LimitedBody)
 flask_mount = app.router.routes[-1]
 flask_mount.app = FromFlask(flask_mount.app)
