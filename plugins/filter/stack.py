@@ -90,8 +90,11 @@ SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]?)b?$", re.IGNORECASE)
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 #: Bytes of a build context: it travels to the host as an argument.
 LARGEST_CONTEXT = 50 * 2**20
-#: Names that never belong into a context: what Git, Python, editors (Emacs, Vim, Kate) and macOS leave beside files.
+#: The name of the directory beside an inventory that holds its secrets; an application's may hold the inventory.
+SECRETS = ".secrets"
+#: Names that never belong into a context: that one, and what Git, Python, editors (Emacs, Vim, Kate) and macOS leave.
 LEFT_OUT = (
+    SECRETS,
     *("__pycache__", ".git", ".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".ipynb_checkpoints", ".idea"),
     *("*.py[co]", ".#*", "#*#", "*~", ".*.sw[a-p]", ".*.kate-swp", ".DS_Store", "._*"),
 )
@@ -855,6 +858,8 @@ def context_files(directory: str, variable: str = "", kept: str = "Dockerfile") 
             inner, below = os.path.join(path, name), os.path.join(relative, name)
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in LEFT_OUT):
                 continue
+            if os.path.islink(inner) and SECRETS in os.path.realpath(inner).split(os.sep) and not ignored(below):
+                raise refuse(inner, f"it is a link to {os.path.realpath(inner)}, among secrets")
             try:
                 if os.path.isdir(inner):
                     # A rule with "!" may bring back what lies in an ignored directory; without one it need not be read.

@@ -236,6 +236,22 @@ def test_what_editors_and_python_leave_is_left_out(tmp_path: Path) -> None:
     assert set(stack.context_files(str(tmp_path))) == {"desk.py", ".airflowignore"}
 
 
+@pytest.mark.parametrize("target", ["desk/.secrets", "desk/.secrets/redis_admin_password"])
+def test_secrets_beside_an_inventory_are_not_copied(tmp_path: Path, target: str) -> None:
+    """Neither where the inventory lies in the directory, nor by a link to them, whatever its name."""
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    for place in (source, elsewhere):
+        (place / "desk" / ".secrets").mkdir(parents=True)
+        (place / "desk" / ".secrets" / "redis_admin_password").write_text("secret")
+        (place / "desk" / "hosts.yml").write_text("all: {}")
+    assert set(stack.context_files(str(source))) == {"desk/hosts.yml"}
+    (source / "settings").symlink_to(elsewhere / target)
+    with pytest.raises(AnsibleFilterError, match=r"source/settings cannot be read to build an image: .* among secrets"):
+        stack.context_files(str(source))
+    (source / ".dockerignore").write_text("settings\n")
+    assert "settings" not in stack.context_files(str(source))
+
+
 @pytest.mark.parametrize(
     "content",
     [b"\xef\xbb\xbfx = 1\r\n", b"# coding: latin-1\nx = '\xe4'\n", b"base64:eA==", b"", b"\0\xff", "ü\n".encode()],
