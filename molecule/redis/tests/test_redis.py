@@ -29,13 +29,16 @@ def test_what_was_accepted_outlives_a_kill(stack: Stack) -> None:
     """A broker's message that is on disk is there again after SIGKILL, in its order."""
     key = f"probe-{uuid.uuid4()}"
     assert redis(stack, "RPUSH", key, "first", "second", user="backend") == "2"
+    # Redis writes the commands of a script, or of MULTI, as one transaction.
+    script = "for _, word in ipairs(ARGV) do redis.call('RPUSH', KEYS[1], word) end return 'pushed'"
+    assert redis(stack, "EVAL", script, "1", key, "third", "fourth", user="backend") == "pushed"
     # One local write to the append-only file, waited for up to 5 s.
     assert redis(stack, "WAITAOF", "1", "0", "5000", user="admin").split()[0] == "1"
     container = f"{stack.name}-redis"
     command("docker", "kill", container)
     command("docker", "start", container)
     assert eventually(lambda: redis(stack, "PING", user="backend") == "PONG", seconds=30)
-    assert redis(stack, "LRANGE", key, "0", "-1", user="backend").split() == ["first", "second"]
+    assert redis(stack, "LRANGE", key, "0", "-1", user="backend").split() == ["first", "second", "third", "fourth"]
 
 
 def test_it_runs_as_its_own_user(stack: Stack) -> None:
