@@ -75,7 +75,7 @@ vulnerabilities: .venv/controller ## Look for known vulnerabilities in MinIO's p
 	    $$sudo apt-get update -qq; \
 	    $$sudo apt-get install -qq --yes --no-install-recommends golang-go > /dev/null; }
 	@mkdir -p .cache
-	@$(BIN)/ansible-playbook -i localhost, $(ASK) tools/minio_image.yml -e minio_image_file=$(CURDIR)/.cache/minio-image
+	@$(BIN)/ansible-playbook -i inventories/local $(ASK) tools/minio_image.yml -e minio_image_file=$(CURDIR)/.cache/minio-image
 	@$(BIN)/python tools/vulnerabilities.py "$$(cat .cache/minio-image)"
 
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
