@@ -227,6 +227,22 @@ def test_a_large_request_that_is_no_artifact(stack: Stack) -> None:
     at_flat_memory(stack, work)
 
 
+def test_many_large_requests_at_once(stack: Stack) -> None:
+    """Each is small enough; what the server can hold is served, the others are told to come again."""
+    address = stack.url("mlflow", "/api/2.0/mlflow/experiments/search")
+    started = command("docker", "inspect", "--format", "{{.State.StartedAt}}", f"{stack.name}-mlflow")
+    large = b'{"filter": "' + b"x" * (15 * MIB) + b'"}'
+    with concurrent.futures.ThreadPoolExecutor(2 * CLIENTS) as pool:
+        answers = pool.map(
+            lambda _: requests.post(address, data=large, timeout=TIMEOUT).status_code, range(2 * CLIENTS)
+        )
+        found = set(answers)
+    # 400: no such filter.
+    assert 400 in found and found <= {400, 503}
+    assert requests.post(address, json={"max_results": 1}, timeout=TIMEOUT).status_code == 200
+    assert command("docker", "inspect", "--format", "{{.State.StartedAt}}", f"{stack.name}-mlflow") == started
+
+
 def test_a_large_request_that_only_looks_like_an_artifact(stack: Stack) -> None:
     """MLflow's routes of artifacts don't serve it, and what does would hold it."""
     address = stack.url("mlflow", "/probe/mlflow-artifacts/artifacts/x")

@@ -37,6 +37,9 @@ PART_BYTES = 2**30
 MAX_PARTS = 10_000
 # Other requests hold parameters, metrics and traces; MLflow reads them whole, and holds them more than once.
 MAX_BODY_BYTES = 16 * 2**20
+# All together, as MLflow needs many times their size for a moment; small ones are served whoever sends large ones.
+MAX_HELD_BYTES = MAX_BODY_BYTES
+SMALL_BODY_BYTES = 2**20
 # What a client may ask for beyond the object, and what S3 says of it.
 ASKED = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 SAID = ("content-length", "content-range", "accept-ranges", "etag", "last-modified")
@@ -219,6 +222,7 @@ class LimitedBody:
     def __init__(self, app: ASGIApp) -> None:
         """Hold the application."""
         self.app = app
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the body as it comes."""
@@ -230,10 +234,18 @@ class LimitedBody:
         async def counted() -> Message:
             nonlocal seen, more
             message = await receive()
-            seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            seen += size
+            self.held += size
             more = message.get("more_body", False)
             if seen > MAX_BODY_BYTES:
                 raise too_large()
+            if seen > SMALL_BODY_BYTES and self.held > MAX_HELD_BYTES:
+                self.held -= seen  # at once, so that there is room for those that are under way
+                seen = 0
+                raise RefusedError(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "TEMPORARILY_UNAVAILABLE", "Too many large requests at once."
+                )
             return message
 
         async def noted(message: Message) -> None:
@@ -248,9 +260,13 @@ class LimitedBody:
                 refused = refused.exceptions[0]
             if began or not isinstance(refused, RefusedError):
                 raise
+            self.held -= seen
+            seen = 0
             while more:  # a client that is still sending would not see the answer
                 more = (await receive()).get("more_body", False)
             await refused.answer(scope, receive, send)
+        finally:
+            self.held -= seen
 
 
 # Flask's handlers run in a thread with a copy of the request's context: the list is the same in both.
