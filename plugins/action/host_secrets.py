@@ -303,7 +303,7 @@ class ActionModule(ActionBase):
         """
         result = super().run(tmp, task_vars)
         args, variables = dict(self._task.args), task_vars or {}
-        module_args: dict[str, Any] = {"directory": args["directory"], "stack": args["stack"]}
+        module_args: dict[str, Any] = {name: args[name] for name in ("directory", "stack", "fetch") if name in args}
         secrets = args.get("secrets") or {}
         compare, settle = bool(args.get("compare")), bool(args.get("settle"))
         if "plans" in args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -334,6 +335,17 @@ def test_a_secret_that_a_later_version_adds(host: Host) -> None:
 
 
 # ---- the way back
+
+
+def test_the_values_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The action plugin hands `fetch` on to the host."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(action.ActionBase, "run", lambda *_: {})
+    work = action.ActionModule.__new__(action.ActionModule)
+    work._task = SimpleNamespace(args={"directory": "/etc/quantops/stack", "stack": "stack", "fetch": True})
+    monkeypatch.setattr(work, "_execute_module", lambda **given: asked.append(given["module_args"]) or {})
+    work.run()
+    assert asked == [{"directory": "/etc/quantops/stack", "stack": "stack", "fetch": True}]
 
 
 def fetched(run: Run, path: Path, *recorded: dict[str, list[str]], **more: Any) -> Any:
