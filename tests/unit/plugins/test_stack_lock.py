@@ -135,7 +135,9 @@ def test_another_process_with_the_number_of_a_dead_one(operator: Callable[..., O
     assert operator().take()["taken"]
 
 
-@pytest.mark.parametrize(("age", "taken"), [(lock.LEASE - 20, False), (lock.LEASE + 20, True)])
+@pytest.mark.parametrize(
+    ("age", "taken"), [(lock.LEASE - 20, False), (lock.LEASE + 20, True), (-lock.LEASE - 20, True)]
+)
 def test_a_run_on_a_machine_that_is_away(
     operator: Callable[..., Operator], file: Path, age: float, taken: bool
 ) -> None:
