@@ -14,12 +14,10 @@ from playwright.sync_api import Browser, Page, Request, Response, Route, expect,
 INTEGRATION = Path(__file__).parents[1] / "integration"
 sys.path.insert(0, str(INTEGRATION))
 from integration_fixtures import airflow, dag_run, stack  # noqa: E402, F401
-from stack_under_test import REPOSITORY  # noqa: E402
+from stack_under_test import PUBLIC_NAME, REPOSITORY  # noqa: E402
 
 SCREENSHOTS = REPOSITORY / "artifacts" / "screenshots"
 CHROMIUM = "/usr/bin/chromium"
-#: A name that only the browser resolves; `molecule/default` lets MLflow be addressed by it.
-PUBLIC_NAME = "stack.example"
 OWN_HOSTS = ("localhost", "127.0.0.1", PUBLIC_NAME)
 # Two busy cores; a page that is there is not waited for.
 expect.set_options(timeout=30_000)

@@ -6,9 +6,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from conftest import PUBLIC_NAME
 from playwright.sync_api import Page, expect
-from stack_under_test import Stack
+from stack_under_test import PUBLIC_NAME, Stack
 
 Visit = Callable[..., Any]
 

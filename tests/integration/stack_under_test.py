@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import requests
 
 REPOSITORY = Path(__file__).parents[2]
+#: A name that only the browser of the tests resolves; `molecule/default` lets MLflow be addressed by it.
+PUBLIC_NAME = "stack.example"
 PORTS = {
     "minio": 9000, "minio_console": 9001, "ibkr_gateway": 5055, "backend": 8000, "flower": 5555, "mlflow": 5500,
     "airflow": 8080,
