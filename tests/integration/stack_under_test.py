@@ -63,7 +63,11 @@ def playbook_command(playbook: str, inventory: Path | str, *options: str) -> lis
 
 
 def run_playbook(
-    playbook: str, inventory: Path | str, *options: str, environment: dict[str, str] | None = None, timeout: float = 1800
+    playbook: str,
+    inventory: Path | str,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    timeout: float = 1800,
 ) -> subprocess.CompletedProcess[str]:
     """Run a playbook of the repository to its end, whichever that is."""
     words = playbook_command(playbook, inventory, *options)
