@@ -295,7 +295,7 @@ def test_rules_of_each_item() -> None:
         ("Because only ta==0.11.0 has no usable wheels", ("no wheel of ta for",), "container_image_pip_index"),
         ("x.c:1:10: fatal error: libpq-fe.h: No such file or directory", ("backend_build.apt_build",), "from_source"),
         ("error: command 'gcc' failed: No such file or directory", ("backend_build.apt_build",), "from_source"),
-        ("error: Failed to fetch https://pypi.org/simple/: timed out", ("container_image_pip_index",), "from_source"),
+        ("error: Failed to fetch https://pypi.example/: timed out", ("container_image_pip_index",), "from_source"),
     ],
 )  # fmt: skip
 def test_what_to_do_about_a_failed_build(log: str, named: tuple[str, ...], other: str) -> None:
