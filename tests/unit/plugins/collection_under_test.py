@@ -57,3 +57,23 @@ def ansible_playbook(directory: Path, *words: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def role_of_variables(directory: Path, service: str) -> Path:
+    """Make a role `case` that has the variables of the role `stack` and of a service's role, and the latter's files.
+
+    Args:
+        directory: Where the playbook is.
+        service: The service's role.
+
+    Returns:
+        The role's directory.
+    """
+    role = directory / "roles" / "case"
+    for kind in ("defaults", "vars"):
+        (role / kind / "main").mkdir(parents=True)
+        for name in ("stack", service):
+            for path in (REPOSITORY / "roles" / name / kind).rglob("*.yml"):
+                (role / kind / "main" / f"{name}-{path.name}").symlink_to(path)
+    (role / "files").symlink_to(REPOSITORY / "roles" / service / "files")
+    return role

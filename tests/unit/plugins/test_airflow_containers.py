@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from collection_under_test import REPOSITORY, ansible_playbook
+from collection_under_test import REPOSITORY, ansible_playbook, role_of_variables
 
 SECRETS = {
     "postgres_airflow_password": "PgPassword",
@@ -32,13 +32,7 @@ def rendered(directory: Path, workers: dict[str, dict[str, Any]], **variables: A
         workers: Hosts of the group airflow_worker and their variables; empty: no such group.
         variables: Variables of all hosts.
     """
-    role = directory / "roles" / "case"
-    for kind in ("defaults", "vars"):
-        (role / kind / "main").mkdir(parents=True)
-        for name in ("stack", "airflow"):
-            for path in (REPOSITORY / "roles" / name / kind).rglob("*.yml"):
-                (role / kind / "main" / f"{name}-{path.name}").symlink_to(path)
-    (role / "files").symlink_to(REPOSITORY / "roles" / "airflow" / "files")
+    role = role_of_variables(directory, "airflow")
     further = {
         "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,

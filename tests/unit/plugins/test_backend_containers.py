@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from collection_under_test import REPOSITORY, ansible_playbook
+from collection_under_test import REPOSITORY, ansible_playbook, role_of_variables
 
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "mlflow", "airflow")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
@@ -76,13 +76,7 @@ Containers = dict[str, dict[str, Any]]
 def rendered(directory: Path, groups: tuple[str, ...], data: dict[str, Any]) -> dict[str, Containers]:
     """Each case's containers by name, as Ansible renders them from the roles' own defaults and variables; `data` are
     the variables of the other host."""
-    role = directory / "roles" / "case"
-    for kind in ("defaults", "vars"):
-        (role / kind / "main").mkdir(parents=True)
-        for name in ("stack", "backend"):
-            for path in (REPOSITORY / "roles" / name / kind).rglob("*.yml"):
-                (role / kind / "main" / f"{name}-{path.name}").symlink_to(path)
-    (role / "files").symlink_to(REPOSITORY / "roles" / "backend" / "files")
+    role = role_of_variables(directory, "backend")
     further = {
         "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,
