@@ -13,8 +13,9 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from collection_under_test import REPOSITORY, plugin
 
-application = plugin("filter.application")
-stack = plugin("filter.stack")
+application = plugin("plugin_utils.application")
+images = plugin("plugin_utils.images")
+source_files = plugin("plugin_utils.source_files")
 
 LOCK = "fastapi==1.0 \\\n    --hash=sha256:00\n"
 RUNTIME = REPOSITORY / "roles" / "backend" / "files" / "runtime"
@@ -44,7 +45,7 @@ def planned(source: Path, **build: Any) -> dict[str, Any]:
         "python-build": {"context": []},
         "backend": application.application_image(str(source), {"folders": ["desk"], **build}),
     }
-    return stack.image_plan(definitions, ["backend"], {"repository": "desk", "args": {}})[-1]
+    return images.image_plan(definitions, ["backend"], {"repository": "desk", "args": {}})[-1]
 
 
 def test_only_what_is_declared_is_in_the_image(source: Path) -> None:
@@ -112,7 +113,7 @@ def test_one_of_several_dockerfiles(source: Path) -> None:
         (source / "docker" / f"Dockerfile.{name}").write_text(f"FROM {name}\n")
     (source / ".dockerignore").write_text("*\n!desk/api.py\n")
     plans = [
-        stack.image_plan(
+        images.image_plan(
             {
                 "python": {"context": []},
                 "python-build": {"context": []},
@@ -134,7 +135,7 @@ def test_a_dockerfile_of_its_own_is_built_with_the_whole_directory(source: Path)
     """But for what .dockerignore names; nothing of the shipped Dockerfile is left."""
     (source / "Dockerfile").write_text("FROM own\n")
     (source / ".dockerignore").write_text("# secrets\n.env\n**/*.csv\n/sql\n*\n!desk\ndesk/data\n")
-    plan = stack.image_plan(
+    plan = images.image_plan(
         {
             "python": {"context": []},
             "python-build": {"context": []},
@@ -165,7 +166,7 @@ def test_dockerignore(tmp_path: Path, rules: str, left: set[str]) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / ".dockerignore").write_text(rules)
-    assert set(stack.context_files(str(tmp_path))) - {".dockerignore"} == left
+    assert set(source_files.context_files(str(tmp_path))) - {".dockerignore"} == left
 
 
 def test_a_context_that_is_too_large_or_unreadable_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +175,10 @@ def test_a_context_that_is_too_large_or_unreadable_is_named(source: Path, monkey
     with pytest.raises(
         AnsibleFilterError, match="broken cannot be read to build an image: it is a link to /does/not/exist, which"
     ):
-        stack.context_files(str(source))
-    monkeypatch.setattr(stack, "LARGEST_CONTEXT", 10)
+        source_files.context_files(str(source))
+    monkeypatch.setattr(source_files, "LARGEST_CONTEXT", 10)
     with pytest.raises(AnsibleFilterError, match=r"too much to build an image from.*\.dockerignore"):
-        stack.context_files(str(source))
+        source_files.context_files(str(source))
 
 
 def test_links_in_a_context_are_followed(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_links_in_a_context_are_followed(tmp_path: Path) -> None:
     (source / "outside").symlink_to(shared)
     (source / "alone.py").symlink_to(shared / "deep" / "module.py")
     (shared / "back").symlink_to("deep")
-    assert set(stack.context_files(str(source))) == {
+    assert set(source_files.context_files(str(source))) == {
         "own/module.py",
         "inside/module.py",
         "outside/deep/module.py",
@@ -215,16 +216,16 @@ def test_a_link_that_leads_nowhere_or_round_is_named(tmp_path: Path, name: str, 
     (tmp_path / "package" / "module.py").write_text("x = 1\n")
     (tmp_path / name).symlink_to(target)
     with pytest.raises(AnsibleFilterError, match=rf"{reason}.*airflow_dags_dir.*\.dockerignore"):
-        stack.context_files(str(tmp_path), "airflow_dags_dir")
+        source_files.context_files(str(tmp_path), "airflow_dags_dir")
     (tmp_path / ".dockerignore").write_text(name)
-    assert "package/module.py" in stack.context_files(str(tmp_path), "airflow_dags_dir")
+    assert "package/module.py" in source_files.context_files(str(tmp_path), "airflow_dags_dir")
 
 
 def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
     """Opening one waits for its other end."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(AnsibleFilterError, match="pipe cannot be read to build an image: it is neither a file nor"):
-        stack.context_files(str(tmp_path))
+        source_files.context_files(str(tmp_path))
 
 
 def test_what_editors_and_python_leave_is_left_out(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_what_editors_and_python_leave_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "__pycache__").symlink_to("/does/not/exist")
     for name in ("desk.py", ".airflowignore", "#desk.py#", "desk.py~", ".desk.py.swp", "desk.pyc", ".DS_Store"):
         (tmp_path / name).write_text("")
-    assert set(stack.context_files(str(tmp_path))) == {"desk.py", ".airflowignore"}
+    assert set(source_files.context_files(str(tmp_path))) == {"desk.py", ".airflowignore"}
 
 
 @pytest.mark.parametrize("target", ["desk/.secrets", "desk/.secrets/redis_admin_password"])
@@ -244,12 +245,12 @@ def test_secrets_beside_an_inventory_are_not_copied(tmp_path: Path, target: str)
         (place / "desk" / ".secrets").mkdir(parents=True)
         (place / "desk" / ".secrets" / "redis_admin_password").write_text("secret")
         (place / "desk" / "hosts.yml").write_text("all: {}")
-    assert set(stack.context_files(str(source))) == {"desk/hosts.yml"}
+    assert set(source_files.context_files(str(source))) == {"desk/hosts.yml"}
     (source / "settings").symlink_to(elsewhere / target)
     with pytest.raises(AnsibleFilterError, match=r"source/settings cannot be read to build an image: .* among secrets"):
-        stack.context_files(str(source))
+        source_files.context_files(str(source))
     (source / ".dockerignore").write_text("settings\n")
-    assert "settings" not in stack.context_files(str(source))
+    assert "settings" not in source_files.context_files(str(source))
 
 
 @pytest.mark.parametrize(
@@ -259,8 +260,8 @@ def test_secrets_beside_an_inventory_are_not_copied(tmp_path: Path, target: str)
 def test_files_are_copied_byte_by_byte(tmp_path: Path, content: bytes) -> None:
     """Whatever their encoding."""
     (tmp_path / "file.py").write_bytes(content)
-    text = stack.context_files(str(tmp_path))["file.py"]
-    assert stack.as_bytes(text) == content
+    text = source_files.context_files(str(tmp_path))["file.py"]
+    assert source_files.as_bytes(text) == content
     assert plugin("modules.config_tree").Tree.decode(text) == content
 
 

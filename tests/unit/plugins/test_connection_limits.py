@@ -13,7 +13,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from collection_under_test import REPOSITORY, ansible_playbook, plugin
 
-limits = plugin("filter.postgres").connection_limits
+limits = plugin("plugin_utils.postgres").connection_limits
 
 NEEDS = {"airflow": 50, "backend": 18, "mlflow": 15}
 SERVICES = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow")

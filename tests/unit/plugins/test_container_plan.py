@@ -16,7 +16,9 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from collection_under_test import REPOSITORY, plugin
 
-stack = plugin("filter.stack")
+containers = plugin("plugin_utils.containers")
+plan_checks = plugin("plugin_utils.plan_checks")
+settings = plugin("plugin_utils.settings")
 
 SETTINGS = {
     "stack": "desk",
@@ -57,13 +59,13 @@ DECLARED: dict[str, Any] = {
 def plan_of(change: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
     """Plan of the declared container with some keys changed; None removes a key."""
     container = {key: value for key, value in {**DECLARED, **(change or {})}.items() if value is not None}
-    return stack.container_plan([container], {**SETTINGS, **settings})[0]
+    return containers.container_plan([container], {**SETTINGS, **settings})[0]
 
 
 def test_spec_is_hardened_by_default() -> None:
     """What is not declared is the strict choice."""
     minimal = {key: DECLARED[key] for key in ("name", "image", "user", "memory", "cpus", "health")}
-    [plan] = stack.container_plan([minimal], SETTINGS)
+    [plan] = containers.container_plan([minimal], SETTINGS)
     spec = plan["spec"]
     assert spec["read_only"] is True
     assert spec["capabilities"] == []
@@ -199,7 +201,7 @@ def test_order_does_not_change_the_hash() -> None:
     def turned(value: Any) -> Any:
         return {key: turned(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
 
-    [other] = stack.container_plan([turned(DECLARED)], turned(SETTINGS))
+    [other] = containers.container_plan([turned(DECLARED)], turned(SETTINGS))
     assert other["hash"] == plan_of()["hash"]
 
 
@@ -212,16 +214,16 @@ def test_two_plans_of_one_declaration_are_equal() -> None:
 
 def test_public_plan_holds_no_content() -> None:
     """Secrets and files stay out of what Ansible may print."""
-    plans = stack.container_plan([DECLARED], SETTINGS)
+    plans = containers.container_plan([DECLARED], SETTINGS)
     assert "correct-horse-battery" in json.dumps(plans)
-    shown = json.dumps(stack.public_plan(plans))
+    shown = json.dumps(containers.public_plan(plans))
     assert "correct-horse-battery" not in shown and "listen 80" not in shown
     assert plans[0]["hash"] in shown
 
 
 def test_only_secret_trees_hold_secrets() -> None:
     """A secret is nowhere else in a plan."""
-    [plan] = stack.container_plan([DECLARED], SETTINGS)
+    [plan] = containers.container_plan([DECLARED], SETTINGS)
     del plan["secret_trees"]
     assert "correct-horse-battery" not in json.dumps(plan)
 
@@ -229,7 +231,7 @@ def test_only_secret_trees_hold_secrets() -> None:
 def test_overrides_reach_into_dictionaries_and_replace_lists() -> None:
     """The inventory changes a key at any depth."""
     over = {"web": {"memory": "1g", "environment": {"B": "three"}, "command": ["other"]}}
-    [plan] = stack.container_plan([DECLARED], SETTINGS, over, "web_overrides")
+    [plan] = containers.container_plan([DECLARED], SETTINGS, over, "web_overrides")
     assert plan["limits"]["Memory"] == 2**30
     assert plan["spec"]["env"] == {"A": "1", "B": "three"}
     assert plan["spec"]["command"] == ["other"]
@@ -237,7 +239,7 @@ def test_overrides_reach_into_dictionaries_and_replace_lists() -> None:
 
 def test_an_override_can_take_the_port_away() -> None:
     """An empty list publishes nothing."""
-    [plan] = stack.container_plan([DECLARED], SETTINGS, {"web": {"ports": []}}, "web_overrides")
+    [plan] = containers.container_plan([DECLARED], SETTINGS, {"web": {"ports": []}}, "web_overrides")
     assert plan["spec"]["published_ports"] == []
 
 
@@ -253,7 +255,7 @@ def test_an_override_can_take_the_port_away() -> None:
 def test_a_wrong_override_names_the_variable(over: dict[str, Any], message: str) -> None:
     """The operator reads which variable to correct."""
     with pytest.raises(AnsibleFilterError) as error:
-        stack.container_plan([DECLARED], SETTINGS, over, "web_overrides")
+        containers.container_plan([DECLARED], SETTINGS, over, "web_overrides")
     assert message in str(error.value)
 
 
@@ -263,7 +265,7 @@ def test_a_wrong_override_names_the_variable(over: dict[str, Any], message: str)
 )
 def test_sizes(text: str | int, size: int) -> None:
     """Sizes as Docker writes them."""
-    assert stack.size_in_bytes(text, "memory") == size
+    assert settings.size_in_bytes(text, "memory") == size
 
 
 def parts_between(change: dict[str, Any], **settings: Any) -> set[str]:
@@ -338,7 +340,7 @@ def test_protected_drift(declared: bool, was: bool, running: bool, drift: bool, 
     """What runs is left alone where its declaration, the old or the new, says so."""
     found = {"protected": was, "running": running, "drift": ["changed: image"] if drift else []}
     plan = plan_of({"protect": declared})
-    assert stack.protected_drift([plan], {"desk-web": found}) == (["desk-web"] if kept else [])
+    assert plan_checks.protected_drift([plan], {"desk-web": found}) == (["desk-web"] if kept else [])
 
 
 def test_a_health_check_that_restarts_what_hangs() -> None:
@@ -346,7 +348,7 @@ def test_a_health_check_that_restarts_what_hangs() -> None:
     health = {"test": ["CMD-SHELL", "look || exit 3"], "alive": [3, 22], "retries": 4, "timeout": 9}
     plan = plan_of({"health": health}, restart_hung_after=300)
     kind, shell, option, script, name, *words = plan["spec"]["healthcheck"]["test"]
-    assert (kind, shell, option, script, name) == ("CMD", "/bin/sh", "-c", stack.PROBE, "probe")
+    assert (kind, shell, option, script, name) == ("CMD", "/bin/sh", "-c", containers.PROBE, "probe")
     assert words == ["300", "4", "8", "3 22", "/bin/sh", "-c", "look || exit 3"]
     assert plan["alive"] == [3, 22]
     for settings, change in (
@@ -388,9 +390,9 @@ class Looks:
 
     def __init__(self, directory: Path, shell: str) -> None:
         """Take a directory for what it remembers."""
-        assert stack.PROBE.count("kill -9 -1") == 1 and stack.PROBE.count("/dev/shm/last-well") == 1
+        assert containers.PROBE.count("kill -9 -1") == 1 and containers.PROBE.count("/dev/shm/last-well") == 1
         self.file, self.log, self.shell = directory / "last-well", directory / "log", shell
-        script = stack.PROBE.replace("kill -9 -1", "echo KILLED").replace("/dev/shm/last-well", str(self.file))
+        script = containers.PROBE.replace("kill -9 -1", "echo KILLED").replace("/dev/shm/last-well", str(self.file))
         self.script = script.replace("/proc/1/fd/2", str(self.log))
         assert "kill -9" not in self.script and "/proc/1" not in self.script
 

@@ -16,7 +16,13 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from collection_under_test import REPOSITORY, plugin
 
-stack = plugin("filter.stack")
+containers = plugin("plugin_utils.containers")
+credentials = plugin("plugin_utils.credentials")
+images = plugin("plugin_utils.images")
+networks = plugin("plugin_utils.networks")
+plan_checks = plugin("plugin_utils.plan_checks")
+settings = plugin("plugin_utils.settings")
+source_files = plugin("plugin_utils.source_files")
 
 SETTINGS: dict[str, Any] = {"repository": "desk", "args": {}}
 
@@ -37,13 +43,13 @@ def definitions(tmp_path: Path) -> dict[str, Any]:
 
 def refs(definitions: dict[str, Any], *wanted: str, **settings: Any) -> dict[str, str]:
     """Name to reference of the wanted images and their parents."""
-    plans = stack.image_plan(definitions, list(wanted), {**SETTINGS, **settings})
+    plans = images.image_plan(definitions, list(wanted), {**SETTINGS, **settings})
     return {plan["name"]: plan["ref"] for plan in plans}
 
 
 def test_parents_come_first_and_are_build_arguments(definitions: dict[str, Any]) -> None:
     """A build knows its parents' references, and waves never build a child with its parent."""
-    plans = {plan["name"]: plan for plan in stack.image_plan(definitions, ["app"], SETTINGS)}
+    plans = {plan["name"]: plan for plan in images.image_plan(definitions, ["app"], SETTINGS)}
     assert list(plans) == ["base", "python", "app"]
     assert [plan["wave"] for plan in plans.values()] == [0, 1, 2]
     assert plans["app"]["parents"] == ["python", "base"]
@@ -75,7 +81,7 @@ def test_mirrors_do_not_change_tags_but_reach_builds(definitions: dict[str, Any]
     """A mirror brings the same bytes from elsewhere."""
     mirror = {"APT_MIRROR": "http://mirror.example/debian"}
     assert refs(definitions, "app", args=mirror) == refs(definitions, "app")
-    plans = stack.image_plan(definitions, ["app"], {**SETTINGS, "args": mirror})
+    plans = images.image_plan(definitions, ["app"], {**SETTINGS, "args": mirror})
     assert all(plan["args"]["APT_MIRROR"] == mirror["APT_MIRROR"] for plan in plans)
 
 
@@ -87,7 +93,7 @@ def test_later_contexts_lie_over_earlier_ones(definitions: dict[str, Any], tmp_p
     (over / "__pycache__" / "x.pyc").write_bytes(b"\x00\xff")
     (over / "logo.bin").write_bytes(b"\xff\xfe")
     definitions["alone"]["context"].append(str(over))
-    [plan] = stack.image_plan(definitions, ["alone"], SETTINGS)
+    [plan] = images.image_plan(definitions, ["alone"], SETTINGS)
     assert plan["files"] == {"Dockerfile": "FROM over\n", "logo.bin": "base64://4="}
 
 
@@ -96,22 +102,22 @@ def test_an_undefined_image_and_a_missing_directory_are_named(definitions: dict[
     with pytest.raises(
         AnsibleFilterError, match=r"image 'nope' \(wanted by a service\) is not defined in stack_images"
     ):
-        stack.image_plan(definitions, ["nope"], SETTINGS)
+        images.image_plan(definitions, ["nope"], SETTINGS)
     definitions["alone"]["context"] = ["/does/not/exist"]
     with pytest.raises(AnsibleFilterError, match="There is no directory /does/not/exist"):
-        stack.image_plan(definitions, ["alone"], SETTINGS)
+        images.image_plan(definitions, ["alone"], SETTINGS)
     definitions["alone"] = {"contxt": []}
     with pytest.raises(AnsibleFilterError, match="Did you mean 'context'"):
-        stack.image_plan(definitions, ["alone"], SETTINGS)
+        images.image_plan(definitions, ["alone"], SETTINGS)
 
 
 def test_missing_images_bring_their_missing_parents(definitions: dict[str, Any]) -> None:
     """A parent is built only for a child that has to be built."""
-    plans = stack.image_plan(definitions, ["app", "alone"], SETTINGS)
+    plans = images.image_plan(definitions, ["app", "alone"], SETTINGS)
     ref = {plan["name"]: plan["ref"] for plan in plans}
 
     def missing(*present: str) -> list[str]:
-        chosen = stack.image_missing(plans, [ref[name] for name in present], ["app", "alone"])
+        chosen = images.image_missing(plans, [ref[name] for name in present], ["app", "alone"])
         return [plan["name"] for plan in chosen]
 
     assert sorted(missing()) == ["alone", "app", "base", "python"]
@@ -129,7 +135,7 @@ VARIABLES = {"stack_port_web": 8080, "stack_port_other": 9090}
 
 def test_a_taken_port_is_explained() -> None:
     """Who holds it, which variable moves it."""
-    [sentence] = stack.port_conflicts(
+    [sentence] = plan_checks.port_conflicts(
         PLANS, {"8080": [{"address": "127.0.0.1", "process": "nginx (process 7)"}]}, VARIABLES
     )
     assert sentence == (
@@ -154,7 +160,7 @@ def test_a_taken_port_is_explained() -> None:
 def test_addresses_that_a_port_can_share(published: str, held_at: str, taken: bool) -> None:
     """A wildcard takes every address of its kind, and that of IPv6 may take IPv4 as well."""
     plan = {"name": "desk-web", "service": "web", "spec": {"published_ports": [f"{published}:8080:80"]}}
-    found = stack.port_conflicts([plan], {"8080": [{"address": held_at, "process": "nginx"}]}, VARIABLES)
+    found = plan_checks.port_conflicts([plan], {"8080": [{"address": held_at, "process": "nginx"}]}, VARIABLES)
     assert bool(found) is taken
 
 
@@ -165,20 +171,20 @@ def held(container: str) -> dict[str, str]:
 
 def test_a_port_of_the_containers_own_is_no_conflict() -> None:
     """The stack that already runs does not stand in its own way; another container of it does."""
-    assert stack.port_conflicts(PLANS, {"8080": [held("desk-web")]}, VARIABLES) == []
-    [sentence] = stack.port_conflicts(PLANS, {"8080": [held("desk-old")]}, VARIABLES)
+    assert plan_checks.port_conflicts(PLANS, {"8080": [held("desk-web")]}, VARIABLES) == []
+    [sentence] = plan_checks.port_conflicts(PLANS, {"8080": [held("desk-old")]}, VARIABLES)
     assert "taken by desk-old" in sentence
 
 
 def test_free_ports_and_others_listeners_are_no_conflict() -> None:
     """Only published ports count."""
-    assert stack.port_conflicts(PLANS, {"22": [{"address": "0.0.0.0", "process": "sshd"}]}, VARIABLES) == []
+    assert plan_checks.port_conflicts(PLANS, {"22": [{"address": "0.0.0.0", "process": "sshd"}]}, VARIABLES) == []
 
 
 def test_one_port_for_two_containers_is_refused() -> None:
     """Both are named."""
     twice = [*PLANS, {"name": "desk-api", "service": "api", "spec": {"published_ports": ["127.0.0.1:8080:81"]}}]
-    [sentence] = stack.port_conflicts(twice, {}, VARIABLES)
+    [sentence] = plan_checks.port_conflicts(twice, {}, VARIABLES)
     assert sentence == "Port 8080 is published by web and by api: set stack_port_web to a free one."
 
 
@@ -197,8 +203,8 @@ def test_scram_verifier_accepts_the_client_of_rfc_7677(monkeypatch: pytest.Monke
     def digest(key: bytes, message: bytes, algorithm: str) -> bytes:
         return salt if message.startswith(b"salt of ") else hmac.digest(key, message, algorithm)
 
-    monkeypatch.setattr(stack, "hmac", types.SimpleNamespace(digest=digest))
-    mechanism, rounds_and_salt, keys = stack.scram_verifier("pencil", "user").split("$")
+    monkeypatch.setattr(credentials, "hmac", types.SimpleNamespace(digest=digest))
+    mechanism, rounds_and_salt, keys = credentials.scram_verifier("pencil", "user").split("$")
     assert (mechanism, rounds_and_salt) == ("SCRAM-SHA-256", f"4096:{RFC_SALT}")
     stored, server = (base64.b64decode(key) for key in keys.split(":"))
     assert base64.b64encode(hmac.digest(server, RFC_MESSAGE, "sha256")).decode() == RFC_SERVER_SIGNATURE
@@ -209,15 +215,15 @@ def test_scram_verifier_accepts_the_client_of_rfc_7677(monkeypatch: pytest.Monke
 
 def test_scram_verifier_is_stable_and_tells_passwords_and_roles_apart() -> None:
     """The same input compares equal; the salt is 16 bytes and no part of the password is in it."""
-    verifiers = {stack.scram_verifier(password, role) for password in ("one", "two") for role in ("a", "b")}
+    verifiers = {credentials.scram_verifier(password, role) for password in ("one", "two") for role in ("a", "b")}
     assert len(verifiers) == 4
-    assert stack.scram_verifier("one", "a") == stack.scram_verifier("one", "a")
+    assert credentials.scram_verifier("one", "a") == credentials.scram_verifier("one", "a")
     assert all(len(base64.b64decode(each.split("$")[1].split(":")[1])) == 16 for each in verifiers)
 
 
 def test_bucket_policy_covers_one_bucket() -> None:
     """Everything in the bucket, nothing elsewhere."""
-    [statement] = json.loads(stack.bucket_policy("charts"))["Statement"]
+    [statement] = json.loads(credentials.bucket_policy("charts"))["Statement"]
     assert statement["Effect"] == "Allow"
     assert statement["Resource"] == ["arn:aws:s3:::charts", "arn:aws:s3:::charts/*"]
 
@@ -225,7 +231,7 @@ def test_bucket_policy_covers_one_bucket() -> None:
 def test_python_errors_name_file_line_and_reason() -> None:
     """Only Python files that do not compile are named."""
     files = {"good.py": "x = 1\n", "bad.py": "x = 1\ndef f(:\n", "null.py": "\0", "notes.txt": "def ("}
-    bad, null = stack.python_errors(files)
+    bad, null = source_files.python_errors(files)
     assert bad.startswith("bad.py, line 2: ")
     assert null.startswith("null.py, line ")
 
@@ -235,20 +241,20 @@ def test_python_files_are_judged_by_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "bom.py").write_bytes(b"\xef\xbb\xbfx = 1\r\n")
     (tmp_path / "latin.py").write_bytes(b"# -*- coding: latin-1 -*-\nx = '\xe4'\n")
     (tmp_path / "undeclared.py").write_bytes(b"x = '\xe4'\n")
-    [undeclared] = stack.python_errors(stack.context_files(str(tmp_path)))
+    [undeclared] = source_files.python_errors(source_files.context_files(str(tmp_path)))
     assert undeclared.startswith("undeclared.py, line ")
 
 
 def test_the_projects_own_dags_compile() -> None:
     """The files that are delivered pass the preflight's own check."""
-    files = stack.context_files("files/dags")
+    files = source_files.context_files("files/dags")
     assert "daily_strategy_training.py" in files
-    assert stack.python_errors(files) == []
+    assert source_files.python_errors(files) == []
 
 
 def test_over_replaces_common_keys() -> None:
     """A container's own key replaces the common one whole."""
-    assert stack.over({"environment": {"B": 2}}, {"environment": {"A": 1}, "user": "1:1"}) == {
+    assert containers.over({"environment": {"B": 2}}, {"environment": {"A": 1}, "user": "1:1"}) == {
         "environment": {"B": 2},
         "user": "1:1",
     }
@@ -272,16 +278,16 @@ def test_over_replaces_common_keys() -> None:
 )
 def test_rules(rule: dict[str, Any], good: list[Any], bad: list[Any]) -> None:
     """What can work follows the rule, and what cannot is named with its variable."""
-    assert stack.broken_rules({f"v{n}": {**rule, "value": value} for n, value in enumerate(good)}) == []
+    assert settings.broken_rules({f"v{n}": {**rule, "value": value} for n, value in enumerate(good)}) == []
     for value in bad:
-        [sentence] = stack.broken_rules({"some_variable": {**rule, "value": value, "expected": "another"}})
+        [sentence] = settings.broken_rules({"some_variable": {**rule, "value": value, "expected": "another"}})
         assert sentence == f"some_variable is {value!r}, expected is another."
 
 
 def test_rules_of_each_item() -> None:
     """Only the items that break the rule are named."""
     rule = {"value": ["AAPL", "ibm"], "each": True, "kind": "text", "matches": "[A-Z]+", "expected": "capital letters"}
-    assert stack.broken_rules({"symbols": rule}) == ["symbols is 'ibm', expected is capital letters."]
+    assert settings.broken_rules({"symbols": rule}) == ["symbols is 'ibm', expected is capital letters."]
 
 
 @pytest.mark.parametrize(
@@ -300,20 +306,20 @@ def test_rules_of_each_item() -> None:
 )  # fmt: skip
 def test_what_to_do_about_a_failed_build(log: str, named: tuple[str, ...], other: str) -> None:
     """What is wrong decides it: mirrors are no remedy for a package without a wheel."""
-    said = stack.build_remedy(log)
+    said = images.build_remedy(log)
     assert all(each in said for each in named) and other not in said
 
 
 def test_dates_without_quotes() -> None:
     """YAML reads a day as a date."""
     rule = {"value": datetime.date(2000, 1, 1), "kind": "date", "expected": "a day"}
-    assert stack.broken_rules({"some_day": rule}) == []
+    assert settings.broken_rules({"some_day": rule}) == []
 
 
 def test_overlapping_networks() -> None:
     """Those of others on the same addresses; its own network is none of them."""
-    networks = {"bridge": ["172.17.0.0/16"], "desk": ["172.29.64.0/24"], "six": ["fd00::/64"], "big": ["172.16.0.0/12"]}
-    assert stack.overlapping_networks("172.29.64.0/24", "desk", networks) == ["big (172.16.0.0/12)"]
+    known = {"bridge": ["172.17.0.0/16"], "desk": ["172.29.64.0/24"], "six": ["fd00::/64"], "big": ["172.16.0.0/12"]}
+    assert networks.overlapping_networks("172.29.64.0/24", "desk", known) == ["big (172.16.0.0/12)"]
 
 
 def test_addresses_of_other_machines() -> None:
@@ -322,11 +328,11 @@ def test_addresses_of_other_machines() -> None:
         {"subnet": "172.29.64.0/22", "by": "eth0 (route 172.29.64.0/22)"},
         {"subnet": "10.0.0.5", "by": "a connection with 10.0.0.5"},
     ]
-    assert stack.occupied_addresses("172.29.66.0/24", held_by) == ["eth0 (route 172.29.64.0/22)"]
-    assert stack.occupied_addresses("10.0.0.0/24", held_by) == ["a connection with 10.0.0.5"]
-    assert stack.occupied_addresses("172.29.68.0/24", held_by) == []
-    assert stack.free_network({"desk": ["172.29.68.0/24"], "six": ["fd00::/64"]}, held_by) == "172.29.69.0/24"
-    assert stack.free_network({"all": ["172.16.0.0/12"]}, held_by) == "10.64.0.0/24"
+    assert networks.occupied_addresses("172.29.66.0/24", held_by) == ["eth0 (route 172.29.64.0/22)"]
+    assert networks.occupied_addresses("10.0.0.0/24", held_by) == ["a connection with 10.0.0.5"]
+    assert networks.occupied_addresses("172.29.68.0/24", held_by) == []
+    assert networks.free_network({"desk": ["172.29.68.0/24"], "six": ["fd00::/64"]}, held_by) == "172.29.69.0/24"
+    assert networks.free_network({"all": ["172.16.0.0/12"]}, held_by) == "10.64.0.0/24"
 
 
 def test_too_many_cores() -> None:
@@ -335,7 +341,7 @@ def test_too_many_cores() -> None:
         {"service": name, "variable": f"desk_overrides.{name}", "spec": {"cpus": cpus}}
         for name, cpus in (("one", 1.0), ("two", 2.0), ("three", 2.5))
     ]
-    [sentence] = stack.too_many_cores(plans, 2)
+    [sentence] = plan_checks.too_many_cores(plans, 2)
     assert "three is declared with 2.5 cores, and this host has 2" in sentence
     assert "Set 'cpus' in desk_overrides.three to 2 or less" in sentence
 
@@ -343,14 +349,14 @@ def test_too_many_cores() -> None:
 def test_a_text_where_a_list_belongs() -> None:
     """It is not taken letter by letter."""
     rule = {"value": "AAPL", "each": True, "kind": "text", "matches": "[A-Z]+", "expected": "capital letters"}
-    assert stack.broken_rules({"symbols": rule}) == ["symbols is 'AAPL', expected is a list."]
+    assert settings.broken_rules({"symbols": rule}) == ["symbols is 'AAPL', expected is a list."]
 
 
 def test_misspelt_variables() -> None:
     """A slip is told with what was meant; a variable of one's own is not, however it begins."""
     own = ["backend_image_tag", "stack_owner", "airflow", "ansible_host", "stack_port_mlflow", "redis_maxmemory"]
-    assert stack.misspelt_variables(own) == []
-    assert stack.misspelt_variables([*own, "stack_port_mlfow", "airflow_dag_dir"]) == [
+    assert settings.misspelt_variables(own) == []
+    assert settings.misspelt_variables([*own, "stack_port_mlfow", "airflow_dag_dir"]) == [
         "airflow_dag_dir is no variable of this collection. Did you mean airflow_dags_dir?",
         "stack_port_mlfow is no variable of this collection. Did you mean stack_port_mlflow?",
     ]
@@ -361,4 +367,4 @@ def test_what_the_roles_set_is_not_taken_for_misspelt() -> None:
     names = set()
     for path in (each for top in ("roles", "playbooks", "molecule") for each in (REPOSITORY / top).glob("**/*.yml")):
         names |= set(re.findall(r"^\s*(?:register: )?([a-z][a-z0-9_]*)(?::|$)", path.read_text(), re.MULTILINE))
-    assert len(names) > 300 and stack.misspelt_variables(names) == []
+    assert len(names) > 300 and settings.misspelt_variables(names) == []

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleFilterError
 from collection_under_test import REPOSITORY, ansible_playbook, plugin
 from cryptography.hazmat.primitives import serialization
 
-gateway = plugin("filter.gateway")
+gateway = plugin("plugin_utils.gateway")
 certificate = plugin("modules.secret_store").certificate
 NOW = datetime.datetime.now(datetime.UTC)
 

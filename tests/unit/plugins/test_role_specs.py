@@ -82,4 +82,4 @@ def test_every_key_of_a_container_is_documented() -> None:
     text = (ROOT / "docs" / "adding-a-service.md").read_text(encoding="utf-8")
     rows = text.partition("## Keys of a container")[2].splitlines()
     named = {key for row in rows if row.startswith("| `") for key in re.findall("`([^`]+)`", row.split("|")[1])}
-    assert named == set(plugin("filter.stack").CONTAINER_KEYS)
+    assert named == set(plugin("plugin_utils.container_schema").CONTAINER_KEYS)

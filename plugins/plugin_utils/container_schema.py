@@ -1,0 +1,152 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Says what a declared container may hold, and refuses one that cannot work."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import size_in_bytes, unknown_keys
+
+#: Keys of a container and the types that each may have.
+CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "kind": (str,),
+    "image": (str,),
+    "user": (str,),
+    "command": (list,),
+    "entrypoint": (list,),
+    "working_dir": (str,),
+    "environment": (dict,),
+    "files": (dict,),
+    "secrets": (dict,),
+    "live_files": (dict,),
+    "volumes": (list,),
+    "binds": (list,),
+    "tmpfs": (dict,),
+    "ports": (list,),
+    "memory": (str, int),
+    "cpus": (float, int, str),
+    "pids": (int,),
+    "shm_size": (str,),
+    "health": (dict,),
+    "aliases": (list,),
+    "capabilities": (list,),
+    "read_only": (bool,),
+    "stop_timeout": (int,),
+    "stop_signal": (str,),
+    "protect": (bool,),
+    "force": (bool,),
+}
+#: Keys of the dictionaries inside a container.
+NESTED_KEYS = {
+    "volumes": {"name", "path", "read_only"},
+    "binds": {"source", "path", "read_only"},
+    "ports": {"host", "container", "address"},
+    "live_files": {"path", "files"},
+    "health": {"test", "timeout", "retries", "start_period", "interval", "restart_after", "alive"},
+}
+REQUIRED = ("name", "image", "user", "memory", "cpus")
+#: Docker refuses less.
+SMALLEST_MEMORY = 6 * 2**20
+
+
+def ids_of(user: str, where: str) -> tuple[int, int]:
+    """Read a container's user.
+
+    Args:
+        user: User id and group id, such as ``10001:10001``.
+        where: What it belongs to and the variable that sets it, for the error.
+
+    Returns:
+        Both numbers; files on the host are given to them, which is why names do not do.
+
+    Raises:
+        AnsibleFilterError: If it is something else, or root.
+    """
+    match = re.fullmatch(r"([1-9]\d*):(\d+)", user)
+    if not match:
+        raise AnsibleFilterError(
+            f"{where}: 'user' is {user!r}, expected are a user id other than 0 and a group id: 10001:10001."
+        )
+    return int(match[1]), int(match[2])
+
+
+def check_types(container: dict[str, Any], where: str) -> None:
+    """Refuse keys that nothing reads, required ones that are missing, and values of a wrong type.
+
+    Args:
+        container: Declaration.
+        where: How to name it in an error.
+
+    Raises:
+        AnsibleFilterError: With the key and what is expected.
+    """
+    unknown_keys(container, CONTAINER_KEYS, where)
+    for key in REQUIRED:
+        if container.get(key) in (None, ""):
+            raise AnsibleFilterError(f"{where} has no {key!r}.")
+    for key, value in container.items():
+        kinds = CONTAINER_KEYS[key]
+        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise AnsibleFilterError(f"{where}: {key!r} is {value!r}, expected is {names}.")
+    for key, known in NESTED_KEYS.items():
+        entries = container.get(key) or []
+        if key == "live_files":
+            entries = list((entries or {}).values())
+        for entry in [entries] if isinstance(entries, dict) else entries:
+            if not isinstance(entry, dict):
+                raise AnsibleFilterError(f"{where}: {key!r} holds {entry!r}, expected is a dictionary.")
+            unknown_keys(entry, known, f"{where}: {key!r}")
+
+
+def check_limits(container: dict[str, Any], where: str) -> None:
+    """Refuse limits that the engine would refuse, or with which nothing runs.
+
+    Args:
+        container: Declaration.
+        where: How to name it in an error.
+
+    Raises:
+        AnsibleFilterError: With the key and what is expected.
+    """
+    if size_in_bytes(container["memory"], f"{where}: 'memory'") < SMALLEST_MEMORY:
+        raise AnsibleFilterError(f"{where}: 'memory' is {container['memory']!r}, less than the 6m that Docker takes.")
+    try:
+        cpus = float(container["cpus"])
+    except ValueError:
+        cpus = 0.0
+    if not 0.01 <= cpus <= 1024:
+        raise AnsibleFilterError(
+            f"{where}: 'cpus' is {container['cpus']!r}, expected is a number of cores such as 0.5."
+        )
+    if container.get("pids") is not None and container["pids"] < 1:
+        raise AnsibleFilterError(f"{where}: 'pids' is {container['pids']!r}, expected is a number of processes from 1.")
+
+
+def check_container(container: dict[str, Any], where: str) -> None:
+    """Refuse a container that is not declared as the schema says.
+
+    Args:
+        container: Declaration.
+        where: How to name it in an error.
+
+    Raises:
+        AnsibleFilterError: With the key and what is expected.
+    """
+    check_types(container, where)
+    if container.get("kind", "service") not in ("service", "step"):
+        raise AnsibleFilterError(f"{where}: 'kind' is {container['kind']!r}, expected is 'service' or 'step'.")
+    if container.get("kind", "service") == "service" and not (container.get("health") or {}).get("test"):
+        raise AnsibleFilterError(f"{where} has no 'health' with a 'test': nobody could wait for it.")
+    for name, value in (container.get("secrets") or {}).items():
+        if not str(value).strip():
+            raise AnsibleFilterError(f"{where}: the secret {name!r} is empty.")
+    check_limits(container, where)
+    for port in container.get("ports") or []:
+        for side in ("host", "container"):
+            if not str(port.get(side, "")).isdigit() or not 0 < int(port[side]) < 65536:
+                raise AnsibleFilterError(f"{where}: 'ports' has {side} {port.get(side)!r}, expected is 1 to 65535.")

@@ -1,0 +1,47 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Writes what a server stores of a client: PostgreSQL's password verifiers and MinIO's policies."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+
+
+def scram_verifier(password: str, role: str) -> str:
+    """Make PostgreSQL's verifier of a password, so that the server and its log never see the password.
+
+    The salt is derived from password and role: the same password gives the same verifier, which makes a changed one
+    visible by comparison. Passwords here are random, so the salt need not be. Source: RFC 5802, section 3.
+
+    Args:
+        password: ASCII text.
+        role: Name of the database role.
+
+    Returns:
+        ``SCRAM-SHA-256$4096:salt$stored-key:server-key``.
+    """
+    rounds = 4096
+    salt = hmac.digest(password.encode(), b"salt of " + role.encode(), "sha256")[:16]
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt_text, stored_text, server_text = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256${rounds}:{salt_text}${stored_text}:{server_text}"
+
+
+def bucket_policy(bucket: str) -> str:
+    """Write the policy of a bucket's client.
+
+    Args:
+        bucket: Name of the bucket.
+
+    Returns:
+        A policy document in JSON, in the form in which MinIO gives it back: everything in this bucket, and nothing
+        elsewhere.
+    """
+    resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": resources}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})

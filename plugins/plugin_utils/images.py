@@ -1,0 +1,156 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Turns image definitions into plans, and makes the errors of builds readable."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import context_files
+
+
+def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Turn image definitions into plans, parents first.
+
+    Args:
+        definitions: Image name to ``context`` (list of directories, laid over each other), ``only`` (files and folders
+            of the context that count), ``dockerfile`` (another than ``Dockerfile``), ``from`` (parent's name), ``args``
+            (build arguments) and ``files`` (further files of the context).
+        wanted: Names that are needed; parents are added.
+        settings: ``repository``, ``args`` of every build.
+
+    Returns:
+        One dictionary an image: ``name``, ``ref`` (repository, name and the hash of all it is built from), ``parents``,
+        ``files``, ``args`` and ``wave`` (0 has no parent).
+
+    Raises:
+        AnsibleFilterError: If an image is not defined.
+    """
+    plans: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, child: str) -> dict[str, Any]:
+        if name in plans:
+            return plans[name]
+        if name not in definitions:
+            raise AnsibleFilterError(f"The image {name!r} (wanted by {child}) is not defined in stack_images.")
+        definition = definitions[name]
+        unknown_keys(
+            definition, {"context", "only", "dockerfile", "from", "args", "files", "base"}, f"stack_images.{name}"
+        )
+        parents = [add(parent, f"the image {name}") for parent in definition.get("from", [])]
+        files: dict[str, str] = {}
+        for directory in definition.get("context", []):
+            files.update(context_files(directory, kept=definition.get("dockerfile", "Dockerfile")))
+        if "only" in definition:
+            belongs = tuple(f"{path}/" for path in definition["only"])
+            files = {path: text for path, text in files.items() if f"{path}/".startswith(belongs)}
+        files.update(definition.get("files", {}))
+        args = {
+            **settings["args"],
+            **{f"{parent['name'].upper().replace('-', '_')}_IMAGE": parent["ref"] for parent in parents},
+            **definition.get("args", {}),
+        }
+        # Mirrors and proxies say where the same bytes come from: they are not part of what an image is.
+        identity = {key: value for key, value in args.items() if key not in settings["args"]}
+        parts = [
+            files,
+            identity,
+            definition.get("base", {}),
+            *([definition["dockerfile"]] if "dockerfile" in definition else []),
+        ]
+        made_from = json.dumps(parts, sort_keys=True, default=str)
+        digest = hashlib.sha256(made_from.encode()).hexdigest()[:16]
+        plans[name] = {
+            "name": name,
+            "ref": f"{settings['repository']}/{name}:{digest}",
+            "files": files,
+            "dockerfile": definition.get("dockerfile", "Dockerfile"),
+            "args": args,
+            "parents": [parent["name"] for parent in parents],
+            "wave": max((parent["wave"] + 1 for parent in parents), default=0),
+        }
+        return plans[name]
+
+    for name in wanted:
+        add(name, "a service")
+    return sorted(plans.values(), key=lambda plan: plan["wave"])
+
+
+def image_missing(plans: list[dict[str, Any]], present: list[str], wanted: list[str]) -> list[dict[str, Any]]:
+    """Choose what has to be built.
+
+    Args:
+        plans: What ``image_plan`` returned.
+        present: References that the engine has.
+        wanted: Names that are needed. A parent is needed only while one of its children is to be built.
+
+    Returns:
+        Plans, parents first.
+    """
+    by_name = {plan["name"]: plan for plan in plans}
+    needed: set[str] = set()
+
+    def need(name: str) -> None:
+        if name not in needed and by_name[name]["ref"] not in present:
+            needed.add(name)
+            for parent in by_name[name]["parents"]:
+                need(parent)
+
+    for name in wanted:
+        need(name)
+    return [plan for plan in plans if plan["name"] in needed]
+
+
+def build_failure(text: str) -> str:
+    """Make the error of a failed image build readable.
+
+    Args:
+        text: Message of ``community.docker.docker_image``: a sentence, then the log as a Python list.
+
+    Returns:
+        The sentence and the last lines of the log, a line each.
+    """
+    sentence, found, log = text.partition(", logs: ")
+    try:
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", str(line)).strip() for line in ast.literal_eval(log)] if found else []
+    except (SyntaxError, ValueError):
+        return text
+    return "\n".join([sentence, *[line for line in lines if line][-30:]])
+
+
+def build_remedy(text: str) -> str:
+    """Say what to do about a failed image build.
+
+    Args:
+        text: What ``build_failure`` returned.
+
+    Returns:
+        A sentence or two.
+    """
+    wheel = re.search(r"Wheels are required for `([^`]+)`", text) or re.search(
+        r"\b([\w.-]+?)(?:==\S+)? has no usable wheels", text
+    )
+    if wheel or "no usable wheels" in text or "building from source is disabled" in text:
+        name = wheel[1] if wheel else "that package"
+        return (
+            f"There is no wheel of {name} for this Python and processor, only its source. Name it in"
+            " backend_build.from_source and, if it is not pure Python, the Debian packages that compile it in"
+            " backend_build.apt_build."
+        )
+    if re.search(
+        r"fatal error: \S+: No such file|command '\S+' failed|[Nn]o (C )?compiler|`?(gcc|cc|c\+\+)`?: not found", text
+    ):
+        return (
+            "A compiler or header is missing: name the Debian packages that the build needs in backend_build.apt_build."
+        )
+    return (
+        "Where Debian's, Python's or Go's own servers cannot be reached from here, name mirrors in"
+        " container_image_apt_mirror, container_image_pip_index and container_image_go_proxy, or a proxy in"
+        " container_image_http_proxy."
+    )

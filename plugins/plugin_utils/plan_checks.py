@@ -1,0 +1,107 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Compares plans of containers with a host: its ports, its cores, and what runs there."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+
+def same_address(one: str, other: str) -> bool:
+    """Tell whether two programs cannot both listen at a port of these addresses.
+
+    Args:
+        one: IPv4 or IPv6 address; ``*`` is the wildcard of both.
+        other: Another.
+
+    Returns:
+        Whether they are the same, or one is a wildcard that covers the other.
+    """
+    if "*" in (one, other):
+        return True
+    first, second = ipaddress.ip_address(one), ipaddress.ip_address(other)
+    return first.version == second.version and (first == second or first.is_unspecified or second.is_unspecified)
+
+
+def port_conflicts(
+    plans: list[dict[str, Any]], listening: dict[str, list[dict[str, str]]], variables: dict[str, Any]
+) -> list[str]:
+    """Find published ports that something else holds, or that two containers want.
+
+    Args:
+        plans: What ``container_plan`` returned.
+        listening: Port to ``address``, ``process`` and, if a container publishes it, ``container`` of each holder.
+        variables: Name to value of the variables that set ports.
+
+    Returns:
+        A sentence for each conflict, with the variable to change.
+    """
+    found = []
+    taken: dict[str, list[tuple[str, str]]] = {}
+    for plan in plans:
+        for published in plan["spec"]["published_ports"]:
+            address, port, _ = published.rsplit(":", 2)
+            names = [name for name, value in sorted(variables.items()) if str(value) == port]
+            remedy = f"set {' or '.join(names) or 'its port'} to a free one"
+            for holder in listening.get(port, []):
+                who = holder.get("container") or holder.get("process") or "another program"
+                if who != plan["name"] and same_address(address, holder["address"]):
+                    found.append(
+                        f"Port {port}, which {plan['service']} publishes, is taken by {who}. Stop that, or {remedy}."
+                    )
+                    break
+            for service, other in taken.get(port, []):
+                if same_address(address, other):
+                    found.append(f"Port {port} is published by {service} and by {plan['service']}: {remedy}.")
+            taken.setdefault(port, []).append((plan["service"], address))
+    return found
+
+
+def too_many_cores(plans: list[dict[str, Any]], cores: int) -> list[str]:
+    """Find limits of cores that the engine would refuse.
+
+    Args:
+        plans: What ``container_plan`` returned.
+        cores: What the host has.
+
+    Returns:
+        A sentence for each, with the variable to change.
+    """
+    return [
+        f"The container {plan['service']} is declared with {plan['spec']['cpus']:g} cores, and this host has {cores}."
+        f" Set 'cpus' in {plan['variable']} to {cores} or less."
+        for plan in plans
+        if plan["spec"]["cpus"] > cores
+    ]
+
+
+def protected_drift(plans: list[dict[str, Any]], states: dict[str, dict[str, Any]]) -> list[str]:
+    """Choose the containers that run, are not as declared, and are recreated only where a variable allows it.
+
+    Args:
+        plans: What ``container_plan`` returned.
+        states: What ``container_state`` found of them.
+
+    Returns:
+        Names of those that are declared as protected, or were when they were made: a declaration without the protection
+        must not end what runs under it.
+    """
+    return [
+        plan["name"]
+        for plan in plans
+        if (state := states[plan["name"]])["running"] and state["drift"] and (plan["protect"] or state["protected"])
+    ]
+
+
+def settled_services(checked: dict[str, list[dict[str, Any]]], states: dict[str, dict[str, Any]]) -> list[str]:
+    """Choose the services of which nothing has to be touched.
+
+    Args:
+        checked: Service to what ``container_plan`` returned.
+        states: What ``container_state`` found of their containers.
+
+    Returns:
+        Services whose containers are all ready and as declared.
+    """
+    return [name for name, plans in checked.items() if all(states.get(plan["name"], {}).get("ready") for plan in plans)]

@@ -1,0 +1,157 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Judges settings of the inventory: values, spelling of variables and of keys."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleFilterError
+
+SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]?)b?$", re.IGNORECASE)
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def size_in_bytes(value: Any, where: str) -> int:
+    """Read a size.
+
+    Args:
+        value: A number of bytes or a text such as ``512m`` or ``1g``.
+        where: What the value belongs to, for the error.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        AnsibleFilterError: If it is not a size.
+    """
+    match = SIZE.match(str(value))
+    if not match:
+        raise AnsibleFilterError(f"{where} is {value!r}, which is not a size. Write it like 512m or 1g.")
+    return int(float(match[1]) * UNITS[match[2].lower()])
+
+
+def fits_rule(value: Any, rule: dict[str, Any]) -> bool:
+    """Judge a value.
+
+    Args:
+        value: What the inventory says.
+        rule: ``kind`` (``number`` by default, ``size``, ``text``, ``network``, ``address`` or ``date``), ``from`` and
+            ``to`` (numbers and sizes) and ``matches`` (the whole of a text).
+
+    Returns:
+        Whether it can work.
+    """
+    kind = rule.get("kind", "number")
+    try:
+        if kind == "text":
+            return re.fullmatch(rule["matches"], str(value)) is not None
+        if kind == "network":
+            # The whole stack on one host has 17 containers.
+            network = ipaddress.IPv4Network(value)
+            return network.prefixlen <= 27 and not network.is_loopback and not network.is_multicast
+        if kind == "address":
+            return bool(ipaddress.IPv4Address(value))
+        if kind == "date":
+            return bool(datetime.date.fromisoformat(str(value)))  # YAML reads a date without quotes as one
+        number = size_in_bytes(value, "") if kind == "size" else float(value)
+        most = rule.get("to", number)
+        most = size_in_bytes(most, "") if kind == "size" and "to" in rule else float(most)
+    except (AnsibleFilterError, TypeError, ValueError):
+        return False
+    return rule.get("from", 0) <= number <= most
+
+
+def broken_rules(rules: dict[str, dict[str, Any]]) -> list[str]:
+    """Find settings that cannot work.
+
+    Args:
+        rules: Variable to its ``value``, what ``fits_rule`` reads, ``expected`` (for people; numbers say it themselves)
+            and ``each`` (the value is a list, and the rule is for each of its items).
+
+    Returns:
+        A sentence for each, with the variable and what is expected.
+    """
+    found = []
+    for variable, rule in rules.items():
+        if rule.get("each") and (isinstance(rule["value"], str) or not isinstance(rule["value"], Iterable)):
+            found.append(f"{variable} is {rule['value']!r}, expected is a list.")
+            continue
+        for value in rule["value"] if rule.get("each") else [rule["value"]]:
+            if not fits_rule(value, rule):
+                span = f"a number from {rule.get('from', 0)}" + (f" to {rule['to']}" if "to" in rule else "")
+                found.append(f"{variable} is {value!r}, expected is {rule.get('expected', span)}.")
+    return found
+
+
+def one_slip(one: str, other: str) -> bool:
+    """Tell whether two words differ by one letter, more, less or another, or by two neighbours in the wrong order.
+
+    Args:
+        one: A word.
+        other: Another.
+
+    Returns:
+        Whether they do.
+    """
+
+    def alike(first: str, second: str) -> int:
+        return next(
+            (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+        )
+
+    start = alike(one, other)
+    end = alike(one[start:][::-1], other[start:][::-1])
+    left, right = one[start : len(one) - end], other[start : len(other) - end]
+    return (len(left) <= 1 and len(right) <= 1) or (len(left) == 2 and left == right[::-1])
+
+
+def misspelt_variables(names: Iterable[str]) -> list[str]:
+    """Find variables that nothing reads and that differ from one of this collection by a slip of the fingers.
+
+    Args:
+        names: All variables of a host. Those that are not the collection's are its owner's business.
+
+    Returns:
+        A sentence for each, with the variable that was probably meant.
+    """
+    specs = Path(__file__).parents[2].glob("roles/*/meta/argument_specs.yml")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    known = {
+        option
+        for spec in specs
+        for entry in yaml.load(spec.read_text(encoding="utf-8"), loader)["argument_specs"].values()
+        for option in entry.get("options", {})
+    }
+    found = []
+    for name in sorted(set(names) - known):
+        meant = min((each for each in known if one_slip(name, each)), default=None)
+        if meant:
+            found.append(f"{name} is no variable of this collection. Did you mean {meant}?")
+    return found
+
+
+def unknown_keys(found: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse keys that nothing reads.
+
+    Args:
+        found: Keys that stand there.
+        known: Keys that are understood.
+        where: Variable or container that holds them.
+
+    Raises:
+        AnsibleFilterError: If there is one, with the nearest known key.
+    """
+    known = sorted(known)
+    for key in found:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known)}."
+            raise AnsibleFilterError(f"{where} has the unknown key {key!r}. {hint}")
