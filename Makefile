@@ -61,11 +61,17 @@ SCENARIOS ?= redis postgres minio default
 SCENARIOS_ALL ?= faults operators ibkr_gateway docker_host mlflow backend airflow own_backend collection \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
-.PHONY: test test-all vulnerabilities lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
+.PHONY: test test-all test-changed vulnerabilities lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack
 
 test-all: test vulnerabilities ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
 	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS_ALL)'
+
+test-changed: .venv/test ## Run lint, the unit tests, and the scenarios of what changed since BASE=REVISION
+	@[ -n "$(BASE)" ] || { echo "Set BASE to the revision since which to look for changes, such as BASE=main." >&2; exit 1; }
+	@changed=$$($(BIN)/python tools/changed_scenarios.py --everything '$(SCENARIOS)' '$(BASE)'); \
+	    $(MAKE) --no-print-directory lint unit; \
+	    [ -z "$$changed" ] || $(MAKE) --no-print-directory scenarios SCENARIOS="$$changed"
 
 vulnerabilities: .venv/controller ## Look for known vulnerabilities in MinIO's programs
 	@echo "── vulnerabilities"
