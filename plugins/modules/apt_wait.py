@@ -26,7 +26,7 @@ options:
       - /var/lib/apt/lists/lock
       - /var/cache/apt/archives/lock
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

@@ -46,7 +46,7 @@ options:
     default: []
     suboptions: *tree
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

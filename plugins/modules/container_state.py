@@ -28,7 +28,7 @@ options:
     elements: path
     default: []
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

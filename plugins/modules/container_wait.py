@@ -36,7 +36,7 @@ options:
     type: bool
     default: false
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

@@ -31,7 +31,7 @@ options:
     type: str
     default: ""
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

@@ -42,7 +42,7 @@ options:
     type: bool
     default: false
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

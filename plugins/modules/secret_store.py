@@ -50,7 +50,7 @@ options:
     type: list
     elements: dict
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

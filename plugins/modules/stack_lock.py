@@ -22,7 +22,7 @@ options:
     type: int
     default: 0
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

@@ -33,7 +33,7 @@ options:
     type: dict
     default: {}
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

@@ -22,6 +22,9 @@ UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 def size_in_bytes(value: Any, where: str) -> int:
     """Read a size.
 
+    Takes what Docker itself takes, as sizes go on to it as they are: Ansible's ``human_to_bytes`` refuses ``512mb``
+    and takes ``1 megabyte``.
+
     Args:
         value: A number of bytes or a text such as ``512m`` or ``1g``.
         where: What the value belongs to, for the error.
@@ -93,6 +96,9 @@ def broken_rules(rules: dict[str, dict[str, Any]]) -> list[str]:
 
 def one_slip(one: str, other: str) -> bool:
     """Tell whether two words differ by one letter, more, less or another, or by two neighbours in the wrong order.
+
+    The ratios of ``difflib`` cannot tell that for long names: ``airflow_worker_gpus`` is nearer to
+    ``airflow_worker_cpu`` (0.92) than ``redis_prot`` to ``redis_port`` (0.9).
 
     Args:
         one: A word.

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Read by a shell in MinIO's container: waits for the reconciliation in the background and tells how it went.
 for _ in $(seq 600); do
     [ ! -e /tmp/reconciled ] || break

@@ -56,13 +56,13 @@ SESSIONS = {
     State.LOGGED_IN: ("Logged in", "The API answers.", "Logout", "Log out"),
     State.DROPPED: (
         "Brokerage session dropped",
-        "Everything under /iserver answers “no bridge” until /iserver/auth/ssodh/init opens it again.",
+        'Everything under /iserver answers "no bridge" until /iserver/auth/ssodh/init opens it again.',
         "Logout",
         "Log out",
     ),
     State.COMPETING: (
         "Taken over",
-        "Another session of this user competes; /iserver/auth/ssodh/init with “compete” takes it back.",
+        'Another session of this user competes; /iserver/auth/ssodh/init with "compete" takes it back.',
         "Logout",
         "Log out",
     ),
