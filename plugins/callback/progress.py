@@ -33,6 +33,7 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 # What Ansible puts before the sentence of a filter, which says itself what is wrong.
 FROM_A_FILTER = re.compile(r"^Task failed: .*The filter plugin 'quantops\.[^']*' failed: ", re.DOTALL)
+APPLY = "quantops.ibkr_stack.container_apply"  # the module that tells of several containers at once
 WATCH = 1.0  # seconds between two looks at the clock
 
 
@@ -156,6 +157,23 @@ class CallbackModule(Default):
 
     # ---- results
 
+    def containers(self, result: Any) -> bool:
+        """Show what was done to each container, in a line each.
+
+        Args:
+            result: What Ansible reports.
+
+        Returns:
+            Whether it was a task that applies plans to containers, and changed any.
+        """
+        changes = result._result.get("changes") if result._task.action == APPLY else None
+        host = "" if result._host.get_name() == "localhost" else f" [{result._host.get_name()}]"
+        for change in changes or []:
+            took = f" ({span(change['seconds'])})" if change["seconds"] >= 3 else ""
+            text = f"{change['action'].capitalize()} {change['name']} ({'; '.join(change['reasons'])})"
+            self.say(f"  ✔ {text}{host}{took}", C.COLOR_CHANGED)
+        return bool(changes)
+
     def line(self, mark: str, result: Any, color: str) -> None:
         """Show a result in one line.
 
@@ -185,6 +203,8 @@ class CallbackModule(Default):
         if result._task.action in C._ACTION_DEBUG:
             if "results" not in found:
                 self.message(found)
+        elif self.containers(result):
+            pass
         elif found.get("changed") and "results" not in found and result._task.action not in C._ACTION_INCLUDE_TASKS:
             self.line("✔", result, C.COLOR_CHANGED)
         if self._display.verbosity == 0 and result._task.diff and "results" not in found:
@@ -272,6 +292,7 @@ class CallbackModule(Default):
             result: What Ansible reports.
         """
         found = result._result
+        self.containers(result)
         self.line("✘", result, C.COLOR_ERROR)
         texts = [FROM_A_FILTER.sub("", str(found.get("msg", "")))]
         texts += [found[key] for key in ("stderr", "module_stderr", "stdout") if found.get(key)][:1]

@@ -23,7 +23,7 @@ from test_applications import test_mlflow_proxies_artifacts as artifacts_are_kep
 from test_containers import SERVICES
 from test_data_services import BUCKETS, OWNERS, REDIS_USERS, psql, redis, s3
 
-MAKE = "Make the container as declared"
+MAKE = "Create and update the containers"
 WAIT = "Wait until they are ready"
 # Each run begins with what the one before it left, and is killed further on.
 FIRST_RUN = (

@@ -1,0 +1,240 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A client of the Docker engine's API over its Unix socket.
+
+Only the standard library: managed hosts have no Docker SDK, ``community.docker`` keeps its client private, and each
+call of the ``docker`` program costs more processor time than the request itself.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import threading
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
+
+SOCKET = "unix:///var/run/docker.sock"
+#: Docker 20.10, the oldest engine that is supported.
+OLDEST = (1, 41)
+#: Docker 25: an engine that speaks a newer version is asked in this one, which Docker 29 still understands.
+NEWEST = (1, 44)
+#: Seconds for a request that has no reason to take long, even on a busy machine.
+PATIENCE = 120.0
+
+
+class ApiError(EngineError):
+    """The engine refused a request; the text is its own message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        """Remember the status.
+
+        Args:
+            status: HTTP status.
+            message: What the engine said.
+        """
+        super().__init__(message)
+        self.status = status
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        """Prepare a connection.
+
+        Args:
+            path: Of the socket.
+            timeout: Seconds that the engine may stay silent.
+        """
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def socket_path(address: str) -> str:
+    """Find the engine's socket.
+
+    Args:
+        address: Value of ``DOCKER_HOST``.
+
+    Returns:
+        Its path.
+
+    Raises:
+        EngineError: If the address is not that of a Unix socket.
+    """
+    scheme, _, path = address.partition("://")
+    if scheme != "unix" or not path:
+        raise EngineError(
+            f"DOCKER_HOST is {address!r}, expected unix:// and the path of a socket on this host. To manage an engine "
+            "on another machine, add that machine to the inventory."
+        )
+    return path
+
+
+def as_version(text: str) -> tuple[int, int]:
+    """Read a version of the API.
+
+    Args:
+        text: Such as ``1.41``.
+
+    Returns:
+        Its numbers.
+    """
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)
+
+
+class Engine:
+    """The Docker engine of this host. Its methods may be called from several threads."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """Find the socket; nothing is asked yet.
+
+        Args:
+            address: Where the engine listens; by default ``DOCKER_HOST``, and without that the usual socket.
+        """
+        self.path = socket_path(address or os.environ.get("DOCKER_HOST") or SOCKET)
+        self._version = ""
+        self._lock = threading.Lock()
+
+    def request(self, method: str, path: str, body: Any = None, timeout: float = PATIENCE) -> tuple[int, bytes]:
+        """Send a request as it is.
+
+        Args:
+            method: HTTP method.
+            path: Path with its query.
+            body: What is sent as JSON.
+            timeout: Seconds that the engine may stay silent.
+
+        Returns:
+            HTTP status and the body of the answer.
+
+        Raises:
+            EngineError: If there is no answer.
+        """
+        connection = UnixConnection(self.path, timeout)
+        content = None if body is None else json.dumps(body)
+        try:
+            connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except TimeoutError:
+            raise EngineError(f"the engine did not answer within {timeout:.0f} s") from None
+        except PermissionError:
+            raise EngineError(f"this user may not use {self.path}: root and members of the group docker may") from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise EngineError(f"no engine listens at {self.path}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineError(f"the connection to the engine at {self.path} broke: {error!r}") from None
+        finally:
+            connection.close()
+
+    def version(self) -> str:
+        """Agree on a version of the API.
+
+        Returns:
+            Such as ``1.41``: the newest that both sides know.
+
+        Raises:
+            EngineError: If there is none, or no answer.
+        """
+        with self._lock:
+            if not self._version:
+                status, content = self.request("GET", "/version")
+                if status != 200:
+                    raise EngineError(message_of(content) or f"GET /version was answered with status {status}")
+                found = json.loads(content)
+                highest = as_version(found["ApiVersion"])
+                if highest < OLDEST:
+                    raise EngineError(
+                        f"the engine is {found.get('Version')} and speaks version {found['ApiVersion']} of its API, "
+                        "expected Docker 20.10 (1.41) or later"
+                    )
+                lowest = as_version(found.get("MinAPIVersion") or found["ApiVersion"])
+                self._version = "{}.{}".format(*max(lowest, min(highest, NEWEST)))
+            return self._version
+
+    def call(
+        self, method: str, path: str, body: Any = None, query: dict[str, Any] | None = None, timeout: float = PATIENCE
+    ) -> Any:
+        """Make a request in the version agreed upon.
+
+        Args:
+            method: HTTP method.
+            path: Path below the version; names in it have to be quoted, see ``quoted``.
+            body: What is sent as JSON.
+            query: Parameters.
+            timeout: Seconds that the engine may stay silent.
+
+        Returns:
+            The answer's JSON; nothing where there is none.
+
+        Raises:
+            ApiError: If the engine refuses.
+            EngineError: If it does not answer.
+        """
+        words = f"?{urlencode(query)}" if query else ""
+        status, content = self.request(method, f"/v{self.version()}{path}{words}", body, timeout)
+        # 304: started or stopped already.
+        if status >= 400:
+            raise ApiError(status, message_of(content) or f"{method} {path} was answered with status {status}")
+        return json.loads(content) if content.strip() else None
+
+    def find(self, kind: str, name: str) -> dict[str, Any] | None:
+        """Look something up.
+
+        Args:
+            kind: ``containers``, ``images`` or ``networks``.
+            name: Its name.
+
+        Returns:
+            The engine's description, or nothing if it does not exist.
+
+        Raises:
+            EngineError: If the engine cannot be asked.
+        """
+        below = f"/{kind}/{quoted(name)}" + ("" if kind == "networks" else "/json")
+        try:
+            return self.call("GET", below)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+
+def quoted(name: str) -> str:
+    """Write a name as part of a path.
+
+    Args:
+        name: Of a container, network or image; the slashes of an image belong to its path.
+
+    Returns:
+        The name with everything else quoted.
+    """
+    return quote(name, safe="/:@")
+
+
+def message_of(content: bytes) -> str:
+    """Read an error of the engine.
+
+    Args:
+        content: Body of its answer.
+
+    Returns:
+        The message.
+    """
+    try:
+        return str(json.loads(content)["message"]).strip()
+    except (ValueError, KeyError, TypeError):
+        return content.decode(errors="replace").strip()
