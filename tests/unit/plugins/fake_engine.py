@@ -1,0 +1,207 @@
+"""A small Docker engine: an HTTP server on a Unix socket that keeps containers in memory and its requests too."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Answer = tuple[int, Any]
+
+
+class FakeEngine:
+    """What the server knows, and how it answers."""
+
+    def __init__(self, path: Path, version: str = "1.41", lowest: str = "1.12") -> None:
+        """Listen at a path; `version` and `lowest` are what it speaks of the API."""
+        self.address = f"unix://{path}"
+        self.version = {"Version": "20.10.24", "ApiVersion": version, "MinAPIVersion": lowest}
+        self.containers: dict[str, dict[str, Any]] = {}
+        self.images = {"example/web:1": "sha256:web"}
+        self.networks = {"desk": "net-desk"}
+        #: Method and path without version of each request that changes something.
+        self.calls: list[str] = []
+        self.bodies: dict[str, Any] = {}
+        self.asked: list[str] = []
+        #: Pattern of such a call to the answer that it gets instead.
+        self.refused: dict[str, Answer] = {}
+        #: Called with each call before it is answered, in the thread of its request.
+        self.before: Callable[[str], None] = lambda call: None
+        self.count = 0
+        self.lock = threading.Lock()
+
+    def add(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Create a container from the body of a request."""
+        self.count += 1
+        host = body["HostConfig"]
+        item = {
+            "Id": f"id{self.count}",
+            "Name": f"/{name}",
+            "Image": self.images[body["Image"]],
+            "Config": body,
+            "HostConfig": {**host, "RestartPolicy": {"MaximumRetryCount": 0, **host["RestartPolicy"]}},
+            "State": {"Status": "created", "Running": False, "Paused": False, "Restarting": False, "ExitCode": 0},
+            "NetworkSettings": {
+                "Networks": {
+                    network: {**endpoint, "NetworkID": self.networks[network]}
+                    for network, endpoint in body["NetworkingConfig"]["EndpointsConfig"].items()
+                }
+            },
+        }
+        self.containers[name] = item
+        return item
+
+    def state(self, name: str, **changes: Any) -> None:
+        """Put a container into a state."""
+        status = changes.pop("status", "running")
+        self.containers[name]["State"] = {
+            "Status": status, "Running": status in ("running", "paused", "restarting"), "Paused": status == "paused",
+            "Restarting": status == "restarting", "ExitCode": 0, **changes,
+        }  # fmt: skip
+
+    def named(self, text: str) -> str | None:
+        """Name of the container that a request means by name or id."""
+        return next((name for name, item in self.containers.items() if text in (name, item["Id"])), None)
+
+    def answer(self, method: str, target: str, body: Any) -> Answer:
+        """Answer a request."""
+        url = urlsplit(target)
+        self.asked.append(f"{method} {target}")
+        if url.path == "/version":
+            return 200, self.version
+        version, _, path = unquote(url.path).removeprefix("/v").partition("/")
+        assert tuple(map(int, version.split("."))) >= tuple(map(int, self.version["MinAPIVersion"].split(".")))
+        call = f"{method} /{path}" + (f"?{url.query}" if url.query else "")
+        if method != "GET":
+            self.before(call)
+            with self.lock:
+                self.calls.append(call)
+                self.bodies[call] = body
+        for pattern, refusal in self.refused.items():
+            if re.search(pattern, call):
+                return refusal
+        kind, _, rest = path.partition("/")
+        with self.lock:
+            return getattr(self, f"{method.lower()}_{kind}")(rest, parse_qs(url.query), body)
+
+    def get_images(self, rest: str, query: Any, body: Any) -> Answer:
+        """Describe an image."""
+        found = self.images.get(rest.removesuffix("/json"))
+        return (200, {"Id": found}) if found else (404, {"message": f"No such image: {rest}"})
+
+    def get_networks(self, rest: str, query: Any, body: Any) -> Answer:
+        """Describe a network."""
+        found = self.networks.get(rest)
+        return (200, {"Id": found}) if found else (404, {"message": f"network {rest} not found"})
+
+    def get_containers(self, rest: str, query: Any, body: Any) -> Answer:
+        """Describe a container."""
+        name = self.named(rest.removesuffix("/json"))
+        return (200, self.containers[name]) if name else (404, {"message": f"No such container: {rest}"})
+
+    def delete_containers(self, rest: str, query: Any, body: Any) -> Answer:
+        """Remove a container."""
+        name = self.named(rest)
+        if name is None:
+            return 404, {"message": f"No such container: {rest}"}
+        del self.containers[name]
+        return 204, None
+
+    def post_networks(self, rest: str, query: Any, body: Any) -> Answer:
+        """Connect or disconnect a container."""
+        network, _, what = rest.partition("/")
+        name = next(name for name, found in self.networks.items() if network in (name, found))
+        networks = self.containers[str(self.named(body["Container"]))]["NetworkSettings"]["Networks"]
+        if what == "connect":
+            networks[name] = {**body["EndpointConfig"], "NetworkID": self.networks[name]}
+        else:
+            del networks[name]
+        return 200, None
+
+    def post_containers(self, rest: str, query: Any, body: Any) -> Answer:
+        """Create a container, or change its state or its limits."""
+        if rest == "create":
+            name = query["name"][0]
+            if name in self.containers:
+                return 409, {"message": f'Conflict. The container name "/{name}" is already in use by container "x".'}
+            return 201, {"Id": self.add(name, body)["Id"], "Warnings": []}
+        found, _, what = rest.partition("/")
+        name = self.named(found)
+        if name is None:
+            return 404, {"message": f"No such container: {found}"}
+        item = self.containers[name]
+        if what == "update":
+            item["HostConfig"].update(body)
+            return 200, {"Warnings": None}
+        self.state(name, status="exited" if what == "stop" else "running")
+        return 204, None
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Hands requests to the engine of its server."""
+
+    protocol_version = "HTTP/1.1"
+
+    def handle_any(self) -> None:
+        """Answer."""
+        size = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(size)) if size else None
+        status, content = self.server.engine.answer(self.command, self.path, body)  # type: ignore[attr-defined]
+        data = b"" if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        if status != 204:
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = handle_any
+
+    def address_string(self) -> str:
+        """Clients of a Unix socket have no address."""
+        return "client"
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    """Answers each connection in a thread."""
+
+    daemon_threads = True
+    request_queue_size = 64
+    engine: FakeEngine
+
+
+@contextlib.contextmanager
+def running(path: Path, **options: str) -> Iterator[FakeEngine]:
+    """Run an engine that listens at a path."""
+    engine = FakeEngine(path, **options)
+    with Server(str(path), Handler) as server:
+        server.engine = engine
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield engine
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def most_at_once(spans: list[tuple[float, float]]) -> int:
+    """How many of some spans of time overlapped at most."""
+    return max((sum(begun <= start < ended for begun, ended in spans) for start, _ in spans), default=0)
+
+
+def timed(spans: list[tuple[float, float]], seconds: float) -> None:
+    """Take a while, and note from when to when."""
+    begun = time.monotonic()
+    time.sleep(seconds)
+    spans.append((begun, time.monotonic()))
