@@ -287,6 +287,18 @@ def update_of(plan: dict[str, Any], item: dict[str, Any]) -> tuple[dict[str, Any
     return body, reasons
 
 
+def networks_of(item: dict[str, Any]) -> dict[str, Any]:
+    """Read what a container is connected to.
+
+    Args:
+        item: The engine's description.
+
+    Returns:
+        Name of each network to how.
+    """
+    return dict(item["NetworkSettings"].get("Networks") or {})
+
+
 def connections_of(plan: dict[str, Any], item: dict[str, Any]) -> tuple[bool, list[str]]:
     """Compare the networks of a container with the declared one.
 
@@ -297,7 +309,7 @@ def connections_of(plan: dict[str, Any], item: dict[str, Any]) -> tuple[bool, li
     Returns:
         Whether it has to be connected to its network under its names, and the networks to disconnect it from.
     """
-    networks = dict(item["NetworkSettings"]["Networks"])
+    networks = networks_of(item)
     own = networks.pop(plan["network"], None)
     return own is None or bool(set(plan["spec"]["aliases"]) - set(own.get("Aliases") or [])), sorted(networks)
 
@@ -326,7 +338,7 @@ def why_recreate(
         reasons.append("labels changed")
     if item["Image"] != image:
         reasons.append("its image is a newer one of that name")
-    endpoint = (item["NetworkSettings"]["Networks"] or {}).get(plan["network"]) or {}
+    endpoint = networks_of(item).get(plan["network"]) or {}
     if item["HostConfig"]["NetworkMode"] != plan["network"] or endpoint.get("NetworkID", network) not in ("", network):
         reasons.append("its network is another one")
     if state.get("remake"):
@@ -371,8 +383,8 @@ class Applier:
             EngineError: If the engine does not answer.
         """
         self.engine.version()
-        images = sorted({plan["spec"]["image"] for plan in plans})
-        self.images = dict(zip(images, pool.map(self.image_id, images), strict=True))
+        looks = {name: pool.submit(self.image_id, name) for name in {plan["spec"]["image"] for plan in plans}}
+        self.images = {name: look.result() for name, look in looks.items()}
         for name in {plan["network"] for plan in plans}:
             self.networks[name] = (self.engine.find("networks", name) or {}).get("Id", "")
         sources = {mount["source"] for plan in plans for mount in plan["spec"]["mounts"] if mount["type"] == "volume"}
@@ -494,7 +506,7 @@ class Applier:
         if connect or others:
             self.connect(plan, item, network, connect, others)
             actions.append("connect")
-            reasons.append(f"networks are {sorted(item['NetworkSettings']['Networks'])}, declared {[plan['network']]}")
+            reasons.append(f"networks are {sorted(networks_of(item))}, declared {[plan['network']]}")
         now = item["State"]
         if now.get("Paused"):
             self.post(item, "unpause")
@@ -549,7 +561,7 @@ class Applier:
         """
         if self.check_mode:
             return
-        there = plan["network"] in item["NetworkSettings"]["Networks"]
+        there = plan["network"] in networks_of(item)
         for name in others + ([plan["network"]] if own and there else []):
             leave = {"Container": item["Id"], "Force": True}
             with contextlib.suppress(ApiError):  # a network that is gone, or that it left meanwhile

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from collection_under_test import Run, plugin
+from collection_under_test import REPOSITORY, Run, ansible_environment, plugin
 from fake_engine import FakeEngine, most_at_once, running, timed
 from test_container_plan import plan_of
 
@@ -436,6 +439,43 @@ def test_a_wave_is_applied_in_parallel(engine: FakeEngine, run: Applied) -> None
     run(*[plan(str(number), volumes=[]) for number in range(12)])
     # On a busy machine not all that could overlap do.
     assert 2 <= most_at_once(creates) <= 8
+
+
+def test_a_person_reads_a_line_a_container(engine: FakeEngine, tmp_path: Path) -> None:
+    """With what was done and why, also of those that worked beside one that failed."""
+    task = {
+        "name": "Create and update the containers",
+        "quantops.ibkr_stack.container_apply": {"containers": [plan("a"), plan("b"), plan("c")], "labels": LABELS},
+    }
+    play = {"hosts": "one", "gather_facts": False, "tasks": [task]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    (tmp_path / "hosts").write_text(
+        'one ansible_connection=local ansible_python_interpreter="{{ ansible_playbook_python }}"'
+    )
+
+    def lines(*options: str, status: int = 0) -> list[str]:
+        done = subprocess.run(
+            ["ansible-playbook", "-i", str(tmp_path / "hosts"), str(tmp_path / "play.yml"), *options],
+            cwd=REPOSITORY, env=ansible_environment(DOCKER_HOST=engine.address),
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stdout + done.stderr
+        said = [line for line in done.stdout.splitlines() if re.match("  [✔✘]|    [^…]", line)]
+        return [re.sub(r" \(\d+ s\)$", "", line) for line in said]
+
+    made = [f"  ✔ Create desk-{name} (missing) [one]" for name in "abc"]
+    assert lines("--check") == made and engine.containers == {}
+    assert lines() == made and len(engine.containers) == 3
+    assert lines() == []
+    for name in "abc":
+        engine.state(f"desk-{name}", status="exited")
+    engine.refused[f"{engine.containers['desk-b']['Id']}/start"] = (500, {"message": "port is already allocated"})
+    assert lines(status=2) == [
+        "  ✔ Start desk-a (not running (exited)) [one]",
+        "  ✔ Start desk-c (not running (exited)) [one]",
+        "  ✘ Create and update the containers [one]",
+        "    desk-b: port is already allocated",
+    ]
 
 
 @pytest.mark.parametrize(
