@@ -198,13 +198,22 @@ def running(path: Path, **options: str) -> Iterator[FakeEngine]:
             thread.join()
 
 
-def most_at_once(spans: list[tuple[float, float]]) -> int:
-    """How many of some spans of time overlapped at most."""
-    return max((sum(begun <= start < ended for begun, ended in spans) for start, _ in spans), default=0)
+class Gauge:
+    """Counts how many requests are being answered at once."""
 
+    def __init__(self, wanted: int = 0) -> None:
+        """Hold requests back until `wanted` of them are there, or half a minute has passed."""
+        self.wanted = wanted
+        self.now = self.most = 0
+        self.changed = threading.Condition()
 
-def timed(spans: list[tuple[float, float]], seconds: float) -> None:
-    """Take a while, and note from when to when."""
-    begun = time.monotonic()
-    time.sleep(seconds)
-    spans.append((begun, time.monotonic()))
+    def __call__(self, call: str) -> None:
+        """Count a request in, take a moment, and count it out."""
+        with self.changed:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.most >= self.wanted, timeout=30)
+        time.sleep(0.05)
+        with self.changed:
+            self.now -= 1
