@@ -213,7 +213,8 @@ class Gauge:
             self.now += 1
             self.most = max(self.most, self.now)
             self.changed.notify_all()
-            self.changed.wait_for(lambda: self.most >= self.wanted, timeout=30)
+            if not self.changed.wait_for(lambda: self.most >= self.wanted, timeout=30):
+                self.wanted = 0  # they do not come: the test says so, and need not wait for each
         time.sleep(0.05)
         with self.changed:
             self.now -= 1
