@@ -30,7 +30,7 @@ def site(stack: Stack, **variables: Any) -> subprocess.CompletedProcess[str]:
     """Run site.yml on the example with further variables."""
     options = (f"--extra-vars=@{VARIABLES}", f"--extra-vars={json.dumps(variables)}")
     own = {"MOLECULE_EPHEMERAL_DIRECTORY": str(stack.secrets_dir.parent)}
-    return run_playbook("playbooks/site.yml", EXAMPLE / "inventory", *options, environment=own, timeout=900)
+    return run_playbook("playbooks/site.yml", EXAMPLE / "inventory", *options, environment=own)
 
 
 def deployed(stack: Stack, **variables: Any) -> str:

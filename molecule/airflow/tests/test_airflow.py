@@ -46,7 +46,7 @@ def run_role(*options: str, status: int = 0) -> str:
     done = subprocess.run(
         ["ansible-playbook", f"--inventory={os.path.dirname(inventory)}", "--inventory=molecule/shared/inventory.yml",
          "playbooks/airflow.yml", *options],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout

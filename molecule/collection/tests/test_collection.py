@@ -27,7 +27,7 @@ def run(words: list[str], directory: Path, **environment: str) -> str:
     """Run a command with only what it needs in its environment; returns what it prints."""
     kept = {name: os.environ[name] for name in ("HOME", "PATH", "LANG") if name in os.environ}
     done = subprocess.run(
-        words, cwd=directory, env=kept | environment, capture_output=True, text=True, timeout=600, check=False
+        words, cwd=directory, env=kept | environment, capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
@@ -98,7 +98,7 @@ def from_there(installed: Path, tmp_path: Path) -> Playbook:
 
     def play(name: str, *words: str) -> str:
         given = [f"quantops.ibkr_stack.{name}", "--inventory", f"{THERE}/hosts.yml", *words]
-        return command(*program, *given, timeout=600)
+        return command(*program, *given, timeout=1800)
 
     return play
 

@@ -47,7 +47,7 @@ class Operator:
     def run(self, playbook: str, *options: str, status: int = 0) -> str:
         """Run a playbook to its end, and return what it says."""
         process = self.start(playbook, *options)
-        said, _ = process.communicate(timeout=600)
+        said, _ = process.communicate(timeout=1800)
         assert process.returncode == status, said
         return said
 
