@@ -15,7 +15,7 @@ import botocore.config
 import botocore.exceptions
 import pytest
 import requests
-from stack_under_test import Stack, command, eventually
+from stack_under_test import Stack, command, eventually, play
 
 OWNERS = ("airflow", "backend", "mlflow")
 BUCKETS = ("airflow-logs", "mlflow", "trading-charts")
@@ -73,6 +73,23 @@ def test_owners_are_nothing_more(stack: Stack, owner: str) -> None:
         "postgres", *words, stdin=f"SELECT left(rolpassword, 14) FROM pg_authid WHERE rolname = '{owner}'"
     )
     assert kept.stdout.strip() == "SCRAM-SHA-256$"
+
+
+def test_the_administrator_runs_nothing_of_an_owners(stack: Stack) -> None:
+    """An owner chooses what is looked up first in its database; the administrator calls none of its functions there."""
+    trap = """
+        CREATE FUNCTION public.pg_get_userbyid(oid) RETURNS name LANGUAGE plpgsql AS $$ BEGIN
+            IF pg_catalog.current_setting('is_superuser') = 'on' THEN EXECUTE 'ALTER ROLE mlflow CREATEDB'; END IF;
+            RETURN pg_catalog.pg_get_userbyid($1);
+        END $$;
+        ALTER DATABASE mlflow SET search_path = public, pg_catalog;
+    """
+    try:
+        assert psql(stack, "mlflow", "mlflow", trap) == (0, "CREATE FUNCTION\nALTER DATABASE")
+        play("playbooks/postgres.yml")
+        assert as_administrator(stack, "SELECT rolcreatedb FROM pg_roles WHERE rolname = 'mlflow'") == "f"
+    finally:
+        psql(stack, "mlflow", "mlflow", "ALTER DATABASE mlflow RESET search_path; DROP FUNCTION public.pg_get_userbyid")
 
 
 def as_administrator(stack: Stack, query: str) -> str:
