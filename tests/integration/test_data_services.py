@@ -228,6 +228,7 @@ def test_no_redis_user_rules_the_server(stack: Stack, user: str) -> None:
     commands = (
         "FLUSHALL|FLUSHDB|SWAPDB 0 2|KEYS *|CONFIG GET *|ACL LIST|MONITOR|CLIENT LIST|CLIENT KILL TYPE normal|SHUTDOWN"
         "|REPLICAOF NO ONE|SAVE|BGREWRITEAOF|FUNCTION LIST|SCRIPT FLUSH|MIGRATE localhost 1 probe 0 1"
+        "|FUNCTION LOAD '#!lua name=probe\nredis.register_function(\"probe\", function() end)'|FUNCTION FLUSH"
     )
     if user == "health":
         commands += "|GET probe|SET probe 1|LPUSH probe 1|SUBSCRIBE probe|EVAL 'return 1' 0"
