@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 MODULE = "quantops.ibkr_stack.host_secrets"
 PEM = re.compile(r"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----", re.DOTALL)
@@ -122,6 +124,11 @@ def missing_secrets(
     allowed = args.get("regenerate") or []
     if allowed is True:
         return []
+    allowed = [name for name in allowed if name]
+    for name in sorted(set(allowed) - current.keys() - report["record"].keys()):
+        near = difflib.get_close_matches(name, current, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(sorted(current))}."
+        return [f"secrets_regenerate has the unknown name {name}. {hint}"]
     record, generated, given = report["record"], set(args.get("generated") or []), set(args.get("given") or [])
     remedy = (
         "Name the directory that has them in secrets_dir, or restore it from this stack's hosts:"
@@ -152,6 +159,28 @@ def missing_secrets(
                 " ones, run again with -e secrets_regenerate=true."
             ]
     return []
+
+
+def not_regenerated(args: dict[str, Any], current: dict[str, list[str]]) -> str:
+    """Say which secrets this run was told to replace and does not.
+
+    Args:
+        args: Arguments of the task.
+        current: Digests of the current secrets.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    wanted, given = args.get("regenerate") or [], set(args.get("given") or [])
+    generated = set(args.get("generated") or [])
+    stay = sorted((current.keys() if wanted is True else current.keys() & set(wanted)) - generated)
+    files = [name for name in stay if name not in given]
+    if not files:
+        return ""
+    return (
+        f"secrets_regenerate overwrites no secret: {args['path']} still has {', '.join(files)}. To replace them, remove"
+        " their files and run again."
+    )
 
 
 def in_this_run(services: dict[str, Any], variables: dict[str, Any]) -> tuple[set[str], set[str]]:
@@ -320,6 +349,8 @@ class ActionModule(ActionBase):
         result.update(self._execute_module(module_name=MODULE, module_args=module_args, task_vars=task_vars))
         if compare and not result.get("failed"):
             result["refused"] = missing_secrets(result, args, variables["inventory_hostname"], current)
+            if args.get("first") and (said := not_regenerated(args, current)):
+                Display().warning(said)
             if not result["refused"] and not args.get("read_only"):
                 result["refused"] = self.partial(result, args, variables)
         return result

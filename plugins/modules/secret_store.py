@@ -98,6 +98,7 @@ import os
 import re
 import secrets as random
 import string
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -212,6 +213,35 @@ class SecretError(Exception):
     """A secret cannot be read, generated or kept; the text says which and why."""
 
 
+def put(file: str, value: str) -> None:
+    """Write a secret's file in one step, so that no other run reads half of it and no full disk leaves an empty one.
+
+    Args:
+        file: Absolute path.
+        value: Its content.
+
+    Raises:
+        FileExistsError: If there is one already.
+    """
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(file), prefix=".new-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as content:
+            content.write(value)
+            content.flush()
+            os.fsync(content.fileno())
+        try:
+            os.link(temporary, file)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            if os.path.lexists(file):
+                raise FileExistsError(file) from None
+            os.rename(temporary, file)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
 def kept(file: str, make: Callable[[], str], write: bool) -> tuple[str, bool]:
     """Read a secret's file, or generate the secret.
 
@@ -228,9 +258,7 @@ def kept(file: str, make: Callable[[], str], write: bool) -> tuple[str, bool]:
         if not write:
             return value, True
         with contextlib.suppress(FileExistsError):  # another host of this run was faster: its value counts
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8") as content:
-                content.write(value)
+            put(file, value)
             return value, True
     if write and os.stat(file).st_mode & 0o077:
         os.chmod(file, 0o600)
@@ -379,11 +407,7 @@ def restore(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             os.makedirs(path, mode=0o700, exist_ok=True)
             os.chmod(path, 0o700)
             for name in restored:
-                handle = os.open(
-                    os.path.join(path, os.path.basename(name)), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-                )
-                with os.fdopen(handle, "w", encoding="utf-8") as content:
-                    content.write(found[name].rstrip("\n") + "\n")
+                put(os.path.join(path, os.path.basename(name)), found[name].rstrip("\n") + "\n")
         present = {*found, *params["values"], *(os.listdir(path) if os.path.isdir(path) else [])}
     except OSError as error:
         raise SecretError(f"The secrets cannot be restored to {path}, which secrets_dir names: {error}") from error

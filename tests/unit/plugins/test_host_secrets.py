@@ -128,6 +128,26 @@ def test_a_lost_directory(host: Host) -> None:
     assert host.judged(new, generated=list(new), regenerate=True) == []
 
 
+def test_a_secret_to_replace_that_nobody_knows(host: Host) -> None:
+    """A misspelt name replaces nothing, and is not passed over."""
+    host.keep({"redis_password": OLD}, a=OLD)
+    [said] = host.judged({"redis_password": OLD}, regenerate=["redis_pasword"])
+    assert said == "secrets_regenerate has the unknown name redis_pasword. Did you mean redis_password?"
+    assert host.judged({"redis_password": OLD}, regenerate=[""]) == []
+    assert host.judged({}, regenerate=["redis_password"]) == []  # of a service that is no longer there
+
+
+@pytest.mark.parametrize(
+    ("regenerate", "generated", "named"),
+    [(["a"], [], "has a."), (["a"], ["a"], ""), (True, ["a"], "has b."), (True, ["a", "b"], ""), ([""], [], "")],
+)
+def test_a_secret_to_replace_whose_file_is_there(regenerate: Any, generated: list[str], named: str) -> None:
+    """Nothing is overwritten, and whoever expects a new one is told."""
+    args = {"path": "/desk/.secrets", "regenerate": regenerate, "generated": generated, "given": ["c"]}
+    said = action.not_regenerated(args, {"a": [], "b": [], "c": []})
+    assert (f"/desk/.secrets still {named}" in said) if named else said == ""
+
+
 def test_one_lost_secret(host: Host) -> None:
     """That one is named; one of a new service is generated as ever."""
     host.keep({"redis_password": OLD, "fernet": OLD}, a=OLD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import re
 import socket
@@ -86,6 +87,28 @@ def test_empty_file_is_an_error(run_module: Run, tmp_path: Path) -> None:
     assert "The secret app_password is empty" in outcome.result["msg"]
     assert str(tmp_path / "app_password") in outcome.result["msg"]
     assert (tmp_path / "app_password").read_text() == " \n"
+
+
+def test_a_full_disk_leaves_no_half_secret(run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty file would be taken for the secret by another run, and by the next one."""
+    whole = os.fdopen
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        file = whole(*args, **kwargs)
+
+        def write(text: str) -> None:
+            os.write(file.fileno(), text[:3].encode())
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        file.write = write
+        return file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdopen", full)
+        outcome = run_module("secret_store", path=str(tmp_path), secrets={"app_password": "password"})
+    assert outcome.failed and "No space left on device" in outcome.result["msg"]
+    assert list(tmp_path.iterdir()) == []
+    assert run_module("secret_store", path=str(tmp_path), secrets={"app_password": "password"}).result["generated"]
 
 
 def test_values_of_the_inventory(run_module: Run, tmp_path: Path) -> None:
