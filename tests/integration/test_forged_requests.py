@@ -6,15 +6,18 @@ import datetime
 import hashlib
 import hmac
 import io
+import json
 import tarfile
 import uuid
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 from zlib import crc32
 
+import boto3
+import botocore.config
 import botocore.exceptions
 import pytest
 import requests
@@ -308,6 +311,263 @@ def test_the_time_of_an_object_is_the_servers(sender: Sender) -> None:
     )  # fmt: skip
     assert refused(answer, "NotImplemented")
     assert not sender.stored(key)
+
+
+# ---- upload forms, and what unsigned headers make of a request
+
+
+def presigner(sender: Sender, version: str) -> Any:
+    """A client that signs with version 2 ("s3") or 4 ("s3v4"); boto3 presigns with version 2 unless told otherwise."""
+    return boto3.client(
+        "s3", endpoint_url=sender.endpoint, region_name="us-east-1", aws_access_key_id=sender.access_key,
+        aws_secret_access_key=sender.secret, config=botocore.config.Config(
+            signature_version=version, s3={"addressing_style": "path"}, proxies={}
+        ),
+    )  # fmt: skip
+
+
+def post(form: dict[str, Any], query: str = "", content: bytes = CONTENT, **more: str) -> requests.Response:
+    """Send an upload form with further fields."""
+    fields = form["fields"] | {name.replace("_", "-"): value for name, value in more.items()}
+    return requests.post(form["url"] + query, data=fields, files={"file": ("name.txt", content)}, timeout=30)
+
+
+both_versions = pytest.mark.parametrize("version", ["s3v4", "s3"])
+
+
+@both_versions
+def test_an_upload_form(sender: Sender, version: str) -> None:
+    """The honest form is served: with metadata, with the file's own name, and not with another key or signature."""
+    client, key = presigner(sender, version), sender.key()
+    described = {"x-amz-meta-kind": "chart"}
+    form = client.generate_presigned_post(BUCKET, key, Fields=described, Conditions=[described])
+    assert post(form).status_code == 204
+    found = sender.client.get_object(Bucket=BUCKET, Key=key)
+    assert found["Body"].read() == CONTENT and found["Metadata"] == {"kind": "chart"}
+    named = sender.key()
+    sender.made.append(f"{named}/name.txt")
+    assert post(client.generate_presigned_post(BUCKET, f"{named}/${{filename}}")).status_code == 204
+    assert sender.stored(f"{named}/name.txt")
+    other = sender.key()
+    assert refused(post(form, key=other), "AccessDenied")
+    signature = "x_amz_signature" if version == "s3v4" else "signature"
+    assert refused(post(form, **{signature: b64encode(bytes(20)).decode()}), "SignatureDoesNotMatch")
+    assert not sender.stored(other)
+
+
+@both_versions
+def test_a_form_for_one_key_writes_no_other(sender: Sender, version: str) -> None:
+    """The list of further keys, of which the form's policy says nothing."""
+    key, other = sender.key(), sender.key()
+    form = presigner(sender, version).generate_presigned_post(BUCKET, key)
+    listed = json.dumps({"key": other, "metadata": {"X-Minio-Internal-actual-size": "1"}})
+    answer = post(form, x_minio_fanout_list=listed)
+    assert not sender.stored(other)
+    assert refused(answer, "NotImplemented")
+    assert not sender.stored(key)
+
+
+@both_versions
+@pytest.mark.parametrize("field", [*REPLICATION, "X-Minio-Source-Mtime", "X-Amz-Replication-Status"])
+def test_a_form_has_no_field_of_replication(sender: Sender, version: str, field: str) -> None:
+    """Not even if its policy allows it (CVE-2026-34204)."""
+    key = sender.key()
+    form = presigner(sender, version).generate_presigned_post(
+        BUCKET, key, Conditions=[["starts-with", f"${field}", ""]]
+    )
+    answer = post(form, **{field: "x"})
+    assert not sender.stored(key)
+    assert refused(answer, "NotImplemented")
+
+
+def test_a_form_overwrites_no_version(sender: Sender) -> None:
+    """Nothing signs the query of a form."""
+    key = sender.key()
+    form = presigner(sender, "s3v4").generate_presigned_post(BUCKET, key)
+    assert refused(post(form, query=f"?versionId={uuid.uuid4()}"), "NotImplemented")
+    assert not sender.stored(key)
+
+
+def test_a_form_of_many_fields(sender: Sender) -> None:
+    """They are held in memory before the signature can be looked at: nobody may fill it."""
+    fields = {"key": "probe/any", "policy": "x"} | {f"field{number}": "x" * 100_000 for number in range(20)}
+    answer = post({"url": f"{sender.endpoint}/{BUCKET}", "fields": fields})
+    assert refused(answer, "MalformedPOSTRequest") and "too large" in answer.text
+
+
+@pytest.mark.parametrize("signed", ["s3v4", "s3", "header"])
+def test_a_deletion_stays_one_objects(sender: Sender, signed: str) -> None:
+    """Who was given the right to delete one object cannot delete all below its name."""
+    key = sender.key()
+    below = [f"{key}/one", f"{key}/two/three"]
+    sender.made += below
+    for name in below:
+        sender.client.put_object(Bucket=BUCKET, Key=name, Body=CONTENT)
+    force = {"X-Minio-Force-Delete": "true"}
+    if signed == "header":
+        answer = sender.send("DELETE", f"/{BUCKET}/{key}", {}, unsigned=force)
+    else:
+        client = presigner(sender, signed)
+        url = client.generate_presigned_url("delete_object", Params={"Bucket": BUCKET, "Key": key})
+        answer = requests.delete(url, headers=force, timeout=30)
+    assert [name for name in below if sender.stored(name)] == below
+    assert refused(answer, "AccessDenied", "SignatureDoesNotMatch")
+    # The honest form.
+    if signed != "header":
+        url = client.generate_presigned_url("delete_object", Params={"Bucket": BUCKET, "Key": below[0]})
+        assert requests.delete(url, timeout=30).status_code == 204 and not sender.stored(below[0])
+
+
+def test_a_signed_header_still_deletes_all_below(sender: Sender) -> None:
+    """As `mc rb --force` does."""
+    key = sender.key()
+    sender.client.put_object(Bucket=BUCKET, Key=f"{key}/one", Body=CONTENT)
+    assert sender.send("DELETE", f"/{BUCKET}/{key}", {"X-Minio-Force-Delete": "true"}).status_code == 204
+    assert not sender.stored(f"{key}/one")
+
+
+# ---- names that lead into another bucket
+
+OTHER = "trading-charts"
+
+
+@dataclass
+class Victim:
+    """An object in a bucket that the sender has no right to."""
+
+    client: Any
+    key: str
+
+    def untouched(self) -> bool:
+        """Whether it is as it was."""
+        return self.client.get_object(Bucket=OTHER, Key=self.key)["Body"].read() == bytes(PART)
+
+
+@pytest.fixture
+def victim(stack: Stack) -> Iterator[Victim]:
+    """Large enough to be a file of its own in the server's directory."""
+    made = Victim(s3(stack, OTHER), f"probe/{uuid.uuid4()}")
+    made.client.put_object(Bucket=OTHER, Key=made.key, Body=bytes(PART))
+    yield made
+    made.client.delete_object(Bucket=OTHER, Key=made.key)
+
+
+def upload_id(like: str, name: str) -> str:
+    """The ID of an upload whose directory has another name."""
+    server = urlsafe_b64decode(like + "=" * (-len(like) % 4)).decode().partition(".")[0]
+    return urlsafe_b64encode(f"{server}.{name}".encode()).decode().rstrip("=")
+
+
+def test_an_upload_id_names_an_upload(sender: Sender, victim: Victim) -> None:
+    """It holds a path: with `..` in it, a part overwrote any object of the server."""
+    key = sender.key()
+    where = {"Bucket": BUCKET, "Key": key}
+    mine = sender.client.create_multipart_upload(**where)["UploadId"]
+    theirs = victim.client.create_multipart_upload(Bucket=OTHER, Key=f"{victim.key}/more")["UploadId"]
+    try:
+        for name in (f"../../../{OTHER}/{victim.key}", f"x/../../../../{OTHER}/{victim.key}", "..", ".", "", "x/../.."):
+            forged = where | {"UploadId": upload_id(mine, name)}
+            for attempt in (
+                lambda forged=forged: sender.client.list_parts(**forged),
+                lambda forged=forged: sender.client.upload_part(**forged, PartNumber=1, Body=b"x" * PART),
+                lambda forged=forged: sender.client.upload_part_copy(
+                    **forged, PartNumber=1, CopySource=f"{BUCKET}/{key}"
+                ),
+                lambda forged=forged: sender.client.complete_multipart_upload(
+                    **forged, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": "x"}]}
+                ),
+                lambda forged=forged: sender.client.abort_multipart_upload(**forged),
+            ):
+                with pytest.raises(botocore.exceptions.ClientError) as error:
+                    attempt()
+                assert error.value.response["Error"]["Code"] in ("NoSuchUpload", "NoSuchKey"), name
+            assert victim.untouched(), name
+        # The honest ones are still there.
+        assert "Parts" not in sender.client.list_parts(**where, UploadId=mine)
+        assert "Parts" not in victim.client.list_parts(Bucket=OTHER, Key=f"{victim.key}/more", UploadId=theirs)
+    finally:
+        sender.client.abort_multipart_upload(**where, UploadId=mine)
+        victim.client.abort_multipart_upload(Bucket=OTHER, Key=f"{victim.key}/more", UploadId=theirs)
+
+
+@pytest.mark.parametrize("prefix", ["../", "a/../../", "./../"])
+def test_a_list_of_deletions_stays_in_its_bucket(sender: Sender, victim: Victim, prefix: str) -> None:
+    """The names in it were found invalid, and then followed."""
+    kept, gone = sender.key(), sender.key()
+    for key in (kept, gone):
+        sender.client.put_object(Bucket=BUCKET, Key=key, Body=CONTENT)
+    path = f"{prefix}{OTHER}/{victim.key}"
+    wanted = f"<Delete><Object><Key>{path}</Key></Object><Object><Key>{gone}</Key></Object></Delete>".encode()
+    digest = b64encode(hashlib.md5(wanted, usedforsecurity=False).digest()).decode()
+    answer = sender.send("POST", f"/{BUCKET}?delete=", {"Content-MD5": digest}, wanted)
+    assert victim.untouched()
+    assert answer.status_code == 200 and answer.text.count("<Error>") == 1, answer.text
+    assert f"<Deleted><Key>{gone}</Key></Deleted>" in answer.text
+    assert sender.stored(kept) and not sender.stored(gone)
+
+
+@pytest.mark.parametrize("source", ["{mine}/../{theirs}", "/{mine}/./../{theirs}", "{theirs}"])
+def test_a_source_stays_in_its_bucket(sender: Sender, victim: Victim, source: str) -> None:
+    """A copy, and a copy as a part."""
+    key = sender.key()
+    named = source.format(mine=BUCKET, theirs=f"{OTHER}/{victim.key}")
+    assert sender.send("PUT", f"/{BUCKET}/{key}", {"X-Amz-Copy-Source": named}).status_code in (400, 403)
+    upload = sender.client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+    target = f"/{BUCKET}/{key}?partNumber=1&uploadId={upload}"
+    assert sender.send("PUT", target, {"X-Amz-Copy-Source": named}).status_code in (400, 403)
+    sender.client.abort_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload)
+    assert not sender.stored(key)
+
+
+# ---- changes that outlive a client's secret
+
+
+def test_a_client_has_no_credentials_but_its_own(sender: Sender, stack: Stack) -> None:
+    """Temporary ones, and service accounts, would outlive its secret; nor may it change that."""
+    tokens = boto3.client(
+        "sts", endpoint_url=sender.endpoint, region_name="us-east-1", aws_access_key_id=sender.access_key,
+        aws_secret_access_key=sender.secret, config=botocore.config.Config(proxies={}),
+    )  # fmt: skip
+    with pytest.raises(botocore.exceptions.ClientError) as error:
+        tokens.assume_role(RoleArn="arn:aws:iam::123456789012:role/any", RoleSessionName="probe")
+    assert error.value.response["Error"]["Code"] == "AccessDenied"
+    script = """
+        export MC_CONFIG_DIR=/tmp/probe MC_HOST_probe="http://$ACCESS_KEY:$SECRET@127.0.0.1:9000" GOMEMLIMIT=64MiB
+        mc --json admin user svcacct add probe "$ACCESS_KEY"
+        printf '%s\n%s\n' "$ACCESS_KEY" "$SECRET" | mc --json admin user add probe
+        rm -rf /tmp/probe
+    """
+    given = {"ACCESS_KEY": sender.access_key, "SECRET": sender.secret}
+    said = stack.execute("minio", "sh", stdin=script, environment=given).stdout
+    assert said.count('"Code":"AccessDenied"') == 2 and '"status":"success"' not in said, said
+
+
+def test_a_client_changes_no_setting_of_its_bucket(sender: Sender) -> None:
+    """Such as a policy that opens it to everyone, or a rule that deletes objects later."""
+    everyone = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": ["*"]},
+                "Action": ["s3:GetObject"],
+                "Resource": [f"arn:aws:s3:::{BUCKET}/*"],
+            }
+        ],
+    }
+    rule = {"ID": "probe", "Status": "Enabled", "Filter": {"Prefix": "probe/"}, "Expiration": {"Days": 1}}
+    client, where = sender.client, {"Bucket": BUCKET}
+    for attempt in (
+        lambda: client.put_bucket_policy(**where, Policy=json.dumps(everyone)),
+        lambda: client.put_bucket_lifecycle_configuration(**where, LifecycleConfiguration={"Rules": [rule]}),
+        lambda: client.put_bucket_versioning(**where, VersioningConfiguration={"Status": "Enabled"}),
+        lambda: client.put_bucket_notification_configuration(**where, NotificationConfiguration={}),
+        lambda: client.put_bucket_tagging(**where, Tagging={"TagSet": [{"Key": "a", "Value": "b"}]}),
+        lambda: client.delete_bucket(**where),
+    ):
+        with pytest.raises(botocore.exceptions.ClientError) as error:
+            attempt()
+        assert error.value.response["Error"]["Code"] == "AccessDenied"
 
 
 # ---- what is not served

@@ -130,7 +130,7 @@ PLANS = [
     {"name": "desk-web", "service": "web", "spec": {"published_ports": ["127.0.0.1:8080:80"]}},
     {"name": "desk-db", "service": "db", "spec": {"published_ports": []}},
 ]
-VARIABLES = {"stack_port_web": 8080, "stack_port_other": 9090}
+VARIABLES = {"web_port": 8080, "other_port": 9090}
 
 
 def test_a_taken_port_is_explained() -> None:
@@ -139,7 +139,7 @@ def test_a_taken_port_is_explained() -> None:
         PLANS, {"8080": [{"address": "127.0.0.1", "process": "nginx (process 7)"}]}, VARIABLES
     )
     assert sentence == (
-        "Port 8080, which web publishes, is taken by nginx (process 7). Stop that, or set stack_port_web to a free one."
+        "Port 8080, which web publishes, is taken by nginx (process 7). Stop that, or set web_port to a free one."
     )
 
 
@@ -185,7 +185,7 @@ def test_one_port_for_two_containers_is_refused() -> None:
     """Both are named."""
     twice = [*PLANS, {"name": "desk-api", "service": "api", "spec": {"published_ports": ["127.0.0.1:8080:81"]}}]
     [sentence] = plan_checks.port_conflicts(twice, {}, VARIABLES)
-    assert sentence == "Port 8080 is published by web and by api: set stack_port_web to a free one."
+    assert sentence == "Port 8080 is published by web and by api: set web_port to a free one."
 
 
 # The exchange of RFC 7677, section 3: user "user", password "pencil".
@@ -222,10 +222,12 @@ def test_scram_verifier_is_stable_and_tells_passwords_and_roles_apart() -> None:
 
 
 def test_bucket_policy_covers_one_bucket() -> None:
-    """Everything in the bucket, nothing elsewhere."""
-    [statement] = json.loads(credentials.bucket_policy("charts"))["Statement"]
-    assert statement["Effect"] == "Allow"
-    assert statement["Resource"] == ["arn:aws:s3:::charts", "arn:aws:s3:::charts/*"]
+    """Its objects, not its settings, nothing elsewhere, and no credentials of the client's own making."""
+    allowed, denied = json.loads(credentials.bucket_policy("charts"))["Statement"]
+    assert allowed["Effect"] == "Allow"
+    assert allowed["Resource"] == ["arn:aws:s3:::charts", "arn:aws:s3:::charts/*"]
+    assert not [action for action in allowed["Action"] if "*" in action or "Policy" in action or "Lifecycle" in action]
+    assert denied == {"Effect": "Deny", "Action": ["admin:*"]}
 
 
 def test_python_errors_name_file_line_and_reason() -> None:
@@ -354,11 +356,11 @@ def test_a_text_where_a_list_belongs() -> None:
 
 def test_misspelt_variables() -> None:
     """A slip is told with what was meant; a variable of one's own is not, however it begins."""
-    own = ["backend_image_tag", "stack_owner", "airflow", "ansible_host", "stack_port_mlflow", "redis_maxmemory"]
+    own = ["backend_image_tag", "stack_owner", "airflow", "ansible_host", "mlflow_port", "redis_maxmemory"]
     assert settings.misspelt_variables(own) == []
-    assert settings.misspelt_variables([*own, "stack_port_mlfow", "airflow_dag_dir"]) == [
+    assert settings.misspelt_variables([*own, "mlfow_port", "airflow_dag_dir"]) == [
         "airflow_dag_dir is no variable of this collection. Did you mean airflow_dags_dir?",
-        "stack_port_mlfow is no variable of this collection. Did you mean stack_port_mlflow?",
+        "mlfow_port is no variable of this collection. Did you mean mlflow_port?",
     ]
 
 
