@@ -61,7 +61,7 @@ SCENARIOS ?= redis postgres minio default
 SCENARIOS_ALL ?= faults operators ibkr_gateway docker_host mlflow backend airflow own_backend collection \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
-.PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
+.PHONY: test test-all test-changed vulnerabilities lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack
 
 test-all: test vulnerabilities ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
@@ -84,14 +84,6 @@ vulnerabilities: .venv/controller ## Look for known vulnerabilities in MinIO's p
 	@$(BIN)/ansible-playbook -i inventories/local $(ASK) tools/minio_image.yml -e minio_image_file=$(CURDIR)/.cache/minio-image
 	@$(BIN)/python tools/vulnerabilities.py "$$(cat .cache/minio-image)"
 
-sanity: .venv/controller .venvs/compat-oldest .venvs/publish ## Check the collection as Ansible and Galaxy do before it is published
-	@echo "── sanity: $$($(BIN)/ansible-test --version)"
-	@$(BIN)/python tools/sanity.py
-	@echo "── sanity: $$(.venvs/compat-oldest/bin/ansible-test --version)"
-	@$(BIN)/python tools/sanity.py --ansible-test .venvs/compat-oldest/bin/ansible-test
-	@echo "── documentation"
-	@$(BIN)/python tools/publish.py
-
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
 	@echo "── lint"
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
@@ -108,13 +100,19 @@ unit-plugins:
 	@echo "── unit tests: plugins and tools"
 	@$(BIN)/pytest -q tests/unit/plugins tests/unit/tools
 
-unit-backend unit-simulator unit-dags: unit-%:
+unit-dags:
+	@echo "── unit tests: dags"
+	@.venvs/dags/bin/python -m pytest -q -p no:cacheprovider tests/unit/dags
+
+unit-backend: APPLICATION := backend
+unit-simulator: APPLICATION := gateway_simulator
+unit-backend unit-simulator: unit-%:
 	@echo "── unit tests: $*"
-	@.venvs/$*/bin/python -m pytest -q -p no:cacheprovider tests/unit/$*
+	@.venvs/$*/bin/python -m pytest -q -p no:cacheprovider apps/$(APPLICATION)/tests
 
 types-backend:
 	@echo "── types: backend"
-	@.venvs/backend/bin/mypy --cache-dir .cache/mypy roles/backend/files/app/ibkr_backend
+	@.venvs/backend/bin/mypy --config-file apps/backend/pyproject.toml --cache-dir .cache/mypy apps/backend/ibkr_backend
 
 molecule: ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
 	@$(MAKE) --no-print-directory scenarios SCENARIOS=default
@@ -145,6 +143,14 @@ lock: .venv/controller ## Resolve the requirements again
 	    python=3.11; [ $$file != requirements/compat-newest.in ] || python=3.13; \
 	    $(BIN)/uv pip compile --quiet --universal --python-version $$python --generate-hashes --no-header $$file -o $${file%.in}.lock; \
 	done
+	@# The applications: what their images are built from, then the same versions with what the tests need.
+	@for application in apps/*/; do ( \
+	    cd $$application; \
+	    lock="$(CURDIR)/$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header"; \
+	    $$lock pyproject.toml -o requirements.lock; \
+	    $$lock pyproject.toml --group test -c requirements.lock -o test.lock; \
+	    ! grep -q '^build = ' pyproject.toml || $$lock --group build -o build.lock; \
+	); done
 
 .venv/uv: roles/container_image/files/python-build/uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -183,14 +189,12 @@ lock: .venv/controller ## Resolve the requirements again
 	@.venv/bin/uv venv --quiet --python .venv/bin/python $@
 	@.venv/bin/uv pip install --quiet --python $@/bin/python --require-hashes --only-binary :all: -r $<
 
-.venvs/publish: requirements/publish.lock .venv/controller
-	@echo "Making $@, from $<"
+.venvs/dags: requirements/unit-dags.lock
+.venvs/backend: apps/backend/test.lock
+.venvs/simulator: apps/gateway_simulator/test.lock
+.venvs/dags .venvs/backend .venvs/simulator: .venv/controller
+	@echo "Making $@, from $(filter %.lock,$^)"
 	@rm -rf $@
 	@.venv/bin/uv venv --quiet --python .venv/bin/python $@
-	@.venv/bin/uv pip install --quiet --python $@/bin/python --require-hashes -r $<
-
-.venvs/%: requirements/unit-%.lock .venv/controller
-	@echo "Making $@, from $<"
-	@rm -rf $@
-	@.venv/bin/uv venv --quiet --python .venv/bin/python $@
-	@.venv/bin/uv pip install --quiet --python $@/bin/python --require-hashes -r $<
+	@# The simulator's lock leaves out what a package of data names as its dependencies.
+	@.venv/bin/uv pip install --quiet --python $@/bin/python --no-deps --require-hashes -r $(filter %.lock,$^)

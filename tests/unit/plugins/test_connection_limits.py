@@ -142,7 +142,7 @@ def test_what_the_programs_may_open_fits(
 
 def test_the_backends_pools_are_those_that_are_counted(rendered: dict[str, dict[str, Any]]) -> None:
     """The numbers stand in the application and in the wiring."""
-    source = Path(REPOSITORY, "roles/backend/files/app/ibkr_backend/database.py").read_text()
+    source = Path(REPOSITORY, "apps/backend/ibkr_backend/database.py").read_text()
     found = {name: int(count) for name, count in re.findall(r"(?m)^(API|TASK)_CONNECTIONS = (\d+)$", source)}
     pools = rendered["defaults"]["pools"]["backend"]
     assert found == {"API": pools["api"], "TASK": pools["task"]}

@@ -14,7 +14,7 @@ from collection_under_test import REPOSITORY
 
 KINDS = ("*.py", "*.yml", "*.html", "*.js", "*.j2", "*.sh")
 # The simulator refuses orders, and the tests try.
-APART = re.compile(r"(tests|molecule)/|roles/ibkr_gateway/files/simulator/")
+APART = re.compile(r"(tests|molecule|apps/[^/]+/tests|apps/gateway_simulator)/")
 # Operations of ibind and of IBKR's older clients, and the paths of the Client Portal API.
 ORDERS = re.compile(
     r"\b(place|modify|cancel|submit|preview|whatif)_?(oca_)?orders?\b|iserver/[^\s\"']*(order|reply)|\.reply\(|orders/whatif",
@@ -26,7 +26,7 @@ def test_nothing_names_an_operation_with_orders() -> None:
     words = ["git", "ls-files", "-z", "--", *KINDS]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     paths = [path for path in done.stdout.split("\0") if path and not APART.match(path)]
-    assert {"files/dags/daily_strategy_training.py", "roles/backend/files/app/ibkr_backend/broker.py"} < set(paths)
+    assert {"files/dags/daily_strategy_training.py", "apps/backend/ibkr_backend/broker.py"} < set(paths)
     found = [
         f"{path}:{number}: {line.strip()}"
         for path in paths

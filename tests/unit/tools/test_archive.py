@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ PLACES = (
     ".", "production", "inventories", "inventories/local", "inventories/desk/deeper", "examples",
     "examples/own_backend", "examples/own_backend/inventory", "files", "files/dags", "playbooks", "playbooks/tasks",
     "plugins/modules", "docs", "changelogs", "meta", "roles/redis", "roles/redis/tasks", "roles/redis/files/image",
-    "roles/backend/files/app/ibkr_backend",
+    "apps/backend/ibkr_backend",
 )  # fmt: skip
 #: What that may be.
 KEPT = (
@@ -27,7 +28,7 @@ KEPT = (
     "notes.yml~", "__pycache__/x.cpython-311.pyc", "artifacts.tar.gz",
 )  # fmt: skip
 #: What an installed collection consists of.
-PACKED = ("docs/", "examples/", "files/", "meta/", "playbooks/", "plugins/", "roles/")
+PACKED = ("apps/", "docs/", "examples/", "files/", "meta/", "playbooks/", "plugins/", "roles/")
 FILES = ("README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "site.yml", "requirements.yml")
 
 
@@ -63,9 +64,11 @@ def test_nothing_that_is_kept_beside_it(archive: dict[str, bytes]) -> None:
     """No secret, vault, environment or inventory, at whatever depth and under whatever name."""
     assert [name for name, content in archive.items() if SECRET.encode() in content] == []
     assert not [name for name in archive if name.startswith(("inventories/", "tests/", "molecule/", "tools/"))]
+    assert not [name for name in archive if name.startswith("apps/") and "/tests/" in name]
 
 
 def test_everything_that_is_needed(archive: dict[str, bytes]) -> None:
-    """Each file of roles, plugins, playbooks and documents, also one that a role has newly got."""
-    needed = {name for name in tracked() if name.startswith(PACKED) or name in FILES}
+    """Each file of roles, applications, plugins, playbooks and documents, also one that a role has newly got."""
+    tests = re.compile(r"apps/[^/]+/(tests/|test\.lock)")
+    needed = {name for name in tracked() if name in FILES or (name.startswith(PACKED) and not tests.match(name))}
     assert len(needed) > 250 and needed - archive.keys() == set()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-APP = Path(__file__).parents[3] / "roles/backend/files/app"
+APP = Path(__file__).parents[1]
 
 
 def test_the_migrations_make_what_the_models_need(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import socket
 import socketserver
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,15 +13,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3] / "roles/backend/files/app")]
 # The Celery application reads these when it is imported; nothing listens there.
 os.environ |= {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0", "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/1"}
 
-from fake_ibkr import TODAY, FakeIbkr, serve, trading_days  # noqa: E402
-from ibkr_backend.database import Base, make_engine  # noqa: E402
-from ibkr_backend.gateway import Gateway  # noqa: E402
-from ibkr_backend.settings import ApiSettings, DatabaseSettings  # noqa: E402
-from sqlalchemy.orm import Session  # noqa: E402
+from fake_ibkr import TODAY, FakeIbkr, serve, trading_days
+from ibkr_backend.database import Base, make_engine
+from ibkr_backend.gateway import Gateway
+from ibkr_backend.settings import ApiSettings, DatabaseSettings
+from sqlalchemy.orm import Session
 
 TOKEN = "token-of-the-tests"
 PASSWORD = "open sesame"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ibkr_backend.settings import ApiSettings, CelerySettings, DatabaseSettings, SettingsError
 
-APP = Path(__file__).parents[3] / "roles/backend/files/app"
+APP = Path(__file__).parents[1]
 
 
 def test_a_complete_environment_is_read(settings: ApiSettings) -> None:

@@ -22,7 +22,7 @@ from ibkr_backend.settings import SettingsError
 from ibkr_backend.tasks import ping, refresh_bars
 from kombu import Queue
 
-APP = Path(__file__).parents[3] / "roles/backend/files/app"
+APP = Path(__file__).parents[1]
 
 
 def scheduler(path: Path) -> heartbeat.BeatScheduler:

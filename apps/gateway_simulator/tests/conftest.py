@@ -16,9 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-REPOSITORY = Path(__file__).parents[3]
-SIMULATOR = REPOSITORY / "roles" / "ibkr_gateway" / "files" / "simulator"
-sys.path.insert(0, str(SIMULATOR))
+SIMULATOR = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
