@@ -10,8 +10,8 @@ out.
 **Evaluation.** Walk-forward: each test range is predicted by a model fitted only on earlier days. Every metric is out
 of sample and after transaction costs, next to buying and holding on the same days.
 
-**Promotion.** A final fit on all days is registered as `daily_strategy_<symbol>`. It becomes `champion` only in these
-cases, and its tag `promotion` says which:
+**Promotion.** A final fit on all days is registered as `daily_strategy_<symbol>`, with `_` for a space and `__` for
+`@`. It becomes `champion` only in these cases, and its tag `promotion` says which:
 
 - There is no champion, and the candidate's out-of-sample Sharpe ratio after costs beats cash.
 - The champion was made by another recipe (features, model, windows, settings), and the candidate's recipe beats it.
@@ -38,7 +38,8 @@ from typing import Any
 import pendulum
 from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
 
-SYMBOL_PATTERN = r"^[A-Z][A-Z0-9.\-]{0,14}$"
+# What the backend takes: a ticker such as "AAPL", "BRK B" or "7203", and after "@" the exchange or the contract id.
+SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9.\-]{0,14}( [A-Z0-9.\-]{1,7})?(@[A-Z0-9.]{1,12})?$"
 
 PARAMS = {
     "symbol": Param("AAPL", type="string", pattern=SYMBOL_PATTERN, description="Ticker, as the backend knows it"),
@@ -117,7 +118,8 @@ def daily_strategy_training() -> None:
                 f"the bars of {bars.symbol} are not adjusted for splits, so a split would count as a loss;"
                 " set allow_unadjusted to train all the same"
             )
-        return start_run(bars, recipe, params["cost_bps"], run_name=f"{bars.symbol} {context['run_id']}")
+        dag_run = (context["dag"].dag_id, context["run_id"])
+        return start_run(bars, recipe, params["cost_bps"], f"{bars.symbol} {context['run_id']}", dag_run)
 
     @task
     def evaluate(mlflow_run_id: str) -> dict[str, float]:

@@ -1,14 +1,20 @@
 """Removes old task logs from object storage and closes MLflow runs that nothing will finish.
 
-Task logs older than `log_retention_days` are deleted from the bucket that Airflow logs to. An MLflow run that is
-still `RUNNING` after `stale_run_hours` belongs to a task that died: it is marked `KILLED`, and keeps all it holds.
+Task logs older than `log_retention_days` are deleted from the bucket that Airflow logs to.
+
+An MLflow run that a training of this stack started, that is still `RUNNING` after `stale_run_hours`, and whose DAG run
+has ended belongs to a task that died: it is marked `KILLED`, and keeps all it holds. Runs that anybody else started are
+left alone. In a stack without MLflow this task is skipped.
+
 With `dry_run` both only say what they would do. The DAG is active as soon as it is seen.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pendulum
 from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
@@ -16,6 +22,10 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, t
 if TYPE_CHECKING:
     from botocore.client import BaseClient
     from mlflow.tracking import MlflowClient
+
+# Tags that a training gives its MLflow run, as in quantops_strategy.tracking, whose import takes seconds.
+DAG_TAG = "quantops.dag_id"
+DAG_RUN_TAG = "quantops.dag_run_id"
 
 PARAMS = {
     "log_retention_days": Param(30, type="integer", minimum=1, maximum=3650, description="Age at which logs go"),
@@ -65,13 +75,19 @@ def stack_maintenance() -> None:
     @task
     def close_stale_mlflow_runs() -> list[str]:
         """Return the ids of the runs that were, or would be, closed."""
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            from airflow.sdk.exceptions import AirflowSkipException
+
+            raise AirflowSkipException("this stack has no MLflow")
         from mlflow.tracking import MlflowClient
 
-        params = get_current_context()["params"]
+        context = get_current_context()
+        params = context["params"]
         cutoff = pendulum.now("UTC").subtract(hours=params["stale_run_hours"])
         client = MlflowClient()
-        stale = stale_runs(client, cutoff)
-        print(f"{len(stale)} MLflow runs are RUNNING since before {cutoff.to_iso8601_string()}: {stale}")
+        stale = stale_runs(client, cutoff, lambda dag_id, run_id: has_ended(context["ti"], dag_id, run_id))
+        since = cutoff.to_iso8601_string()
+        print(f"{len(stale)} MLflow runs of ended trainings are RUNNING since before {since}: {stale}")
         if not params["dry_run"]:
             for run_id in stale:
                 client.set_terminated(run_id, status="KILLED")
@@ -95,15 +111,47 @@ def expired_keys(s3: BaseClient, bucket: str, prefix: str, cutoff: datetime) -> 
     return [item["Key"] for page in pages for item in page.get("Contents", []) if item["LastModified"] < cutoff]
 
 
-def stale_runs(client: MlflowClient, cutoff: datetime) -> list[str]:
-    """Ids of the MLflow runs that started before the cutoff and are still marked as running."""
+def has_ended(task_instance: Any, dag_id: str, run_id: str) -> bool:
+    """Tell whether a run of a DAG has ended, so that none of its tasks will be tried again; one that was deleted has.
+
+    Args:
+        task_instance: The running task, which asks Airflow.
+        dag_id: Id of the DAG.
+        run_id: Id of its run.
+    """
+    from airflow.sdk.exceptions import AirflowRuntimeError
+
+    try:
+        return str(task_instance.get_dagrun_state(dag_id, run_id)) in ("success", "failed")
+    except AirflowRuntimeError as error:
+        if (error.error.detail or {}).get("status_code") == 404:
+            return True
+        raise
+
+
+def stale_runs(client: MlflowClient, cutoff: datetime, ended: Callable[[str, str], bool]) -> list[str]:
+    """Ids of the MLflow runs of this stack's trainings that nothing will finish.
+
+    Args:
+        client: MLflow's client.
+        cutoff: Aware point in time before which they started.
+        ended: Tells of the ids of a DAG and of its run whether that has ended.
+
+    Returns:
+        Ids of runs that are marked as running and bear the tags of a DAG run that has ended.
+    """
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     condition = f"attributes.status = 'RUNNING' and attributes.start_time < {int(cutoff.timestamp() * 1000)}"
     found: list[str] = []
     token = None
     while experiments:
         page = client.search_runs(experiments, condition, page_token=token)
-        found += [run.info.run_id for run in page]
+        found += [
+            run.info.run_id
+            for run in page
+            if {DAG_TAG, DAG_RUN_TAG} <= run.data.tags.keys()
+            and ended(run.data.tags[DAG_TAG], run.data.tags[DAG_RUN_TAG])
+        ]
         token = page.token
         if not token:
             break

@@ -11,7 +11,7 @@ import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 
-run_name, symbol = os.environ["VERIFY_RUN"], os.environ["VERIFY_SYMBOL"]
+run_name = os.environ["VERIFY_RUN"]
 client = MlflowClient()
 experiments = [experiment.experiment_id for experiment in client.search_experiments()]
 runs = client.search_runs(experiments, filter_string=f"attributes.run_name = '{run_name}'")
@@ -30,13 +30,11 @@ if not pictures:
     sys.exit(f"the run has no picture of the equity curve, only {found}")
 print(f"MLflow serves its artifacts, {', '.join(sorted(found))}")
 
-name = f"daily_strategy_{symbol}"
-versions = [
-    version for version in client.search_model_versions(f"name = '{name}'") if version.run_id == run.info.run_id
-]
+versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
 if len(versions) != 1:
-    sys.exit(f"{len(versions)} versions of {name} come from the run, expected is one")
+    sys.exit(f"{len(versions)} registered versions of models come from the run, expected one")
 version = versions[0]
+name = version.name
 aliases = client.get_registered_model(name).aliases
 print(f"{name} version {version.version} is registered; the champion is version {aliases.get('champion', 'none')}")
 

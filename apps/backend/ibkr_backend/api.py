@@ -34,7 +34,8 @@ from ibkr_backend.guard import Guard
 from ibkr_backend.metrics import RequestMetrics, ServiceMetrics
 from ibkr_backend.mlflow_api import MLflow, MLflowError
 from ibkr_backend.readiness import CLIENT_TIMEOUT, Readiness, one_line
-from ibkr_backend.settings import SYMBOL_PATTERN, ApiSettings
+from ibkr_backend.settings import ApiSettings
+from ibkr_backend.symbols import SYMBOL_PATTERN
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -22,6 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from ibkr_backend.gateway import Bar, Source
 from ibkr_backend.settings import DatabaseSettings
+from ibkr_backend.symbols import SYMBOL_LENGTH
 
 
 class Base(DeclarativeBase):
@@ -35,7 +36,7 @@ class KeptBar(Base):
     __tablename__ = "bars"
     __table_args__ = (CheckConstraint("source IN ('ibkr', 'simulated')", name="bars_source_check"),)
 
-    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    symbol: Mapped[str] = mapped_column(String(SYMBOL_LENGTH), primary_key=True)
     source: Mapped[str] = mapped_column(String(9), primary_key=True)
     date: Mapped[dt.date] = mapped_column(primary_key=True)
     open: Mapped[float] = mapped_column(Double)
@@ -53,7 +54,7 @@ class Refresh(Base):
 
     __tablename__ = "refreshes"
 
-    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    symbol: Mapped[str] = mapped_column(String(SYMBOL_LENGTH), primary_key=True)
     source: Mapped[str | None] = mapped_column(String(9))
     history_start: Mapped[dt.date | None]
     last_attempt: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True))
@@ -70,7 +71,7 @@ class Adjustment(Base):
 
     __tablename__ = "adjustments"
 
-    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    symbol: Mapped[str] = mapped_column(String(SYMBOL_LENGTH), primary_key=True)
     source: Mapped[str] = mapped_column(String(9), primary_key=True)
     date: Mapped[dt.date] = mapped_column(primary_key=True)
     ratio: Mapped[float] = mapped_column(Double)
@@ -87,7 +88,7 @@ class Signal(Base):
         CheckConstraint("kind IN ('live', 'out_of_sample')", name="signals_kind_check"),
     )
 
-    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    symbol: Mapped[str] = mapped_column(String(SYMBOL_LENGTH), primary_key=True)
     source: Mapped[str] = mapped_column(String(9), primary_key=True)
     kind: Mapped[str] = mapped_column(String(13), primary_key=True)
     model_version: Mapped[str] = mapped_column(String(20), primary_key=True)
@@ -103,7 +104,7 @@ class Scoring(Base):
 
     __tablename__ = "scorings"
 
-    symbol: Mapped[str] = mapped_column(String(15), primary_key=True)
+    symbol: Mapped[str] = mapped_column(String(SYMBOL_LENGTH), primary_key=True)
     source: Mapped[str] = mapped_column(String(9))
     model_name: Mapped[str] = mapped_column(String(255))
     model_version: Mapped[str] = mapped_column(String(20))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import httpx
 
 from ibkr_backend.markets import US, Market, market_of
+from ibkr_backend.symbols import ticker_and_listing
 
 if TYPE_CHECKING:
     from ibkr_backend.broker import ReadOnlyClient
@@ -106,6 +107,11 @@ class Stock:
     conid: int
     exchange: str | None
     source: Source
+
+    def is_listed(self, listing: str) -> bool:
+        """Say whether ``listing`` names its exchange, with or without the segment (``NASDAQ.NMS``), or its contract."""
+        exchange = (self.exchange or "").upper()
+        return listing in (exchange, exchange.partition(".")[0], str(self.conid))
 
     @property
     def market(self) -> Market:
@@ -259,16 +265,25 @@ class Gateway:
         raise GatewayError(f"account {account} has more than {MAX_POSITION_PAGES * POSITIONS_A_PAGE} positions")
 
     def find_stock(self, symbol: str) -> Stock:
-        """Return the stock or fund listed under ``symbol``."""
-        found, source = self._ask("search_contract_by_symbol", symbol)
+        """Return the stock or fund listed under ``symbol``: at the exchange or of the contract that it names, else the
+        first that IBKR finds."""
+        ticker, listing = ticker_and_listing(symbol)
+        found, source = self._ask("search_contract_by_symbol", ticker)
+        stocks = []
         try:
             for contract in found if isinstance(found, list) else []:
                 kinds = {section.get("secType") for section in contract.get("sections", [])}
-                if contract.get("symbol", "").upper() == symbol and "STK" in kinds:
-                    return Stock(int(contract["conid"]), contract.get("description"), source)
+                if contract.get("symbol", "").upper() == ticker and "STK" in kinds:
+                    stocks.append(Stock(int(contract["conid"]), contract.get("description"), source))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise GatewayError(f"the gateway's answer to the search for {symbol} cannot be read") from None
-        raise GatewayError(f"IBKR knows no stock with the symbol {symbol}")
+        if not stocks:
+            raise GatewayError(f"IBKR knows no stock with the symbol {ticker}")
+        for stock in stocks:
+            if listing is None or stock.is_listed(listing):
+                return stock
+        known = ", ".join(f"{ticker}@{stock.exchange} (contract {stock.conid})" for stock in stocks)
+        raise GatewayError(f"IBKR knows no stock {symbol}, only {known}")
 
     def daily_bars(self, stock: Stock, start: date, last: date, *, newest: bool = True) -> list[Bar]:
         """Return the daily bars from ``start`` to ``last``, ascending; with ``newest`` the last is today.

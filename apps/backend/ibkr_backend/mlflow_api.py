@@ -6,8 +6,15 @@ from typing import Any
 
 import httpx
 
+from ibkr_backend.symbols import plain_name
+
 MODEL_PREFIX = "daily_strategy_"
 CHAMPION = "champion"
+
+
+def model_name(symbol: str) -> str:
+    """Name of the registered model of a symbol, as the training DAG gives it."""
+    return f"{MODEL_PREFIX}{plain_name(symbol)}"
 
 
 class MLflowError(Exception):

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ibkr_backend.settings import WorkerSettings
+from ibkr_backend.symbols import plain_name
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -31,7 +32,7 @@ def make_client(settings: WorkerSettings, timeout: float, attempts: int = 1) -> 
 
 def chart_key(symbol: str) -> str:
     """Return the key of a symbol's newest chart."""
-    return f"daily/{symbol}.svg"
+    return f"daily/{plain_name(symbol)}.svg"
 
 
 def put_chart(client: Any, bucket: str, symbol: str, svg: str) -> str:

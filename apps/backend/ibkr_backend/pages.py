@@ -18,7 +18,7 @@ from ibkr_backend import __version__
 from ibkr_backend.airflow_api import Airflow, AirflowError
 from ibkr_backend.auth import KNOWN_SECONDS, SESSION_SECONDS, Sessions
 from ibkr_backend.database import GatewaySession, Portfolio, Scoring, Signal, symbols_overview, utc
-from ibkr_backend.mlflow_api import MLflow
+from ibkr_backend.mlflow_api import MLflow, model_name
 from ibkr_backend.readiness import Dependency, answers
 from ibkr_backend.settings import ApiSettings
 from ibkr_backend.views import RANGES, WORDS, symbol_chart
@@ -236,7 +236,7 @@ def _newest(lookups: list[Dependency]) -> dict[str, dict[str, Any]]:
 
 
 def _champion(mlflow: MLflow, symbol: str) -> Champion | None:
-    model = next((each for each in mlflow.models() if each.name.endswith(f"_{symbol}")), None)
+    model = next((each for each in mlflow.models() if each.name == model_name(symbol)), None)
     if model is None:
         return None
     newest = next(iter(mlflow.versions(model.name, 1)), None)

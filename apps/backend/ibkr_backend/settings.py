@@ -24,13 +24,14 @@ from pydantic import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from ibkr_backend.symbols import SYMBOL_PATTERN
+
 # What worker and beat leave in Redis for the API. In the broker's database: process to the moment it was last seen,
 # seconds since the epoch. In the result backend's: "TASK STATE" to a count, "TASK seconds" to a sum.
 SEEN_KEY = "ibkr_backend:seen"
 TASKS_KEY = "ibkr_backend:tasks"
 # What the API writes to learn whether Redis takes writes.
 PROBE_KEY = "ibkr_backend:probe"
-SYMBOL_PATTERN = r"^[A-Z0-9][A-Z0-9. \-]{0,14}$"
 
 
 class SettingsError(SystemExit):

@@ -29,6 +29,7 @@ class FakeIbkr:
     requests: list[str] = field(default_factory=list)
     page_size: int = 1000
     exchange: str = "NASDAQ"
+    other_listings: tuple[tuple[str, str], ...] = ()
     authenticated: bool = True
     reopens: bool = False
     account: str = "DU0000001"
@@ -96,8 +97,11 @@ class FakeIbkr:
         if url.path.endswith("/iserver/secdef/search"):
             symbol = parse_qs(url.query)["symbol"][0]
             other = {"conid": "1", "symbol": "AAPLX", "sections": [{"secType": "STK"}]}
-            stock = {"conid": "265598", "symbol": symbol, "description": self.exchange}
-            return 200, [other, stock | {"sections": [{"secType": "STK"}]}]
+            stocks = [
+                {"conid": conid, "symbol": symbol, "description": exchange, "sections": [{"secType": "STK"}]}
+                for conid, exchange in (("265598", self.exchange), *self.other_listings)
+            ]
+            return 200, [other, *stocks]
         if url.path.endswith("/iserver/marketdata/history"):
             return self.history(parse_qs(url.query))
         return 404, {}

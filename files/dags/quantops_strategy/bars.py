@@ -6,6 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -78,7 +79,7 @@ def fetch_bars(backend_url: str, symbol: str, start: str, end: str, token: str |
         BarsUnavailable: The backend does not answer, fails, or keeps no bars yet.
         BarsInvalid: The backend refuses the request, or its bars are not usable.
     """
-    url = f"{backend_url.rstrip('/')}/api/v1/bars/{symbol}"
+    url = f"{backend_url.rstrip('/')}/api/v1/bars/{quote(symbol, safe='')}"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         response = httpx.get(url, params={"start": start, "end": end}, headers=headers, timeout=REQUEST_TIMEOUT_S)

@@ -36,6 +36,9 @@ from quantops_strategy.evaluation import (
 )
 
 EXPERIMENT = "daily_strategy"
+# Tags of an MLflow run that say which run of which DAG made it.
+DAG_TAG = "quantops.dag_id"
+DAG_RUN_TAG = "quantops.dag_run_id"
 CHAMPION = "champion"
 BARS_ARTIFACT = "data/bars.csv"
 MODEL_REQUIREMENTS = ("numpy", "pandas", "scikit-learn", "skops")
@@ -121,15 +124,26 @@ class Decision:
 
 
 def model_name(symbol: str) -> str:
-    """Name of the registered model of a symbol."""
-    return f"daily_strategy_{symbol}"
+    """Name of the registered model of a symbol; in MLflow's addresses of models ``@`` begins an alias."""
+    return f"daily_strategy_{symbol.replace('@', '__').replace(' ', '_')}"
 
 
-def start_run(bars: DailyBars, recipe: Recipe, cost_bps: float, run_name: str) -> str:
-    """Open the MLflow run of a training, keep its bars and parameters in it, and return its id."""
+def start_run(
+    bars: DailyBars, recipe: Recipe, cost_bps: float, run_name: str, dag_run: tuple[str, str] | None = None
+) -> str:
+    """Open the MLflow run of a training, keep its bars and parameters in it, and return its id.
+
+    Args:
+        bars: What it is trained on.
+        recipe: How.
+        cost_bps: See `Lineage`.
+        run_name: Name of the MLflow run.
+        dag_run: Ids of the DAG and of its run that train, so that `stack_maintenance` can tell whether they ended.
+    """
     lineage = Lineage.of(bars, recipe, cost_bps)
+    origin = dict(zip((DAG_TAG, DAG_RUN_TAG), dag_run, strict=True)) if dag_run else {}
     mlflow.set_experiment(EXPERIMENT)
-    with mlflow.start_run(run_name=run_name, tags=lineage.tags()) as run:
+    with mlflow.start_run(run_name=run_name, tags={**lineage.tags(), **origin}) as run:
         mlflow.log_params(
             {
                 "symbol": lineage.symbol,
