@@ -11,6 +11,8 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.gateway_status import login_status
+
 #: Seconds for one answer, and for all of them together. A gateway that cannot reach IBKR never answers under /v1/api.
 ANSWER_SECONDS = 3.0
 ALL_SECONDS = 8.0
@@ -75,21 +77,11 @@ def look(found: list[GatewayStates], host: str, port: int, seconds: float) -> No
     except (OSError, http.client.HTTPException) as error:
         found.append(replace(up, ibkr_reachable=False, reason=f"IBKR cannot be reached: {words(error, seconds)}"))
         return
-    if status == 401:
-        found.append(replace(up, ibkr_reachable=True, logged_in=False, reason="nobody is logged in"))
-    elif status >= 500:
-        found.append(replace(up, ibkr_reachable=False, reason=f"IBKR cannot be reached: HTTP {status}"))
-    elif status == 403:
-        found.append(replace(up, reason="the gateway refuses this host (HTTP 403): ibkr_gateway_allowed_addresses"))
-    elif status != 200 or not isinstance(answer, dict) or "authenticated" not in answer:
-        found.append(replace(up, reason=f"the login status cannot be read: HTTP {status}"))
-    elif not (answer["authenticated"] and answer.get("connected", True)):
-        why = "another session of this user has taken over" if answer.get("competing") else answer.get("message")
-        found.append(
-            replace(up, ibkr_reachable=True, logged_in=False, reason=why or "the session with IBKR is not open")
-        )
-    else:
-        found.append(replace(up, ibkr_reachable=True, logged_in=True, reason="logged in"))
+    reachable, logged_in, reason = login_status(status, answer)
+    if status == 403:
+        reason += ": ibkr_gateway_allowed_addresses"
+    found.append(replace(up, ibkr_reachable=reachable, logged_in=logged_in, reason=reason))
+    if logged_in:
         try:
             _, _, accounts = ask(host, port, "GET", "/v1/api/iserver/accounts", seconds)
         except (OSError, http.client.HTTPException):

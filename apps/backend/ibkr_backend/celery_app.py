@@ -5,11 +5,11 @@ import time
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import QueueNotFound
 from celery.signals import celeryd_after_setup, setup_logging, task_postrun, task_prerun, worker_init
 from celery.worker.control import Panel
 
 from ibkr_backend import logs
+from ibkr_backend.check_queues import astray
 from ibkr_backend.heartbeat import WORKER_HEARTBEAT, WorkerHeartbeat
 from ibkr_backend.settings import TASKS_KEY, CelerySettings, SettingsError, WorkerSettings
 
@@ -123,19 +123,11 @@ def check_queues(app: Celery, consumed: set[str]) -> None:
     Raises:
         SettingsError: naming the queue and the task.
     """
-    app.loader.import_default_modules()
-    sent = {entry["task"]: entry.get("options", {}) for entry in app.conf.beat_schedule.values()}
-    sent |= {name: sent.get(name, {}) for name in app.tasks if name.startswith("ibkr_backend.")}
-    for task, options in sent.items():
-        try:
-            queue = app.amqp.router.route(dict(options), task)["queue"].name
-        except QueueNotFound:
-            queue = str(options.get("queue"))
-        if queue not in consumed:
-            raise SettingsError(
-                f"{task} is sent to the queue {queue}, but this worker reads {', '.join(sorted(consumed))}: "
-                "start it without --queues, or set CELERY_QUEUE"
-            )
+    for _, task, queue in astray(app, consumed):
+        raise SettingsError(
+            f"{task} is sent to the queue {queue}, but this worker reads {', '.join(sorted(consumed))}: "
+            "start it without --queues, or set CELERY_QUEUE"
+        )
 
 
 _began: dict[str, float] = {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx
 
+from ibkr_backend.gateway_status import login_status
 from ibkr_backend.markets import US, Market, market_of
 from ibkr_backend.symbols import ticker_and_listing
 
@@ -157,23 +158,12 @@ class Gateway:
             answer = self._client.post("/v1/api/iserver/auth/status")
         except httpx.HTTPError as error:
             return GatewayState(True, False, None, simulated, f"IBKR cannot be reached: {error_text(error)}")
-        if answer.status_code == 401:
-            return GatewayState(True, True, False, simulated, "nobody is logged in")
-        if answer.status_code >= 500:
-            return GatewayState(True, False, None, simulated, f"IBKR cannot be reached: HTTP {answer.status_code}")
-        if answer.status_code == 403:
-            reason = "the gateway refuses this host (HTTP 403): ibkr_gateway_allowed_addresses"
-            return GatewayState(True, None, None, simulated, reason)
-        if answer.status_code != 200:
-            reason = f"the login status cannot be read: HTTP {answer.status_code}"
-            return GatewayState(True, None, None, simulated, reason)
         try:
-            status = answer.json()
-            logged_in = bool(status["authenticated"] and status.get("connected", True))
-        except (ValueError, TypeError, KeyError):
-            return GatewayState(True, None, None, simulated, "the login status cannot be read")
-        reason = "logged in" if logged_in else status.get("message") or "nobody is logged in"
-        return GatewayState(True, True, logged_in, simulated, reason)
+            said = answer.json()
+        except ValueError:
+            said = None
+        reachable, logged_in, reason = login_status(answer.status_code, said)
+        return GatewayState(True, reachable, logged_in, simulated, reason)
 
     @functools.cached_property
     def _broker(self) -> "ReadOnlyClient":

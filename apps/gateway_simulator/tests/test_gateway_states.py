@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import socket
 import ssl
 import sys
@@ -11,16 +12,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-SOURCE = Path(__file__).parents[3] / "plugins" / "module_utils" / "gateway.py"
-location = importlib.util.spec_from_file_location("gateway_states", SOURCE)
-assert location and location.loader
-gateway = importlib.util.module_from_spec(location)
-# The dataclass looks its module up there.
-sys.modules["gateway_states"] = gateway
-location.loader.exec_module(gateway)
+COLLECTION = "ansible_collections.quantops.ibkr_stack.plugins.module_utils"
+MODULE_UTILS = Path(__file__).parents[3] / "plugins" / "module_utils"
+
+
+def module_util(name: str) -> ModuleType:
+    """Import a file as Ansible does, without Ansible: under its name in the collection."""
+    full = f"{COLLECTION}.{name}"
+    location = importlib.util.spec_from_file_location(full, MODULE_UTILS / f"{name}.py")
+    assert location and location.loader
+    module = importlib.util.module_from_spec(location)
+    # What imports it, and its own dataclasses, look it up there.
+    sys.modules[full] = module
+    location.loader.exec_module(module)
+    return module
+
+
+for package in itertools.accumulate(COLLECTION.split("."), "{}.{}".format):
+    sys.modules.setdefault(package, ModuleType(package))
+module_util("gateway_status")
+gateway = module_util("gateway")
 
 URL = "https://desk.example.com:5055/"
 
