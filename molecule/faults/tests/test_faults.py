@@ -329,6 +329,8 @@ OTHERS = {
 # Flower has a user of its own in Redis, and no other service's secret.
 BACKEND_APPLICATION = {"backend-migrate", "backend", "celery-worker", "celery-beat"}
 BACKEND = {*BACKEND_APPLICATION, "flower"}
+# Beat only sends tasks.
+BACKEND_DATA = BACKEND_APPLICATION - {"celery-beat"}
 # All of Airflow but its worker, which runs people's code and gets no key of Airflow's own.
 AIRFLOW_CORE = {
     "airflow-init",
@@ -342,7 +344,7 @@ AIRFLOW_LOGS = {"airflow-apiserver", "airflow-triggerer", "airflow-worker"}
 HOLDERS = {
     "postgres_admin_password": {"postgres"},
     "postgres_airflow_password": AIRFLOW_CORE,
-    "postgres_backend_password": BACKEND_APPLICATION,
+    "postgres_backend_password": BACKEND_DATA,
     "postgres_mlflow_password": {"mlflow", "mlflow-upgrade"},
     "redis_admin_password": {"redis"},
     "redis_health_password": {"redis"},
@@ -355,8 +357,8 @@ HOLDERS = {
     "minio_airflow_logs_secret": AIRFLOW_LOGS,
     "minio_mlflow_access_key": {"mlflow"},
     "minio_mlflow_secret": {"mlflow"},
-    "minio_trading_charts_access_key": BACKEND_APPLICATION,
-    "minio_trading_charts_secret": BACKEND_APPLICATION,
+    "minio_trading_charts_access_key": BACKEND_DATA,
+    "minio_trading_charts_secret": BACKEND_DATA,
     "airflow_fernet_key": AIRFLOW_CORE,
     "airflow_jwt_secret": {"airflow-apiserver", "airflow-scheduler"},
     "airflow_session_secret": {"airflow-apiserver"},
