@@ -272,7 +272,7 @@ def test_an_old_session_and_one_of_another_password_are_refused(
     )
     assert other.get("/").status_code == 303
     later = time.time() + auth.SESSION_SECONDS + 1
-    monkeypatch.setattr(auth.time, "time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: later)
     assert client.get("/").status_code == 303
 
 
