@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -194,11 +195,13 @@ def test_a_name_that_is_none(operator: Callable[..., Operator], name: str) -> No
 
 def keepers(process: int) -> list[int]:
     """Processes that were forked from this one and live."""
-    return [
-        int(stat.parent.name)
-        for stat in Path("/proc").glob("[0-9]*/stat")
-        if (words := stat.read_text().rpartition(") ")[2].split())[1] == str(process) and words[0] not in "ZX"
-    ]  # fmt: skip
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended while this looked
+            words = stat.read_text().rpartition(") ")[2].split()
+            if words[1] == str(process) and words[0] not in "ZX":
+                found.append(int(stat.parent.name))
+    return found
 
 
 @pytest.fixture
