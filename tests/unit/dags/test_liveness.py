@@ -1,4 +1,4 @@
-"""What counts as a living Celery worker: one list for Airflow's, the reference application's, and the probe of any other.
+"""What counts as a living Celery worker: one list for the three that judge it.
 
 They stay three programs (decision 0045), so they are held to one list of cases here.
 """
