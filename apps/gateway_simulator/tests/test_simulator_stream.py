@@ -23,6 +23,8 @@ def open_stream(simulator, cookie: str | None = None) -> ClientConnection:
         ssl=ssl.create_default_context(cafile=simulator.tls.cert),
         additional_headers={"Cookie": cookie} if cookie else None,
         proxy=None,
+        # On a busy machine the handshake may take longer than the 10 s of the client, which then waits for ever.
+        open_timeout=60,
     )
 
 
