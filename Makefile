@@ -58,10 +58,10 @@ fetch-secrets: .venv/controller ## Restore lost secrets from the hosts; overwrit
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres minio default
-SCENARIOS_ALL ?= faults operators ibkr_gateway docker_host mlflow backend airflow own_backend collection \
+SCENARIOS_ALL ?= faults own_service operators ibkr_gateway docker_host mlflow backend airflow own_backend collection \
     redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
-.PHONY: test test-all test-changed vulnerabilities lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
+.PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack
 
 test-all: test vulnerabilities ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
@@ -83,6 +83,14 @@ vulnerabilities: .venv/controller ## Look for known vulnerabilities in MinIO's p
 	@mkdir -p .cache
 	@$(BIN)/ansible-playbook -i inventories/local $(ASK) tools/minio_image.yml -e minio_image_file=$(CURDIR)/.cache/minio-image
 	@$(BIN)/python tools/vulnerabilities.py "$$(cat .cache/minio-image)"
+
+sanity: .venv/controller .venvs/compat-oldest .venvs/publish ## Check the collection as Ansible and Galaxy do before it is published
+	@echo "── sanity: $$($(BIN)/ansible-test --version)"
+	@$(BIN)/python tools/sanity.py
+	@echo "── sanity: $$(.venvs/compat-oldest/bin/ansible-test --version)"
+	@$(BIN)/python tools/sanity.py --ansible-test .venvs/compat-oldest/bin/ansible-test
+	@echo "── documentation"
+	@$(BIN)/python tools/publish.py
 
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
 	@echo "── lint"
@@ -188,6 +196,12 @@ lock: .venv/controller ## Resolve the requirements again
 	@rm -rf $@
 	@.venv/bin/uv venv --quiet --python .venv/bin/python $@
 	@.venv/bin/uv pip install --quiet --python $@/bin/python --require-hashes --only-binary :all: -r $<
+
+.venvs/publish: requirements/publish.lock .venv/controller
+	@echo "Making $@, from $<"
+	@rm -rf $@
+	@.venv/bin/uv venv --quiet --python .venv/bin/python $@
+	@.venv/bin/uv pip install --quiet --python $@/bin/python --require-hashes -r $<
 
 .venvs/dags: requirements/unit-dags.lock
 .venvs/backend: apps/backend/test.lock

@@ -100,7 +100,9 @@ class Tree:
         shared = any(
             used.search(text)
             for path, text in self.texts.items()
-            if path.startswith("roles/") and not path.startswith(f"roles/{role}/")
+            # The list of all services uses none of them.
+            if path.startswith("roles/")
+            and not path.startswith((f"roles/{role}/", "roles/stack/vars/main/contract.yml"))
         )
         return own | self.everything if shared or not own else own
 

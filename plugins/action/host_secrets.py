@@ -198,13 +198,7 @@ def in_this_run(services: dict[str, Any], variables: dict[str, Any]) -> tuple[se
     play = set(variables["ansible_play_hosts_all"])
     touched, whole = set(), set()
     for name, entry in services.items():
-        group = entry["group"]
-        hosts = {
-            host
-            for other, members in variables["groups"].items()
-            if other == group or other.startswith(f"{group}_")
-            for host in members
-        }
+        hosts = set(entry["hosts"])
         if hosts & play and run & {"all", "tagged", name} and name not in skipped:
             touched.add(name)
             if hosts <= play:
@@ -260,26 +254,6 @@ def partial_rotation(
     ]
 
 
-def wired_secrets(entry: dict[str, Any]) -> dict[str, str]:
-    """List the secrets with which a service logs in to others.
-
-    Args:
-        entry: Its entry in ``stack_services``.
-
-    Returns:
-        Name of each secret to the service that checks it.
-    """
-    found = {}
-    if "database" in entry:
-        found[f"postgres_{entry['database']}_password"] = "postgres"
-    for account in entry.get("redis_accounts") or ():
-        found[f"redis_{account}_password"] = "redis"
-    if "bucket" in entry:
-        bucket = entry["bucket"].replace("-", "_")
-        found.update({f"minio_{bucket}_secret": "minio", f"minio_{bucket}_access_key": "minio"})
-    return found
-
-
 def partial_upgrade(
     report: dict[str, Any], services: dict[str, Any], generated: set[str], touched: set[str], whole: set[str]
 ) -> list[str]:
@@ -297,7 +271,7 @@ def partial_upgrade(
     """
     behind, together = set(), set()
     for name, entry in services.items():
-        wired = wired_secrets(entry)
+        wired = entry["secret_checkers"]
         if not set(entry["containers"]) & set(report["copies"]):
             continue
         # What a service was given is recorded as a whole. Without a record, an earlier version gave it.

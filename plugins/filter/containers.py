@@ -8,12 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.containers import container_plan, over, public_plan
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.plan_checks import (
-    port_conflicts,
-    protected_drift,
-    settled_services,
-    too_many_cores,
-)
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.plan_checks import port_conflicts, too_many_cores
 
 
 class FilterModule:
@@ -29,8 +24,6 @@ class FilterModule:
             "container_plan": container_plan,
             "over": over,
             "port_conflicts": port_conflicts,
-            "protected_drift": protected_drift,
             "public_plan": public_plan,
-            "settled_services": settled_services,
             "too_many_cores": too_many_cores,
         }

@@ -7,7 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import broken_rules, misspelt_variables
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import (
+    broken_rules,
+    misspelt_variables,
+    renamed_variables,
+)
 
 
 class FilterModule:
@@ -22,4 +26,5 @@ class FilterModule:
         return {
             "broken_rules": broken_rules,
             "misspelt_variables": misspelt_variables,
+            "renamed_variables": renamed_variables,
         }

@@ -38,7 +38,7 @@ options:
 attributes:
   check_mode: {support: full, description: Reports what would be done.}
 author:
-  - The quantops.ibkr_stack maintainers
+  - The quantops.ibkr_stack maintainers (@quantops)
 """
 
 EXAMPLES = r"""

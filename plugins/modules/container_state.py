@@ -23,9 +23,14 @@ options:
     type: int
     default: 0
   written:
-    description: Files that the same run would write; in check mode a container that reads one counts as different.
+    description: Files that the same run is going to write; a container that reads one counts as different.
     type: list
     elements: path
+    default: []
+  undeclared:
+    description: Names of containers that should not exist.
+    type: list
+    elements: str
     default: []
 author:
   - The quantops.ibkr_stack maintainers (@quantops)
@@ -38,6 +43,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+undeclared:
+  description: Those of O(undeclared) that exist.
+  returned: always
+  type: list
+  elements: str
 containers:
   description: Container name to what was found.
   returned: always
@@ -49,7 +59,7 @@ containers:
     protected: {description: Whether it was made as one that only a variable lets a run recreate., type: bool}
     hung: {description: Whether it runs and does not answer its health check., type: bool}
     remake: {description: Whether only a new container heals it., type: bool}
-    ready: {description: Whether the engine calls it healthy or the step is done., type: bool}
+    ready: {description: Whether the engine calls it healthy or the job is done., type: bool}
     hash: {description: Hash of what it was made from., type: str}
     started_at: {description: When it was started., type: str}
 """
@@ -179,7 +189,7 @@ def undeclared(declared: dict, item: dict, written: list[str]) -> list[str]:
     Returns:
         Sentences that say what differs.
     """
-    if declared["kind"] == "step":
+    if declared["kind"] == "job":
         return []
     found = [f"{key} is {item['HostConfig'][key]}, not declared" for key in UNDECLARED if item["HostConfig"].get(key)]
     # A file that someone edited is healed, and what the program read of it is not.
@@ -224,11 +234,9 @@ def drift_of(declared: dict, item: dict) -> list[str]:
     state = item["State"]
     if labels.get("quantops.hash") != declared["hash"]:
         found.append(changed_parts(declared, labels))
-    if declared["kind"] == "step":
+    if declared["kind"] == "job":
         if state["Status"] == "created" or (not state["Running"] and state["ExitCode"] != 0):
             found.append(f"did not end well the last time (status {state['ExitCode']})")
-        elif declared.get("force") and not state["Running"]:
-            found.append("what it made is gone")
         return found
     if state.get("Paused"):
         found.append("paused")
@@ -258,12 +266,14 @@ def main() -> None:
             "containers": {"type": "list", "elements": "dict", "required": True},
             "patience": {"type": "int", "default": 0},
             "written": {"type": "list", "elements": "path", "default": []},
+            "undeclared": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     declared = module.params["containers"]
     try:
-        existing = inspect("container", [container["name"] for container in declared])
+        undeclared_names = module.params["undeclared"]
+        existing = inspect("container", [container["name"] for container in declared] + undeclared_names)
     except EngineError as error:
         if not module.check_mode:
             module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
@@ -272,7 +282,7 @@ def main() -> None:
     report, lines = {}, []
     for container in declared:
         item = existing.get(container["name"])
-        remake = undeclared(container, item, module.params["written"] if module.check_mode else []) if item else []
+        remake = undeclared(container, item, module.params["written"]) if item else []
         drift = drift_of(container, item) + remake if item else ["missing"]
         state = item["State"] if item else {}
         health = healths.get(container["name"], (state.get("Health") or {}).get("Status"))
@@ -282,7 +292,7 @@ def main() -> None:
         report[container["name"]] = {
             "exists": bool(item),
             "running": bool(state.get("Running")),
-            "ready": not drift and ((container["kind"] == "step" and not state.get("Running")) or health == "healthy"),
+            "ready": not drift and ((container["kind"] == "job" and not state.get("Running")) or health == "healthy"),
             "drift": drift,
             "hung": health == "hung",
             "remake": bool(remake),
@@ -294,6 +304,7 @@ def main() -> None:
     module.exit_json(
         changed=module.check_mode and bool(lines),
         containers=report,
+        undeclared=[name for name in undeclared_names if name in existing],
         diff={"before": "".join(lines), "after": "".join(f"{name}: as declared\n" for name in report if lines)}
         if lines
         else {},

@@ -9,15 +9,19 @@ DOCUMENTATION = r"""
 module: container_wait
 short_description: Wait for several containers at once
 description:
-  - Waits until every service answers its health check and every step has ended with status 0.
+  - Waits until every service answers its health check and every job has ended with status 0.
   - Asks the containers' own health checks, so that nobody waits for the engine's next interval.
   - Fails when a container ends or keeps restarting, with its last health output and its last log lines.
 options:
   names:
-    description: Names of the containers. One that the engine never restarts is a step, every other a service.
+    description: Names of the containers. One that the engine never restarts is a job, every other a service.
     type: list
     elements: str
-    required: true
+    default: []
+  groups:
+    description: Instead of O(names), groups of names; the wait ends as soon as all of one group are ready.
+    type: dict
+    default: {}
   timeout:
     description: Seconds after which what is still awaited is an error.
     type: int
@@ -47,6 +51,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+done:
+  description: Groups of which all are ready.
+  returned: always
+  type: list
+  elements: str
 waiting:
   description: Names that are not ready yet.
   returned: always
@@ -129,7 +138,8 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
-            "names": {"type": "list", "elements": "str", "required": True},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "groups": {"type": "dict", "default": {}},
             "timeout": {"type": "int", "default": 300},
             "slice": {"type": "int", "default": 10},
             "restarts": {"type": "dict", "default": {}},
@@ -137,10 +147,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    open_ones = list(module.params["names"])
+    groups: dict[str, list[str]] = module.params["groups"]
+    open_ones = list(dict.fromkeys([*module.params["names"], *(name for names in groups.values() for name in names)]))
     total = len(open_ones)
     if module.check_mode:
-        module.exit_json(changed=False, waiting=[], restarts={}, progress="check mode: nothing is awaited")
+        module.exit_json(
+            changed=False, waiting=[], done=list(groups), restarts={}, progress="check mode: nothing is awaited"
+        )
     reasons: dict[str, str] = {}
     restarts: dict[str, int] = dict(module.params["restarts"])
     end = time.monotonic() + module.params["slice"]
@@ -159,15 +172,17 @@ def main() -> None:
                 module.fail_json(msg=describe(name, reason))
             if state == "ready":
                 open_ones.remove(name)
-        if not open_ones or time.monotonic() >= end:
+        done = [group for group, names in groups.items() if not set(names) & set(open_ones)]
+        if not open_ones or done or time.monotonic() >= end:
             break
         time.sleep(PAUSE)
-    if open_ones and module.params["final"]:
+    if open_ones and not done and module.params["final"]:
         texts = "\n".join(describe(name, f"not ready in time: {reasons[name]}") for name in open_ones)
         module.fail_json(msg=texts)
     module.exit_json(
         changed=False,
-        waiting=open_ones,
+        waiting=[] if done else open_ones,
+        done=done,
         restarts=restarts,
         progress=f"{total - len(open_ones)} of {total} ready, waiting for {', '.join(open_ones)}" if open_ones else "",
     )

@@ -38,7 +38,6 @@ CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
     "stop_timeout": (int,),
     "stop_signal": (str,),
     "protect": (bool,),
-    "force": (bool,),
 }
 #: Keys of the dictionaries inside a container.
 NESTED_KEYS = {
@@ -138,8 +137,8 @@ def check_container(container: dict[str, Any], where: str) -> None:
         AnsibleFilterError: With the key and what is expected.
     """
     check_types(container, where)
-    if container.get("kind", "service") not in ("service", "step"):
-        raise AnsibleFilterError(f"{where}: 'kind' is {container['kind']!r}, expected is 'service' or 'step'.")
+    if container.get("kind", "service") not in ("service", "job"):
+        raise AnsibleFilterError(f"{where}: 'kind' is {container['kind']!r}, expected 'service' or 'job'.")
     if container.get("kind", "service") == "service" and not (container.get("health") or {}).get("test"):
         raise AnsibleFilterError(f"{where} has no 'health' with a 'test': nobody could wait for it.")
     for name, value in (container.get("secrets") or {}).items():

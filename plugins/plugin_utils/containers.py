@@ -220,7 +220,7 @@ def health_of(container: dict[str, Any], settings: dict[str, Any], where: str) -
         where: What it belongs to, for errors.
 
     Returns:
-        The check in the form that ``community.docker.docker_container`` takes; None for a step, which nobody waits for.
+        The check in the form that ``community.docker.docker_container`` takes; None for a job, which nobody waits for.
     """
     health = container.get("health") or {}
     restart_after = hung_after(container, settings.get("restart_hung_after", 0), where)
@@ -290,7 +290,7 @@ def container_spec(
         "stop_signal": container.get("stop_signal"),
         "aliases": sorted({name, *(container.get("aliases") or [])}),
         "hostname": name,
-        "restart_policy": "no" if container.get("kind") == "step" else "unless-stopped",
+        "restart_policy": "no" if container.get("kind") == "job" else "unless-stopped",
         "log_options": {"max-size": settings["log_size"], "max-file": str(settings["log_files"])},
         "healthcheck": health_of(container, settings, where),
     }
@@ -359,7 +359,6 @@ def planned_container(
         "network": network,
         "variable": f"{variable}.{name}",
         "protect": container.get("protect", False),
-        "force": container.get("force", False),
         "trees": plain,
         "secret_trees": secret,
     }

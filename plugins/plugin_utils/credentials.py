@@ -9,6 +9,16 @@ import hashlib
 import hmac
 import json
 
+#: What a bucket's client does with its objects. Not the bucket's own settings: a policy that opens it to everyone, or a
+#: rule that deletes objects later, would outlive the client's secret.
+BUCKET_ACTIONS = (
+    *("ListBucket", "ListBucketVersions", "ListBucketMultipartUploads", "GetBucketLocation", "GetBucketVersioning"),
+    *("GetObject", "GetObjectVersion", "GetObjectAttributes", "GetObjectVersionAttributes", "PutObject"),
+    *("DeleteObject", "DeleteObjectVersion", "AbortMultipartUpload", "ListMultipartUploadParts"),
+    *("GetObjectTagging", "PutObjectTagging", "DeleteObjectTagging"),
+    *("GetObjectVersionTagging", "PutObjectVersionTagging", "DeleteObjectVersionTagging"),
+)
+
 
 def scram_verifier(password: str, role: str) -> str:
     """Make PostgreSQL's verifier of a password, so that the server and its log never see the password.
@@ -39,9 +49,11 @@ def bucket_policy(bucket: str) -> str:
         bucket: Name of the bucket.
 
     Returns:
-        A policy document in JSON, in the form in which MinIO gives it back: everything in this bucket, and nothing
-        elsewhere.
+        A policy document in JSON, in the form in which MinIO gives it back: everything with the objects of this bucket,
+        nothing with its settings, and nothing elsewhere.
     """
     resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
-    statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": resources}
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    allowed = {"Effect": "Allow", "Action": [f"s3:{action}" for action in BUCKET_ACTIONS], "Resource": resources}
+    # Without it, any user may make service accounts and temporary credentials, and these outlive its secret.
+    denied = {"Effect": "Deny", "Action": ["admin:*"]}
+    return json.dumps({"Version": "2012-10-17", "Statement": [allowed, denied]})

@@ -17,7 +17,7 @@ URL_HINT = "expected is a URL without a path, such as https://api.ibkr.com"
 CERTIFICATE = "-----BEGIN CERTIFICATE-----"
 #: Settings of conf.yaml that have a variable of their own, or that only the role knows.
 RESERVED = {
-    "listenPort": "stack_port_ibkr_gateway sets the port on the host",
+    "listenPort": "ibkr_gateway_port sets the port on the host",
     "listenSsl": "the gateway always speaks TLS",
     "sslCert": "secrets_values.ibkr_gateway_tls sets the certificate",
     "sslPwd": "the keystore is made at each start",

@@ -74,34 +74,3 @@ def too_many_cores(plans: list[dict[str, Any]], cores: int) -> list[str]:
         for plan in plans
         if plan["spec"]["cpus"] > cores
     ]
-
-
-def protected_drift(plans: list[dict[str, Any]], states: dict[str, dict[str, Any]]) -> list[str]:
-    """Choose the containers that run, are not as declared, and are recreated only where a variable allows it.
-
-    Args:
-        plans: What ``container_plan`` returned.
-        states: What ``container_state`` found of them.
-
-    Returns:
-        Names of those that are declared as protected, or were when they were made: a declaration without the protection
-        must not end what runs under it.
-    """
-    return [
-        plan["name"]
-        for plan in plans
-        if (state := states[plan["name"]])["running"] and state["drift"] and (plan["protect"] or state["protected"])
-    ]
-
-
-def settled_services(checked: dict[str, list[dict[str, Any]]], states: dict[str, dict[str, Any]]) -> list[str]:
-    """Choose the services of which nothing has to be touched.
-
-    Args:
-        checked: Service to what ``container_plan`` returned.
-        states: What ``container_state`` found of their containers.
-
-    Returns:
-        Services whose containers are all ready and as declared.
-    """
-    return [name for name, plans in checked.items() if all(states.get(plan["name"], {}).get("ready") for plan in plans)]

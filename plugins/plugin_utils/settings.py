@@ -119,16 +119,19 @@ def one_slip(one: str, other: str) -> bool:
     return (len(left) <= 1 and len(right) <= 1) or (len(left) == 2 and left == right[::-1])
 
 
-def misspelt_variables(names: Iterable[str]) -> list[str]:
+def misspelt_variables(names: Iterable[str], roles: Iterable[str] = ()) -> list[str]:
     """Find variables that nothing reads and that differ from one of this collection by a slip of the fingers.
 
     Args:
         names: All variables of a host. Those that are not the collection's are its owner's business.
+        roles: Directories of further roles whose variables count.
 
     Returns:
         A sentence for each, with the variable that was probably meant.
     """
-    specs = Path(__file__).parents[2].glob("roles/*/meta/argument_specs.yml")
+    own = Path(__file__).parents[2].glob("roles/*/meta/argument_specs.yml")
+    further = [path for role in roles if (path := Path(role, "meta", "argument_specs.yml")).is_file()]
+    specs = {path.resolve() for path in (*own, *further)}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     known = {
         option
@@ -142,6 +145,19 @@ def misspelt_variables(names: Iterable[str]) -> list[str]:
         if meant:
             found.append(f"{name} is no variable of this collection. Did you mean {meant}?")
     return found
+
+
+def renamed_variables(names: Iterable[str], renamed: dict[str, str]) -> list[str]:
+    """Find variables of earlier versions, which nothing reads any more.
+
+    Args:
+        names: All variables of a host.
+        renamed: Name of a former variable to its name now.
+
+    Returns:
+        A sentence for each, with its name now.
+    """
+    return [f"{name} is called {renamed[name]} now. Rename it." for name in sorted(set(names) & renamed.keys())]
 
 
 def unknown_keys(found: Iterable[str], known: Iterable[str], where: str) -> None:

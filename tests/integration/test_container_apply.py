@@ -51,7 +51,7 @@ ALL = {
         "protect": True,
     },
     "bare": {key: CONTAINER[key] for key in ("user", "command", "memory", "cpus", "health")} | {"stop_timeout": 1},
-    "job": {key: CONTAINER[key] for key in ("user", "memory", "cpus")} | {"kind": "step", "command": ["true"]},
+    "job": {key: CONTAINER[key] for key in ("user", "memory", "cpus")} | {"kind": "job", "command": ["true"]},
 }
 #: What the two may differ in. The names of twins, and `Attach…`: the library sets what `docker run` without `--detach`
 #: sets, which only a client that attaches at once would notice. Two labels are new.

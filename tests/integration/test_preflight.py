@@ -30,6 +30,7 @@ PORTS = {
     "postgres": 25532, "redis": 26479, "minio": 29100, "minio_console": 29101, "ibkr_gateway": 25155, "backend": 28100,
     "flower": 25655, "mlflow": 25600, "airflow": 28180,
 }  # fmt: skip
+PORT_VARIABLES = {name: f"{name}_port" for name in PORTS} | {"flower": "backend_flower_port"}
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ ARCHIVE = {**REAL, "ibkr_gateway_archive": "{here}/gateway.zip"}
 BUILD = {"container_image_refresh": "again"}
 BAD = (
     # ---- wrong types
-    Bad("port-is-a-word", {"stack_port_minio": "many"}, ("stack_port_minio", "unable to convert to int")),
-    Bad("misspelt-variable", {"stack_port_mlfow": 5501},
-        ("stack_port_mlfow is no variable of this collection. Did you mean stack_port_mlflow?",)),
+    Bad("port-is-a-word", {"minio_port": "many"}, ("minio_port is 'many', expected a number from 1 to 65535.",)),
+    Bad("misspelt-variable", {"mlfow_port": 5501},
+        ("mlfow_port is no variable of this collection. Did you mean mlflow_port?",)),
+    Bad("variable-of-an-earlier-version", {"stack_port_mlflow": 5501},
+        ("stack_port_mlflow is called mlflow_port now.",)),
     Bad("symbols-are-a-text", {"backend_symbols": "AAPL, IBM"},
         ("backend_symbols is 'AAPL, IBM', expected is a list.",)),
     Bad("overrides-are-a-list", {"redis_overrides": ["memory"]}, ("redis_overrides", "unable to convert to dict")),
@@ -101,21 +104,21 @@ BAD = (
     Bad("connections-of-nobody", {"postgres_connection_limits": {"backed": 40}},
         ("postgres_connection_limits has the unknown key 'backed'. Did you mean 'backend'?",)),
     # ---- ports and addresses
-    Bad("port-taken", {"stack_port_minio": "{taken}"},
+    Bad("port-taken", {"minio_port": "{taken}"},
         ("Port {taken}, which minio publishes, is taken by", "(process {process})",
-         "set stack_port_minio to a free one"), groups=("minio",)),
-    Bad("port-of-the-ipv6-wildcard", {"stack_port_minio": "{wildcard}"},
+         "set minio_port to a free one"), groups=("minio",)),
+    Bad("port-of-the-ipv6-wildcard", {"minio_port": "{wildcard}"},
         ("Port {wildcard}, which minio publishes, is taken by", "(process {process})"), groups=("minio",)),
     Bad("port-of-another-address",
-        {"stack_port_minio_console": "{taken}", "stack_port_minio": "{elsewhere}"},
+        {"minio_console_port": "{taken}", "minio_port": "{elsewhere}"},
         ("Port {taken}, which minio publishes, is taken by",), groups=("minio",)),
-    Bad("port-twice", {"stack_port_backend": PORTS["mlflow"]},
-        (f"Port {PORTS['mlflow']} is published by", "set stack_port_backend or stack_port_mlflow to a free one"),
+    Bad("port-twice", {"backend_port": PORTS["mlflow"]},
+        (f"Port {PORTS['mlflow']} is published by", "set backend_port or mlflow_port to a free one"),
         groups=("backend", "mlflow")),
-    Bad("port-too-high", {"stack_port_airflow": 70000},
-        ("stack_port_airflow is 70000, expected is a number from 1 to 65535",)),
-    Bad("port-zero", {"stack_port_flower": 0}, ("stack_port_flower is 0, expected is a number from 1 to 65535",)),
-    Bad("port-negative", {"stack_port_mlflow": -5500}, ("stack_port_mlflow is -5500, expected is a number from 1",)),
+    Bad("port-too-high", {"airflow_port": 70000},
+        ("airflow_port is 70000, expected a number from 1 to 65535",)),
+    Bad("port-zero", {"backend_flower_port": 0}, ("backend_flower_port is 0, expected a number from 1 to 65535",)),
+    Bad("port-negative", {"mlflow_port": -5500}, ("mlflow_port is -5500, expected a number from 1",)),
     Bad("subnet-without-mask-bits", {"stack_network_subnet": "172.29.66.7/24"},
         ("stack_network_subnet is '172.29.66.7/24', expected is a network", "such as 172.29.64.0/24")),
     Bad("subnet-no-address", {"stack_network_subnet": "172.29.666.0/24"},
@@ -363,7 +366,7 @@ class Site:
                 "stack_network_subnet": "198.51.100.0/24",
                 "secrets_dir": str(self.here(name) / "secrets"),
                 "ibkr_gateway_simulated": True,
-                **{f"stack_port_{service}": port for service, port in PORTS.items()},
+                **{PORT_VARIABLES[service]: port for service, port in PORTS.items()},
                 **own,
             }
             for name, own in hosts.items()
@@ -375,7 +378,7 @@ class Site:
         options = ("--tags", tags, "--extra-vars", json.dumps(more))
         done = run_playbook("playbooks/site.yml", inventory, *options, environment=environment)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert "━━ Step 1 of" in done.stdout and "━━ Step 2 of" not in done.stdout, done.stdout
+        assert "━━ Step 1 of" in done.stdout and "Docker engine and secrets" not in done.stdout, done.stdout
         assert (traces(), files_below(self.directory)) == before
         blocks = re.findall(r"^  ✘ .* \[([\w-]+)\][^\n]*\n((?:    .*\n|\n(?=    ))*)", done.stdout, re.MULTILINE)
         return {host: " ".join(text.split()) for host, text in blocks}
@@ -481,7 +484,7 @@ def test_bad_host(refused_hosts: dict[str, str], bad: Bad) -> None:
     [
         ("redis", "Backend needs Redis, and the inventory has no host in the group redis."),
         ("minio", "MLflow needs MinIO, and the inventory has no host in the group minio."),
-        ("airflow", "Airflow's workers need Airflow, and the inventory has no host in the group airflow."),
+        ("airflow", "The inventory has hosts in the group airflow_worker, and none in airflow, which Airflow needs."),
     ],
 )
 def test_a_service_without_what_it_needs(site: Site, absent: str, sentence: str) -> None:

@@ -157,7 +157,7 @@ def test_the_training_s_own_model_scores_raw_bars(tmp_path: Path, monkeypatch: p
         input=json.dumps(rows),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )

@@ -29,26 +29,26 @@ WAIT = "Wait until they are ready"
 FIRST_RUN = (
     ("Docker engine and secrets", "Make the network"),
     ("Docker engine and secrets", "Write the generated secrets"),
-    ("PostgreSQL", WAIT),
-    ("PostgreSQL", "Make roles, passwords, databases"),
-    ("Airflow's database", MAKE),
-    ("MinIO", MAKE),
-    ("MinIO", "Make buckets, users and policies"),
-    ("Airflow", MAKE),
-    ("MLflow", WAIT),
-    ("Backend", MAKE),
+    ("Services", "Write configuration and secrets"),
+    ("Services", MAKE),  # the data services
+    ("Services", "Reconcile roles, passwords, databases"),
+    ("Services", "Reconcile buckets, users and policies"),
+    ("Services", MAKE),  # the jobs
+    ("Services", "Wait for jobs"),
+    ("Services", MAKE),  # what waited for them
+    ("Services", WAIT),
 )
 UPDATE = (
-    ("PostgreSQL", MAKE),
-    ("PostgreSQL", WAIT),
-    ("Airflow's database", MAKE),
-    ("Redis", MAKE),
-    ("MinIO", WAIT),
-    ("Airflow", MAKE),
-    ("MLflow", "Write configuration and secrets"),
-    ("MLflow", MAKE),
-    ("Backend", MAKE),
-    ("Ready", WAIT),
+    ("Services", "Write configuration and secrets"),
+    ("Services", MAKE),
+    ("Services", MAKE),
+    ("Services", WAIT),
+    ("Services", "Reconcile roles, passwords, databases"),
+    ("Services", "Reconcile buckets, users and policies"),
+    ("Services", MAKE),
+    ("Services", "Wait for jobs"),
+    ("Services", MAKE),
+    ("Services", WAIT),
 )
 
 

@@ -59,6 +59,22 @@ def ansible_playbook(directory: Path, *words: str) -> str:
     return done.stdout
 
 
+#: Services of this collection, as `stack_builtin_service_roles` lists them.
+SERVICES = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow")
+#: A task that every play of this collection begins with.
+CONTRACTS = {
+    "name": "Read the contracts",
+    "quantops.ibkr_stack.service_contracts": {"roles": [f"quantops.ibkr_stack.{name}" for name in SERVICES]},
+    "register": "stack_contract",
+}
+
+
+def containers_here(service: str) -> str:
+    """A template of the containers that a service's role declares and that its contract has on the host."""
+    here = f"stack_services.{service}.containers | dict2items | selectattr('value.here') | map(attribute='key')"
+    return f"{{{{ {service}_containers | selectattr('name', 'in', {here} | list) | to_json }}}}"
+
+
 def role_of_variables(directory: Path, service: str) -> Path:
     """Make a role `case` that has the variables of the role `stack` and of a service's role, and the latter's files.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from collection_under_test import REPOSITORY, ansible_playbook, role_of_variables
+from collection_under_test import CONTRACTS, ansible_playbook, containers_here, role_of_variables
 
 SECRETS = {
     "postgres_airflow_password": "PgPassword",
@@ -44,9 +44,9 @@ def rendered(directory: Path, workers: dict[str, dict[str, Any]], **variables: A
         groups["airflow_worker"] = {"hosts": workers}
     inventory = {"all": {"children": groups, "vars": further | variables}}
     (directory / "inventory.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
-    copy = {"content": "{{ airflow_containers | to_json }}", "dest": f"{directory}/containers.json"}
+    copy = {"content": containers_here("airflow"), "dest": f"{directory}/containers.json"}
     (role / "tasks").mkdir()
-    (role / "tasks" / "main.yml").write_text(yaml.safe_dump([{"ansible.builtin.copy": copy}]))
+    (role / "tasks" / "main.yml").write_text(yaml.safe_dump([CONTRACTS, {"ansible.builtin.copy": copy}]))
     play = {"hosts": "services", "gather_facts": False, "roles": ["case"]}
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
     ansible_playbook(directory, "-i", "inventory.yml", "play.yml")
@@ -77,13 +77,6 @@ def test_the_slots_of_a_single_host_and_of_an_operator_who_knows_better(tmp_path
     ]
     assert int(one["airflow-scheduler"]["environment"]["AIRFLOW__CORE__PARALLELISM"]) == 3
     assert int(other["airflow-scheduler"]["environment"]["AIRFLOW__CORE__PARALLELISM"]) == 40
-
-
-def test_the_default_of_a_workers_slots_is_the_roles() -> None:
-    """The defaults of a role are not among the variables of other hosts, so the number stands twice."""
-    defaults = yaml.safe_load((REPOSITORY / "roles/airflow/defaults/main.yml").read_text())
-    variables = yaml.safe_load((REPOSITORY / "roles/airflow/vars/main.yml").read_text())
-    assert f"default={defaults['airflow_worker_concurrency']})" in variables["airflow_worker_slots"]
 
 
 def test_a_setting_that_reads_a_secret_comes_with_the_secret(several: Containers) -> None:

@@ -69,7 +69,7 @@ def test_the_tag_follows_the_application_and_nothing_else(source: Path) -> None:
 @pytest.mark.parametrize("name", ["backend", "gateway_simulator"])
 def test_the_image_of_a_shipped_application_is_made_from_what_its_dockerfile_copies(name: str) -> None:
     """Its tests, its README and what only a clone needs do not change the tag."""
-    files = stack.context_files(f"apps/{name}")
+    files = source_files.context_files(f"apps/{name}")
     commands = [line.split() for line in files.pop("Dockerfile").splitlines()]
     copied = {path for verb, *paths, _ in filter(None, commands) if verb == "COPY" for path in paths}
     assert {path.split("/")[0] for path in files} == {path for path in copied if not path.startswith(("-", "/"))}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from collection_under_test import REPOSITORY, ansible_playbook, role_of_variables
+from collection_under_test import CONTRACTS, REPOSITORY, ansible_playbook, containers_here, role_of_variables
 
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "mlflow", "airflow")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
@@ -82,7 +82,7 @@ def rendered(directory: Path, groups: tuple[str, ...], data: dict[str, Any]) -> 
         "ansible_python_interpreter": sys.executable,
         "secrets": SECRETS,
         "container_image_refs": {"backend": "stack/backend:abc", "postgres": "stack/postgres:abc"},
-        **{f"stack_port_{name}": port for name, port in PORTS.items()},
+        **{f"{name}_port": port for name, port in PORTS.items()},
     }
     children: dict[str, Any] = {
         group: {"hosts": {"data": data, **{name: {} for name in SAME_HOST}}} for group in groups
@@ -91,9 +91,9 @@ def rendered(directory: Path, groups: tuple[str, ...], data: dict[str, Any]) -> 
     children["backend"] = {"hosts": {name: case | desk for name, case in (SAME_HOST | APART).items()}}
     inventory = {"all": {"children": children, "vars": further}}
     (directory / "inventory.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
-    copy = {"content": "{{ backend_containers | to_json }}", "dest": f"{directory}/{{{{ inventory_hostname }}}}.json"}
+    copy = {"content": containers_here("backend"), "dest": f"{directory}/{{{{ inventory_hostname }}}}.json"}
     (role / "tasks").mkdir()
-    (role / "tasks" / "main.yml").write_text(yaml.safe_dump([{"ansible.builtin.copy": copy}]))
+    (role / "tasks" / "main.yml").write_text(yaml.safe_dump([CONTRACTS, {"ansible.builtin.copy": copy}]))
     play = {"hosts": "backend", "gather_facts": False, "roles": ["case"]}
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
     ansible_playbook(directory, "-i", "inventory.yml", "play.yml")
@@ -300,10 +300,10 @@ def test_what_is_declared_reaches_all_containers(cases: dict[str, Containers]) -
     assert containers["backend"]["aliases"] == ["desk"]
 
 
-def test_a_migration_is_a_step_with_its_command(cases: dict[str, Containers]) -> None:
+def test_a_migration_comes_first_with_its_command(cases: dict[str, Containers]) -> None:
     """Of the application's own image, and before everything else."""
-    name, step = next(iter(cases["whole"].items()))
-    assert (name, step["kind"], step["command"]) == ("backend-migrate", "step", ["flask", "db", "upgrade"])
+    name, job = next(iter(cases["whole"].items()))
+    assert (name, job["command"]) == ("backend-migrate", ["flask", "db", "upgrade"])
 
 
 def test_celery_runs_as_declared(cases: dict[str, Containers]) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
-from collection_under_test import REPOSITORY, ansible_playbook, plugin
+from collection_under_test import CONTRACTS, REPOSITORY, SERVICES, ansible_playbook, plugin
 
 limits = plugin("plugin_utils.postgres").connection_limits
 
 NEEDS = {"airflow": 50, "backend": 18, "mlflow": 15}
-SERVICES = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow")
 
 
 def test_each_owner_gets_its_need_and_a_share_of_the_rest() -> None:
@@ -99,14 +98,14 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     shown = {
         "connections": "{{ stack_connections }}",
         "limits": "{{ postgres_limits }}",
-        "pools": "{{ stack_pools }}",
-        "page": "{{ stack_backend_page }}",
+        "page": "{{ stack_services.backend.web | first }}",
     }
     play = {
         "hosts": "all",
         "gather_facts": False,
         "roles": ["case"],
         "tasks": [
+            CONTRACTS,
             {
                 "ansible.builtin.copy": {
                     "dest": f"{directory}/{{{{ inventory_hostname }}}}.json",
@@ -114,7 +113,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
                     "mode": "0600",
                 },
                 "vars": {"shown": shown},
-            }
+            },
         ],
     }
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
@@ -140,11 +139,11 @@ def test_what_the_programs_may_open_fits(
     assert sum(found["limits"].values()) <= most
 
 
-def test_the_backends_pools_are_those_that_are_counted(rendered: dict[str, dict[str, Any]]) -> None:
-    """The numbers stand in the application and in the wiring."""
+def test_the_backends_pools_are_those_that_are_counted() -> None:
+    """The numbers stand in the application and in its role."""
     source = Path(REPOSITORY, "apps/backend/ibkr_backend/database.py").read_text()
     found = {name: int(count) for name, count in re.findall(r"(?m)^(API|TASK)_CONNECTIONS = (\d+)$", source)}
-    pools = rendered["defaults"]["pools"]["backend"]
+    pools = yaml.safe_load(Path(REPOSITORY, "roles/backend/vars/main.yml").read_text())["backend_pool"]
     assert found == {"API": pools["api"], "TASK": pools["task"]}
 
 

@@ -29,7 +29,7 @@ def plan(name: str = "web", **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in ("trees", "secret_trees")}
 
 
-JOB = {"kind": "step", "health": None, "ports": None}
+JOB = {"kind": "job", "health": None, "ports": None}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ansible.errors import AnsibleFilterError
 from collection_under_test import REPOSITORY, plugin
 
 containers = plugin("plugin_utils.containers")
-plan_checks = plugin("plugin_utils.plan_checks")
+convergence = plugin("plugin_utils.convergence")
 settings = plugin("plugin_utils.settings")
 
 SETTINGS = {
@@ -96,9 +96,9 @@ def test_spec_says_what_is_declared() -> None:
     assert plan["secret_trees"] == [{"path": "/etc/desk/web/secrets", "group": 10002, "files": DECLARED["secrets"]}]
 
 
-def test_a_step_is_not_restarted_and_needs_no_health_check() -> None:
-    """A step runs to its end once."""
-    spec = plan_of({"kind": "step", "health": None})["spec"]
+def test_a_job_is_not_restarted_and_needs_no_health_check() -> None:
+    """A job runs to its end once."""
+    spec = plan_of({"kind": "job", "health": None})["spec"]
     assert spec["restart_policy"] == "no"
     assert spec["healthcheck"] is None
 
@@ -142,7 +142,7 @@ REFUSED = {
     "unknown key of a volume": ({"volumes": [{"name": "x", "target": "/x"}]}, "'volumes' has the unknown key 'target'"),
     "no health": ({"health": None}, "has no 'health' with a 'test'"),
     "health without test": ({"health": {"retries": 2}}, "has no 'health' with a 'test'"),
-    "unknown kind": ({"kind": "job"}, "'kind' is 'job', expected is 'service' or 'step'"),
+    "unknown kind": ({"kind": "step"}, "'kind' is 'step', expected 'service' or 'job'"),
     "empty secret": ({"secrets": {"password": " \n"}}, "the secret 'password' is empty"),
 }
 
@@ -340,7 +340,9 @@ def test_protected_drift(declared: bool, was: bool, running: bool, drift: bool, 
     """What runs is left alone where its declaration, the old or the new, says so."""
     found = {"protected": was, "running": running, "drift": ["changed: image"] if drift else []}
     plan = plan_of({"protect": declared})
-    assert plan_checks.protected_drift([plan], {"desk-web": found}) == (["desk-web"] if kept else [])
+    left = convergence.protected_plans([plan], {"desk-web": found})
+    assert [each["name"] for each in left] == (["desk-web"] if kept else [])
+    assert convergence.protected_plans([plan | {"recreate": True}], {"desk-web": found}) == []
 
 
 def test_a_health_check_that_restarts_what_hangs() -> None:

@@ -142,30 +142,27 @@ def test_a_file_that_was_healed_after_the_start(tmp_path: Path, written: float, 
     os.utime(file, (moment, moment))
     mounted = item(Mounts=[{"Source": str(tmp_path), "Destination": "/run/config"}])
     assert state.undeclared(DECLARED, mounted, []) == found
-    assert state.undeclared({**DECLARED, "kind": "step"}, mounted, []) == []
+    assert state.undeclared({**DECLARED, "kind": "job"}, mounted, []) == []
     # In check mode nothing is written yet.
     assert bool(state.undeclared(DECLARED, mounted, [f"{tmp_path}/web.conf"]))
     assert state.undeclared(DECLARED, mounted, [f"{tmp_path}-other/web.conf"]) == found
 
 
 @pytest.mark.parametrize(
-    ("changes", "force", "drift"),
+    ("changes", "drift"),
     [
-        ({"State__Running": False, "State__Status": "exited"}, False, []),
-        ({"State__Running": True}, False, []),
+        ({"State__Running": False, "State__Status": "exited"}, []),
+        ({"State__Running": True}, []),
         (
             {"State__Running": False, "State__ExitCode": 3, "State__Status": "exited"},
-            False,
             ["did not end well the last time (status 3)"],
         ),
-        ({"State__Running": False, "State__Status": "created"}, False, ["did not end well the last time (status 0)"]),
-        ({"State__Running": False, "State__Status": "exited"}, True, ["what it made is gone"]),
-        ({"State__Running": True}, True, []),
+        ({"State__Running": False, "State__Status": "created"}, ["did not end well the last time (status 0)"]),
     ],
 )
-def test_drift_of_a_step(changes: dict[str, Any], force: bool, drift: list[str]) -> None:
-    """A step is done when it ended with 0, runs again when it failed or its work is gone, and is never doubled."""
-    assert state.drift_of({**DECLARED, "kind": "step", "force": force}, item(**changes)) == drift
+def test_drift_of_a_job(changes: dict[str, Any], drift: list[str]) -> None:
+    """A job is done when it ended with 0, runs again when it failed, and is never doubled."""
+    assert state.drift_of({**DECLARED, "kind": "job"}, item(**changes)) == drift
 
 
 @pytest.mark.parametrize(
@@ -199,8 +196,8 @@ def test_verdict_of_a_service(changes: dict[str, Any], expected: tuple[str, str]
         ({"State__Running": False, "State__Status": "exited", "State__ExitCode": 4}, ("failed", "ended with status 4")),
     ],
 )
-def test_verdict_of_a_step(changes: dict[str, Any], expected: tuple[str, str]) -> None:
-    """A step is ready when it ended with 0."""
+def test_verdict_of_a_job(changes: dict[str, Any], expected: tuple[str, str]) -> None:
+    """A job is ready when it ended with 0."""
     assert waiting.verdict("desk-web", item(HostConfig__RestartPolicy={"Name": "no"}, **changes)) == expected
 
 

@@ -118,7 +118,7 @@ def test_good_settings_have_no_fault(settings: dict[str, Any]) -> None:
         ("cors_origin", "localhost", "ibkr_gateway_cors_origin"),
         ("allowed", ["10.0.0.0/8", "home"], "ibkr_gateway_allowed_addresses: 'home' is not an IPv4 address"),
         ("denied", ["home"], "ibkr_gateway_denied_addresses: 'home'"),
-        ("further", {"listenPort": 1}, "'listenPort', which it cannot set: stack_port_ibkr_gateway"),
+        ("further", {"listenPort": 1}, "'listenPort', which it cannot set: ibkr_gateway_port"),
         ("further", {"ips": {}}, "set ibkr_gateway_allowed_addresses"),
         ("sha256", "abc", "ibkr_gateway_archive_sha256 is 'abc': expected are the 64 digits"),
         ("names", ["elsewhere"], "ibkr_gateway_tls is not good for elsewhere"),
@@ -144,9 +144,9 @@ def rendered(tmp_path: Path, **variables: Any) -> dict[str, Any]:
         "vars": {
             "ansible_python_interpreter": sys.executable,
             "stack_public_host": "desk.example.com",
-            "stack_port_ibkr_gateway": 5055,
+            "ibkr_gateway_port": 5055,
             "stack_network_subnet": "172.29.64.0/22",
-            "stack_services": {"ibkr_gateway": {"port": 5055, "alias": "ibkr-gateway"}},
+            "stack_services": {"ibkr_gateway": {"ports": {"gateway": {"container": 5055}}}},
         },
         "tasks": [
             {"ansible.builtin.template": {"src": str(role / "templates/conf.yaml.j2"), "dest": str(tmp_path / "conf")}}

@@ -13,12 +13,19 @@ from collection_under_test import Run, plugin
 
 OLD, NEW = "old" * 10 + "xx", "new" * 10 + "xx"
 KEY, CERTIFICATE = (f"-----BEGIN {kind}-----\nAAAA\n-----END {kind}-----" for kind in ("PRIVATE KEY", "CERTIFICATE"))
+
+
+def service(title: str, *containers: str, hosts: tuple[str, ...] = ("a",), **checkers: str) -> dict[str, Any]:
+    """What of a contract counts here; `checkers` are the secrets with which it logs in, and who checks them."""
+    return {"title": title, "containers": list(containers), "hosts": list(hosts), "secret_checkers": checkers}
+
+
 SERVICES: dict[str, dict[str, Any]] = {
-    "postgres": {"title": "PostgreSQL", "group": "postgres", "containers": ["postgres"]},
-    "redis": {"title": "Redis", "group": "redis", "containers": ["redis"]},
-    "ibkr_gateway": {"title": "IBKR gateway", "group": "ibkr_gateway", "containers": ["ibkr-gateway"]},
-    "backend": {"title": "Backend", "group": "backend", "containers": ["backend", "celery-worker"]},
-    "airflow": {"title": "Airflow", "group": "airflow", "containers": ["airflow-init", "airflow-worker"]},
+    "postgres": service("PostgreSQL", "postgres"),
+    "redis": service("Redis", "redis"),
+    "ibkr_gateway": service("IBKR gateway", "ibkr-gateway"),
+    "backend": service("Backend", "backend", "celery-worker"),
+    "airflow": service("Airflow", "airflow-init", "airflow-worker", hosts=("a", "b")),
 }
 action = plugin("action.host_secrets")
 
@@ -281,8 +288,7 @@ def test_a_protected_container_is_not_left_behind(host: Host, fake_docker: Any) 
 )  # fmt: skip
 def test_what_is_in_a_run(run: list[str], skip: list[str], play: set[str], touched: set[str], whole: set[str]) -> None:
     """Tags and --limit both leave services out; a worker's host counts as one of its service."""
-    groups = {"redis": ["a"], "airflow": ["a"], "airflow_worker": ["b"], "backend": []}
-    variables = {"ansible_run_tags": run, "ansible_skip_tags": skip, "ansible_play_hosts_all": play, "groups": groups}
+    variables = {"ansible_run_tags": run, "ansible_skip_tags": skip, "ansible_play_hosts_all": play}
     services = {name: SERVICES[name] for name in ("redis", "airflow")}
     assert action.in_this_run(services, variables) == (touched, whole)
 
@@ -309,11 +315,15 @@ def test_a_directory_with_nothing_but_secrets_of_an_earlier_version(host: Host) 
 
 WIRED: dict[str, dict[str, Any]] = {
     **{name: SERVICES[name] for name in ("postgres", "redis", "ibkr_gateway")},
-    "minio": {"title": "MinIO", "group": "minio", "containers": ["minio"]},
-    "mlflow": {
-        "title": "MLflow", "group": "mlflow", "containers": ["mlflow"], "database": "mlflow", "bucket": "ml-flow",
-    },
-    "backend": {**SERVICES["backend"], "database": "backend", "redis_accounts": {"backend": {}, "flower": {}}},
+    "minio": service("MinIO", "minio"),
+    "mlflow": service(
+        "MLflow", "mlflow",
+        postgres_mlflow_password="postgres", minio_ml_flow_secret="minio", minio_ml_flow_access_key="minio",
+    ),
+    "backend": service(
+        "Backend", "backend", "celery-worker",
+        postgres_backend_password="postgres", redis_backend_password="redis", redis_flower_password="redis",
+    ),
 }  # fmt: skip
 
 

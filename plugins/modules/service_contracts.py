@@ -1,0 +1,117 @@
+#!/usr/bin/python
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Read the contracts of the services, and work out from the inventory who runs what and who reaches whom where."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: service_contracts
+short_description: Read the contracts of the services
+description:
+  - Reads C(meta/service.yml) of each service role and renders it with the variables of the host that runs the
+    service, so that
+    every host sees the owner's ports, names and switches.
+  - Works out who runs what, in which order, and where this host and a browser reach each service.
+  - Runs on the controller and asks no host.
+options:
+  roles:
+    description: Fully qualified names of the service roles. They may be in any collection.
+    type: list
+    elements: str
+    required: true
+  further:
+    description: Names of further ones, C(stack_service_roles).
+    type: list
+    elements: str
+    default: []
+author:
+  - The quantops.ibkr_stack maintainers (@quantops)
+"""
+
+EXAMPLES = r"""
+- name: Read the contracts
+  quantops.ibkr_stack.service_contracts:
+    roles: [quantops.ibkr_stack.redis, acme.desk.notebook]
+  register: stack_contract
+"""
+
+RETURN = r"""
+services:
+  description: >-
+    Service to its contract without templates, with C(role), C(group), C(owner), C(hosts), C(active) and C(here).
+  returned: always
+  type: dict
+active:
+  description: Services that the inventory has hosts for.
+  returned: always
+  type: list
+  elements: str
+here:
+  description: Services of which this host runs a process.
+  returned: always
+  type: list
+  elements: str
+hosts:
+  description: Hosts of this stack.
+  returned: always
+  type: list
+  elements: str
+waves:
+  description: Active services in the order of their needs; those of a wave can start together.
+  returned: always
+  type: list
+  elements: list
+exposed:
+  description: Services of this host that another host needs.
+  returned: always
+  type: list
+  elements: str
+endpoints:
+  description: >-
+    Active service to where this host reaches it (C(url), C(host), C(port), C(nodes)) and a browser does
+    (C(public_url)).
+  returned: always
+  type: dict
+links:
+  description: Web pages of all active services, with C(title), C(container) and C(public_url).
+  returned: always
+  type: list
+  elements: dict
+pages:
+  description: Web pages of this host's services, with C(title) and C(public_url).
+  returned: always
+  type: list
+  elements: dict
+secrets:
+  description: Name to kind of each secret that the active services need.
+  returned: always
+  type: dict
+secret_names:
+  description: Names of the secrets of all services, active or not.
+  returned: always
+  type: list
+  elements: str
+databases:
+  description: Database to the number of connections that its programs may open together.
+  returned: always
+  type: dict
+buckets:
+  description: Buckets of the active services.
+  returned: always
+  type: list
+  elements: str
+redis_users:
+  description: Users in Redis of the active services.
+  returned: always
+  type: dict
+redis_databases:
+  description: Name to number of the databases in Redis.
+  returned: always
+  type: dict
+problems:
+  description: Sentences that say what the inventory lacks.
+  returned: always
+  type: list
+  elements: str
+"""

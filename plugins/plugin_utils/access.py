@@ -1,0 +1,54 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How a person reaches the stack: pages and passwords."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+ROW = "%-24s %-34s %-12s %s"
+
+
+def access_table(pages: Iterable[Mapping[str, Any]], running: Iterable[str], places: Mapping[str, str]) -> list[str]:
+    """Write the table of pages.
+
+    Args:
+        pages: Web pages of a host, as the module ``service_contracts`` returns them.
+        running: Names of the containers that run, without that of the stack.
+        places: Secret to where a person finds it.
+
+    Returns:
+        Lines: a heading and a line a page whose container runs.
+    """
+    running = set(running)
+    lines = ["", ROW % ("Page", "URL", "User", "Password")]
+    for page in pages:
+        if page["container"] not in running:
+            continue
+        names = [page[key] for key in ("user_secret", "secret") if page.get(key)]
+        user = "(secret)" if page.get("user_secret") else page.get("user") or "-"
+        lines.append(ROW % (page["title"], page["public_url"], user, "; ".join(places[name] for name in names) or "-"))
+    return lines
+
+
+def secret_places(secrets: Iterable[str], values: Iterable[str], directory: str, here: str) -> dict[str, str]:
+    """Say where a person finds each secret.
+
+    Args:
+        secrets: Names of the secrets.
+        values: Names of those that the inventory sets itself.
+        directory: Directory of the files with the others.
+        here: The working directory of the person.
+
+    Returns:
+        Secret to a command that prints it, or to the variable that holds it. A path below the working directory is
+        relative.
+    """
+    relative = os.path.relpath(directory, here)
+    short = directory if relative.startswith("..") else relative
+    return {
+        name: f"the variable secrets_values.{name}" if name in set(values) else f"cat {os.path.join(short, name)}"
+        for name in secrets
+    }

@@ -1,0 +1,394 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The contracts of the services: what a service role tells the rest of the collection in ``meta/service.yml``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+#: Keys of a contract and their types. A value may be a template; it is rendered with the role's own variables.
+KEYS: dict[str, type] = {
+    "title": str,
+    "host": str,
+    "processes": dict,
+    "ports": dict,
+    "needs": list,
+    "images": dict,
+    "containers": dict,
+    "secrets": dict,
+    "databases": dict,
+    "buckets": list,
+    "redis": dict,
+    "data": dict,
+    "metrics": dict,
+    "web": list,
+    "version": dict,
+    "usage": dict,
+    "provides": list,
+}
+#: Keys of the entries inside them.
+ENTRY_KEYS: dict[str, set[str]] = {
+    "processes": {"group", "slots"},
+    "ports": {"container", "variable", "scheme"},
+    "images": {"context", "from", "only", "dockerfile", "args", "files", "base", "when", "definition"},
+    "containers": {"job", "process", "when"},
+    "databases": {"connections"},
+    "data": {"backup", "version_file"},
+    "metrics": {"port", "path"},
+    "web": {"title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"},
+}
+REDIS_KEYS = {"databases", "users"}
+USER_KEYS = {"broker", "prefix", "read_only", "patterns"}
+#: Kinds of secrets that can be generated.
+SECRET_KINDS = ("password", "long", "fernet", "access_key", "tls")
+#  How the data of a volume is kept safe: by its program's own means, as files, or not at all because it can be made
+# again.
+BACKUPS = ("postgres", "bucket", "redis", "files", "none")
+#: What only matters on a host that runs the service.
+LOCAL = ("images", "version", "usage")
+#: Keys that every contract has.
+REQUIRED = ("title", "host", "processes", "ports", "containers")
+
+
+class ContractError(ValueError):
+    """A contract that cannot be read, with its file and key."""
+
+
+def database_secret(database: str) -> str:
+    """Name the secret that holds the password of a database's owner.
+
+    Args:
+        database: Name of the database, which is also its owner's.
+
+    Returns:
+        Name of the secret.
+    """
+    return f"postgres_{database}_password"
+
+
+def redis_secret(user: str) -> str:
+    """Name the secret that holds a Redis user's password.
+
+    Args:
+        user: Name of the user.
+
+    Returns:
+        Name of the secret.
+    """
+    return f"redis_{user}_password"
+
+
+def bucket_secrets(bucket: str) -> tuple[str, str]:
+    """Name the secrets of a bucket's client.
+
+    Args:
+        bucket: Name of the bucket.
+
+    Returns:
+        Names of the secrets that hold its access key and its secret key.
+    """
+    name = bucket.replace("-", "_")
+    return f"minio_{name}_access_key", f"minio_{name}_secret"
+
+
+def client_secrets(contract: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """List the secrets with which a service logs in to others.
+
+    Args:
+        contract: Its contract.
+
+    Returns:
+        Name of each secret to its kind and the service that checks it.
+    """
+    found = {database_secret(name): ("password", "postgres") for name in contract.get("databases") or {}}
+    found |= {redis_secret(name): ("password", "redis") for name in (contract.get("redis") or {}).get("users") or {}}
+    for bucket in contract.get("buckets") or []:
+        key, secret = bucket_secrets(bucket)
+        found |= {secret: ("password", "minio"), key: ("access_key", "minio")}
+    return found
+
+
+def _declared(contract: Mapping[str, Any], key: str) -> Any:
+    """What a file declares, unless that is a template."""
+    value = contract.get(key) or {}
+    return {} if isinstance(value, str) else value
+
+
+def _refuse_unknown(found: Iterable[str], known: Iterable[str], where: str) -> None:
+    for key in found:
+        if key not in known:
+            near = difflib.get_close_matches(key, list(known), 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys are {', '.join(sorted(known))}."
+            raise ContractError(f"{where} has the unknown key {key!r}. {hint}")
+
+
+def check(contract: Any, where: str) -> dict[str, Any]:
+    """Check the form of a contract, before its templates are rendered.
+
+    Args:
+        contract: Content of ``meta/service.yml``.
+        where: Path of the file, for errors.
+
+    Returns:
+        The contract.
+
+    Raises:
+        ContractError: If a key is unknown, missing or of another type.
+    """
+    if not isinstance(contract, dict):
+        raise ContractError(f"{where} holds {type(contract).__name__}, expected keys and values.")
+    _refuse_unknown(contract, KEYS, where)
+    for key in REQUIRED:
+        if not contract.get(key):
+            raise ContractError(f"{where} has no {key!r}.")
+    for key, value in contract.items():
+        kind = KEYS[key]
+        # A template may make a dictionary or a list, as what an application has depends on the inventory.
+        if not isinstance(value, kind) and not (isinstance(value, str) and "{{" in value):
+            raise ContractError(f"{where}: {key!r} is {value!r}, expected a {kind.__name__}.")
+        entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        for entry in entries if key in ENTRY_KEYS else []:
+            if not isinstance(entry, dict):
+                raise ContractError(f"{where}: {key!r} holds {entry!r}, expected a dictionary.")
+            _refuse_unknown(entry, ENTRY_KEYS[key], f"{where}: {key!r}")
+    _check_values(contract, where)
+    return contract
+
+
+def _check_values(contract: Mapping[str, Any], where: str) -> None:
+    processes = contract["processes"]
+    for name, process in processes.items():
+        if not process.get("group"):
+            raise ContractError(f"{where}: the process {name!r} has no 'group'.")
+    for name, port in contract["ports"].items():
+        for key in ENTRY_KEYS["ports"]:
+            if not port.get(key):
+                raise ContractError(f"{where}: the port {name!r} has no {key!r}.")
+    for name, container in contract["containers"].items():
+        if container.get("process", next(iter(processes))) not in processes:
+            raise ContractError(f"{where}: the container {name!r} belongs to {container['process']!r}, no process.")
+    for name, kind in _declared(contract, "secrets").items():
+        if kind not in SECRET_KINDS and "{{" not in str(kind):
+            raise ContractError(f"{where}: the secret {name!r} is {kind!r}, expected one of {', '.join(SECRET_KINDS)}.")
+    for name, data in (contract.get("data") or {}).items():
+        if data.get("backup") not in BACKUPS:
+            raise ContractError(
+                f"{where}: 'backup' of the volume {name!r} is {data.get('backup')!r},"
+                f" expected one of {', '.join(BACKUPS)}."
+            )
+    for page in contract.get("web") or []:
+        for key in ("port", "container"):
+            if page.get(key) not in contract[f"{key}s"]:
+                raise ContractError(
+                    f"{where}: the page {page.get('title')!r} names the {key} {page.get(key)!r}, which '{key}s'"
+                    " does not have."
+                )
+    redis = contract.get("redis") or {}
+    _refuse_unknown(redis, REDIS_KEYS, f"{where}: 'redis'")
+    for name, user in (redis.get("users") or {}).items():
+        _refuse_unknown(user, USER_KEYS, f"{where}: the Redis user {name!r}")
+        if user.get("broker") not in (redis.get("databases") or {}):
+            raise ContractError(f"{where}: the broker of the Redis user {name!r} is none of 'redis.databases'.")
+
+
+def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[str, str]) -> None:
+    """Check what no contract can know of itself.
+
+    Args:
+        contracts: Service to its contract, as in the file.
+        places: Service to the path of that file.
+
+    Raises:
+        ContractError: If two services have a name in common, or one needs another that does not exist.
+    """
+    taken: dict[tuple[str, Any], str] = {}
+    for service, contract in contracts.items():
+        where = places[service]
+        for needed in contract.get("needs") or []:
+            if needed not in contracts:
+                raise ContractError(
+                    f"{where}: {service} needs {needed!r}, and no role in stack_service_roles is called so."
+                )
+        redis = contract.get("redis") or {}
+        names = [("name on the network", contract["host"]), *(("container", name) for name in contract["containers"])]
+        names += [("group", process["group"]) for process in contract["processes"].values()]
+        names += [("port variable", port["variable"]) for port in contract["ports"].values()]
+        for key in ("databases", "buckets", "secrets", "data"):
+            names += [(key, name) for name in _declared(contract, key)]
+        names += [("Redis user", name) for name in redis.get("users") or {}]
+        names += [("Redis database", number) for number in (redis.get("databases") or {}).values()]
+        for kind, name in names:
+            if taken.setdefault((kind, name), service) != service:
+                raise ContractError(f"{where}: {name!r} ({kind}) is also in {places[taken[kind, name]]}.")
+
+
+def waves(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Order services so that each comes after those that it needs.
+
+    Args:
+        needs: Service to the services that it needs. What is not among the services itself is ignored.
+
+    Returns:
+        Services that can start together, those that need none first.
+
+    Raises:
+        ContractError: If services need each other.
+    """
+    found: list[list[str]] = []
+    left = {service: {each for each in needed if each in needs} for service, needed in needs.items()}
+    while left:
+        wave = [service for service, needed in left.items() if not needed & left.keys()]
+        if not wave:
+            raise ContractError(f"Services need each other: {', '.join(left)}.")
+        found.append(wave)
+        for service in wave:
+            del left[service]
+    return found
+
+
+def is_true(value: Any) -> bool:
+    """Read the value of a rendered condition.
+
+    Args:
+        value: What ``when`` became.
+
+    Returns:
+        Whether it is fulfilled.
+    """
+    return bool(value) and str(value).lower() not in ("false", "no", "0")
+
+
+class Inventory:
+    """Who runs what: the groups of an inventory, seen from one host."""
+
+    def __init__(self, groups: Mapping[str, list[str]], host: str) -> None:
+        """Take over an inventory.
+
+        Args:
+            groups: Group to its hosts.
+            host: The host that asks.
+        """
+        self.groups, self.host = groups, host
+
+    def hosts_of(self, contract: Mapping[str, Any], process: str | None = None) -> list[str]:
+        """List the hosts of a process.
+
+        Args:
+            contract: The service's contract.
+            process: Name of the process; the first one by default.
+
+        Returns:
+            Hosts in the group of the process. Where it has none, it runs where the first one does.
+        """
+        processes = contract["processes"]
+        first = next(iter(processes.values()))
+        hosts = list(self.groups.get((processes[process] if process else first)["group"]) or [])
+        return hosts or list(self.groups.get(first["group"]) or [])
+
+    def all_hosts(self, contract: Mapping[str, Any]) -> list[str]:
+        """List the hosts of all of a service's processes.
+
+        Args:
+            contract: The service's contract.
+
+        Returns:
+            Hosts, each once.
+        """
+        named = [host for process in contract["processes"].values() for host in self.groups.get(process["group"]) or []]
+        return list(dict.fromkeys(named))
+
+    def owner(self, contract: Mapping[str, Any]) -> str:
+        """Name the host whose variables count for a service.
+
+        Args:
+            contract: The service's contract.
+
+        Returns:
+            This host if it runs the service's first process, else the first that does; this host if none does.
+        """
+        hosts = self.hosts_of(contract)
+        return self.host if self.host in hosts or not hosts else hosts[0]
+
+
+def problems(contracts: Mapping[str, Mapping[str, Any]], inventory: Inventory) -> list[str]:
+    """Find what an inventory lacks.
+
+    Args:
+        contracts: Service to its contract.
+        inventory: Who runs what.
+
+    Returns:
+        A sentence for each, with the group to change.
+    """
+    found = []
+    active = {name for name, contract in contracts.items() if inventory.hosts_of(contract)}
+    if not any(inventory.all_hosts(contract) for contract in contracts.values()):
+        groups = [next(iter(contract["processes"].values()))["group"] for contract in contracts.values()]
+        return [f"The inventory has no host in any of the groups {', '.join(groups)}."]
+    for name, contract in contracts.items():
+        processes = list(contract["processes"].values())
+        group = processes[0]["group"]
+        if name not in active:
+            found += [
+                f"The inventory has hosts in the group {process['group']}, and none in {group},"
+                f" which {contract['title']} needs."
+                for process in processes[1:]
+                if inventory.groups.get(process["group"])
+            ]
+            continue
+        found += [
+            f"{contract['title']} needs {contracts[needed]['title']}, and the inventory has no host in the group"
+            f" {next(iter(contracts[needed]['processes'].values()))['group']}."
+            for needed in contract.get("needs") or []
+            if needed not in active
+        ]
+    return found
+
+
+def crowded(
+    services: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], stacks: Mapping[str, str]
+) -> list[str]:
+    """Find groups with more hosts than their process can run on.
+
+    Args:
+        services: Service to its contract.
+        groups: Group to its hosts.
+        stacks: Host to the name of its stack.
+
+    Returns:
+        A sentence for each, with the hosts. Hosts of different stacks may be in one group.
+    """
+    found = []
+    for contract in services.values():
+        group = next(iter(contract["processes"].values()))["group"]
+        names = [stacks.get(host, "") for host in groups.get(group) or []]
+        if len(names) > len(set(names)):
+            found.append(
+                f"The group {group} has the hosts {', '.join(groups[group])}, and this service runs on one: leave one"
+                " in it, or give each stack a stack_name of its own."
+            )
+    return found
+
+
+def image_definitions(services: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Collect the images that the roles of the services build.
+
+    Args:
+        services: Service to its contract without templates.
+
+    Returns:
+        Image to its definition for ``image_plan``, with directories as absolute paths. An entry without a context
+        names an image that
+        another role defines.
+    """
+    found = {}
+    for service in services.values():
+        for name, image in service["all_images"].items():
+            if "definition" in image:
+                found[name] = image["definition"]
+            elif "context" in image:
+                definition = {key: value for key, value in image.items() if key != "when"}
+                found[name] = {**definition, "context": [f"{service['directory']}/{path}" for path in image["context"]]}
+    return found

@@ -1,0 +1,157 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Where services are reached, and the forms in which programs want that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode
+
+
+@dataclass(frozen=True)
+class Node:
+    """One place at which a service is reached."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A service as one host reaches it, and as a browser does.
+
+    Attributes:
+        scheme: Scheme of its URLs.
+        nodes: Where it is reached, the first one first.
+        public_host: Name or address under which a browser reaches its host.
+        public_port: Port there.
+        sentinel: Name of the master that Redis Sentinels at these nodes know, if the service has any.
+    """
+
+    scheme: str
+    nodes: Sequence[Node]
+    public_host: str
+    public_port: int
+    sentinel: str = field(default="")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Write it for templates.
+
+        Returns:
+            The attributes, and of the first node ``host``, ``port`` and ``url``; ``public_url`` is what a browser
+            opens.
+        """
+        first = self.nodes[0]
+        return {
+            **asdict(self),
+            "nodes": [asdict(node) for node in self.nodes],
+            "host": first.host,
+            "port": first.port,
+            "url": f"{self.scheme}://{first.host}:{first.port}",
+            "public_url": f"{self.scheme}://{self.public_host}:{self.public_port}",
+        }
+
+
+def _nodes(endpoint: Mapping[str, Any]) -> list[str]:
+    return [f"{node['host']}:{node['port']}" for node in endpoint["nodes"]]
+
+
+def _login(user: str, password: str) -> str:
+    return f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+
+
+def postgres_url(
+    endpoint: Mapping[str, Any], database: str, user: str = "", password: str = "", driver: str = ""
+) -> str:
+    """Write the URL of a PostgreSQL database.
+
+    Args:
+        endpoint: Of the server; several nodes are asked in turn for one that takes writes.
+        database: Name of the database.
+        user: Name of the role; the database's by default.
+        password: Its password.
+        driver: SQLAlchemy's name of a driver, such as ``psycopg2``; without one, the form is libpq's.
+
+    Returns:
+        A URL. Source: PostgreSQL, "Connection URIs"; SQLAlchemy, "Specifying multiple fallback hosts".
+    """
+    nodes = _nodes(endpoint)
+    login = _login(user or database, password)
+    scheme = f"postgresql+{driver}" if driver else "postgresql"
+    if len(nodes) == 1:
+        return f"{scheme}://{login}{nodes[0]}/{database}"
+    if not driver:
+        return f"{scheme}://{login}{','.join(nodes)}/{database}?target_session_attrs=read-write"
+    hosts = urlencode([*(("host", node) for node in nodes), ("target_session_attrs", "read-write")], safe=":")
+    return f"{scheme}://{login}/{database}?{hosts}"
+
+
+def libpq_dsn(endpoint: Mapping[str, Any], database: str, user: str = "", password: str = "") -> str:
+    """Write the keywords and values of a PostgreSQL database.
+
+    Args:
+        endpoint: Of the server.
+        database: Name of the database.
+        user: Name of the role; the database's by default.
+        password: Its password.
+
+    Returns:
+        Keywords and values. Source: PostgreSQL, "Keyword/Value Connection Strings".
+    """
+    nodes = endpoint["nodes"]
+    words = {
+        "host": ",".join(node["host"] for node in nodes),
+        "port": ",".join(str(node["port"]) for node in nodes),
+        "dbname": database,
+        "user": user or database,
+        "password": password,
+    }
+    if len(nodes) > 1:
+        words["target_session_attrs"] = "read-write"
+
+    def quoted(value: str) -> str:
+        plain = value and not set(value) & set(" '\\")
+        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    return " ".join(f"{key}={quoted(value)}" for key, value in words.items())
+
+
+def redis_url(endpoint: Mapping[str, Any], user: str, password: str, database: int) -> str:
+    """Write the URL of a Redis database.
+
+    Args:
+        endpoint: Of Redis, or of its Sentinels where it names a ``sentinel``.
+        user: Name of the user.
+        password: Its password.
+        database: Number of the database.
+
+    Returns:
+        A URL; with Sentinels a list of such, separated by semicolons. Source: Celery, "Using Redis", which takes both.
+    """
+    scheme = "sentinel" if endpoint.get("sentinel") else endpoint["scheme"]
+    urls = [f"{scheme}://{_login(user, password)}{node}/{database}" for node in _nodes(endpoint)]
+    return ";".join(urls) if endpoint.get("sentinel") else urls[0]
+
+
+def redis_connections(
+    endpoint: Mapping[str, Any], passwords: Mapping[str, str], databases: Mapping[str, int]
+) -> dict[str, dict[str, str]]:
+    """Write the settings of programs that log in to Redis as different users.
+
+    Args:
+        endpoint: Of Redis.
+        passwords: User to its password.
+        databases: Name of a setting to the number of the database that its URL names.
+
+    Returns:
+        User to its settings: a URL each, and ``REDIS_PASSWORD``.
+    """
+    return {
+        user: {
+            **{name: redis_url(endpoint, user, password, number) for name, number in databases.items()},
+            "REDIS_PASSWORD": password,
+        }
+        for user, password in passwords.items()
+    }

@@ -1,0 +1,286 @@
+"""What the contracts of the services come to: who runs what, in which order, and who reaches whom where."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+import yaml
+from collection_under_test import CONTRACTS, REPOSITORY, SERVICES, ansible_playbook, plugin
+
+contracts = plugin("plugin_utils.contracts")
+
+MINIMAL: dict[str, Any] = {
+    "title": "Notebook",
+    "host": "notebook",
+    "processes": {"server": {"group": "notebook"}},
+    "ports": {"http": {"container": 8888, "variable": "notebook_port", "scheme": "http"}},
+    "containers": {"notebook": {}},
+}
+
+
+# ---- the form of a file
+
+
+def test_the_contracts_of_this_collection_are_valid_together() -> None:
+    """Each by itself, and no two share a name."""
+    found = {}
+    for name in SERVICES:
+        text = (REPOSITORY / "roles" / name / "meta" / "service.yml").read_text(encoding="utf-8")
+        found[name] = contracts.check(yaml.safe_load(text), name)
+    contracts.check_together(found, {name: name for name in found})
+
+
+@pytest.mark.parametrize("key", contracts.REQUIRED)
+def test_a_required_key_is_missing(key: str) -> None:
+    """The file and the key are named."""
+    with pytest.raises(contracts.ContractError, match=f"^service.yml has no '{key}'.$"):
+        contracts.check({name: value for name, value in MINIMAL.items() if name != key}, "service.yml")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"need": ["postgres"]}, "the unknown key 'need'. Did you mean 'needs'?"),
+        ({"needs": {"postgres": {}}}, "'needs' is {'postgres': {}}, expected a list"),
+        ({"needs": "postgres"}, "'needs' is 'postgres', expected a list"),
+        ({"ports": {"http": {"container": 1, "scheme": "http"}}}, "the port 'http' has no 'variable'"),
+        ({"ports": {"http": {"container": 1, "scheme": "http", "varable": "x"}}}, "Did you mean 'variable'?"),
+        ({"containers": {"notebook": {"process": "worker"}}}, "'notebook' belongs to 'worker', no process"),
+        ({"containers": {"notebook": None}}, "'containers' holds None, expected a dictionary"),
+        ({"processes": {"server": {"slots": 2}}}, "the process 'server' has no 'group'"),
+        ({"secrets": {"token": "uuid"}}, "the secret 'token' is 'uuid', expected one of password, long"),
+        ({"data": {"books": {"backup": "tape"}}}, "'backup' of the volume 'books' is 'tape', expected one of postgres"),
+        ({"data": {"books": {}}}, "'backup' of the volume 'books' is None"),
+        (
+            {"web": [{"title": "Lab", "container": "notebook", "port": "https"}]},
+            "the page 'Lab' names the port 'https', which 'ports' does not have",
+        ),
+        ({"redis": {"users": {"lab": {"broker": "lab"}}}}, "the broker of the Redis user 'lab' is none of"),
+    ],
+)
+def test_what_cannot_be_a_contract(more: dict[str, Any], sentence: str) -> None:
+    """The key and what is expected."""
+    with pytest.raises(contracts.ContractError) as error:
+        contracts.check({**MINIMAL, **more}, "service.yml")
+    assert str(error.value).startswith("service.yml") and sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"host": "redis"}, "'redis' (name on the network) is also in redis.yml"),
+        ({"containers": {"redis": {}}}, "'redis' (container) is also in redis.yml"),
+        ({"processes": {"server": {"group": "redis"}}}, "'redis' (group) is also in redis.yml"),
+        ({"secrets": {"redis_admin_password": "password"}}, "'redis_admin_password' (secrets) is also in redis.yml"),
+        ({"data": {"redis-data": {"backup": "files"}}}, "'redis-data' (data) is also in redis.yml"),
+        ({"needs": ["mysql"]}, "notebook needs 'mysql', and no role in stack_service_roles is called so"),
+    ],
+)
+def test_two_services_that_share_a_name(more: dict[str, Any], sentence: str) -> None:
+    """Both files are named."""
+    redis = yaml.safe_load((REPOSITORY / "roles/redis/meta/service.yml").read_text(encoding="utf-8"))
+    with pytest.raises(contracts.ContractError) as error:
+        contracts.check_together(
+            {"redis": redis, "notebook": {**MINIMAL, **more}}, {"redis": "redis.yml", "notebook": "n.yml"}
+        )
+    assert sentence in str(error.value)
+
+
+def test_waves_follow_the_needs() -> None:
+    """What is not there is not waited for; who needs each other is refused."""
+    assert contracts.waves({"c": ["b"], "a": [], "b": ["a", "absent"], "d": []}) == [["a", "d"], ["b"], ["c"]]
+    with pytest.raises(contracts.ContractError, match="Services need each other: a, b"):
+        contracts.waves({"a": ["b"], "b": ["a"]})
+
+
+# ---- an inventory of three hosts, as Ansible reads it
+
+ADDRESSES = {"data": "10.0.0.1", "apps": "10.0.0.2", "far": "10.0.0.3"}
+HOSTS: dict[str, dict[str, Any]] = {
+    "data": {
+        "ansible_host": ADDRESSES["data"],
+        "stack_publish_address": ADDRESSES["data"],
+        # Only the owner says so.
+        "minio_port": 9900,
+        "redis_port": "{{ 6000 + 379 }}",
+        "stack_public_host": "data.example.com",
+    },
+    "apps": {
+        "ansible_host": ADDRESSES["apps"],
+        "backend_image": "registry.example.com/desk",
+        "backend_celery_app": "desk.tasks:app",
+    },
+    "far": {"ansible_host": ADDRESSES["far"], "airflow_worker_concurrency": 6, "airflow_port": 9999},
+}
+#: Hosts of other stacks in the same groups; the second has values that cannot work.
+OTHER_STACKS: dict[str, dict[str, Any]] = {
+    "beta": {"stack_name": "beta", "ansible_host": "10.0.0.9"},
+    "odd": {"stack_name": "odd", "redis_port": "\u00b2", "airflow_worker_concurrency": "many"},
+}
+GROUPS = {
+    **{group: ["data"] for group in ("postgres", "redis", "minio", "ibkr_gateway")},
+    **{group: ["apps"] for group in ("backend", "mlflow", "airflow")},
+    "airflow_worker": ["apps", "far"],
+    "backend_worker": ["far"],
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Host to what the module returned for it."""
+    directory = tmp_path_factory.mktemp("contracts")
+    inventory = {
+        "all": {
+            "hosts": {**OTHER_STACKS, **HOSTS, "bystander": {}},
+            "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
+            "children": {group: {"hosts": dict.fromkeys([*OTHER_STACKS, *hosts])} for group, hosts in GROUPS.items()},
+        }
+    }
+    del inventory["all"]["children"]["mlflow"]["hosts"]["beta"]
+    (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    copy = {
+        "dest": f"{directory}/{{{{ inventory_hostname }}}}.json",
+        "content": "{{ stack_contract | to_json }}",
+        "mode": "0600",
+    }
+    play = {"hosts": "all", "gather_facts": False, "tasks": [CONTRACTS, {"ansible.builtin.copy": copy}]}
+    (directory / "play.yml").write_text(yaml.safe_dump([play]))
+    ansible_playbook(directory, "-i", "hosts.yml", "play.yml")
+    return {host: json.loads((directory / f"{host}.json").read_text()) for host in [*HOSTS, *OTHER_STACKS, "bystander"]}
+
+
+def test_a_host_sees_its_own_stack_alone(found: dict[str, dict[str, Any]]) -> None:
+    """Another stack's services are not active, its hosts are no owners and need nothing."""
+    assert found["beta"]["hosts"] == ["beta"] and "mlflow" not in found["beta"]["active"]
+    assert found["beta"]["endpoints"]["redis"]["url"] == "redis://redis:6379" and found["beta"]["exposed"] == []
+    assert found["data"]["hosts"] == ["data", "apps", "far"]
+
+
+def test_numbers_that_are_none_are_named(found: dict[str, dict[str, Any]]) -> None:
+    """Instead of an error of Python's."""
+    problems = "\n".join(found["odd"]["problems"])
+    assert "redis_port is '\u00b2', expected a number from 1 to 65535." in problems
+    assert "airflow_worker_concurrency of odd is 'many', expected a whole number." in problems
+
+
+def test_every_host_knows_what_it_runs(found: dict[str, dict[str, Any]]) -> None:
+    """Also one that runs no more than a worker, and one that runs nothing."""
+    assert {host: found[host]["here"] for host in [*HOSTS, "bystander"]} == {
+        "data": ["postgres", "redis", "minio", "ibkr_gateway"],
+        "apps": ["backend", "mlflow", "airflow"],
+        "far": ["backend", "airflow"],
+        "bystander": [],
+    }
+
+
+def here(contract: dict[str, Any], service: str) -> set[str]:
+    """Containers of a service on a host."""
+    return {name for name, entry in contract["services"][service]["containers"].items() if entry["here"]}
+
+
+def test_a_host_of_workers_has_their_containers_alone(found: dict[str, dict[str, Any]]) -> None:
+    """The others are elsewhere, and the job that checks the worker comes along, as the owner's variables say."""
+    assert here(found["far"], "airflow") == {"airflow-worker"}
+    assert here(found["far"], "backend") == {"backend-check", "celery-worker"}
+    assert here(found["apps"], "airflow") == {
+        *("airflow-init", "airflow-apiserver", "airflow-scheduler"),
+        *("airflow-dag-processor", "airflow-worker", "airflow-triggerer"),
+    }  # fmt: skip
+    assert here(found["apps"], "backend") == {"backend", "celery-beat", "flower"}
+
+
+def test_slots_are_those_of_all_workers(found: dict[str, dict[str, Any]]) -> None:
+    """Each host's own number, and the role's default where it has none."""
+    slots = [found[host]["services"]["airflow"]["processes"]["worker"]["slots"] for host in HOSTS]
+    assert slots == [2 + 6] * len(HOSTS)
+
+
+def test_consumers_see_what_only_the_owner_says(found: dict[str, dict[str, Any]]) -> None:
+    """Its port, its public name, its application; a consumer's own variables of the same name do not count."""
+    for host in ("apps", "far", "bystander"):
+        at = found[host]["endpoints"]
+        assert at["minio"]["url"] == "http://10.0.0.1:9900"
+        assert at["minio"]["public_url"] == "http://data.example.com:9900"
+        assert at["redis"]["nodes"] == [{"host": "10.0.0.1", "port": 6379}]
+        assert found[host]["services"]["backend"]["provides"] == []
+    assert found["data"]["endpoints"]["minio"]["url"] == "http://minio:9000"
+    assert found["far"]["endpoints"]["airflow"]["url"] == "http://10.0.0.2:8080"
+    assert found["data"]["endpoints"]["backend"]["public_url"] == "http://10.0.0.2:8000"
+
+
+def test_only_what_another_host_needs_is_exposed(found: dict[str, dict[str, Any]]) -> None:
+    """Databases of a host that runs everything else elsewhere."""
+    assert found["data"]["exposed"] == ["postgres", "redis", "minio", "ibkr_gateway"]
+    assert found["apps"]["exposed"] == []
+
+
+def test_pages_have_one_address(found: dict[str, dict[str, Any]]) -> None:
+    """Of this host's containers in the table, of all hosts' among the links."""
+    assert [page["title"] for page in found["apps"]["pages"]] == [
+        "Application (backend)",
+        "Flower",
+        "MLflow",
+        "Airflow",
+    ]
+    assert found["far"]["pages"] == []
+    links = {page["title"]: page["public_url"] for page in found["far"]["links"]}
+    assert links["MinIO console"] == "http://data.example.com:9001/" and links["Flower"] == "http://10.0.0.2:5555/"
+
+
+def test_the_certificate_is_for_the_gateways_names_on_every_host(found: dict[str, dict[str, Any]]) -> None:
+    """Whichever host generates it."""
+    names = ["ibkr-gateway", "localhost", "127.0.0.1", "data.example.com", "10.0.0.1"]
+    assert [found[host]["tls_names"] for host in HOSTS] == [names] * len(HOSTS)
+
+
+def test_a_user_of_a_page_is_the_owners(found: dict[str, dict[str, Any]]) -> None:
+    """MinIO's root user is a secret, not a name of ours."""
+    console = next(page for page in found["data"]["pages"] if page["title"] == "MinIO console")
+    assert console["user_secret"] == "minio_root_user" and "user" not in console
+
+
+# ---- what inventories lack
+
+NOBODY = f"The inventory has no host in any of the groups {', '.join(SERVICES)}."
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentences"),
+    [
+        ({"redis": ["a"]}, []),
+        (
+            {"airflow_worker": ["a"]},
+            ["The inventory has hosts in the group airflow_worker, and none in airflow, which Airflow needs."],
+        ),
+        (
+            {"mlflow": ["a"], "postgres": ["a"]},
+            ["MLflow needs MinIO, and the inventory has no host in the group minio."],
+        ),
+        (
+            {"others": ["a"]},
+            [NOBODY],
+        ),
+        (
+            {},
+            [NOBODY],
+        ),
+    ],
+)
+def test_problems_of_an_inventory(groups: dict[str, list[str]], sentences: list[str]) -> None:
+    """Each with the group to change."""
+    known = {
+        name: yaml.safe_load((REPOSITORY / "roles" / name / "meta/service.yml").read_text(encoding="utf-8"))
+        for name in SERVICES
+    }
+    assert contracts.problems(known, contracts.Inventory(groups, "a")) == sentences
+
+
+def test_groups_with_too_many_hosts() -> None:
+    """Hosts of different stacks may share one."""
+    groups = {"notebook": ["a", "b"]}
+    [sentence] = contracts.crowded({"notebook": MINIMAL}, groups, {"a": "desk", "b": "desk"})
+    assert sentence.startswith("The group notebook has the hosts a, b, and this service runs on one")
+    assert contracts.crowded({"notebook": MINIMAL}, groups, {"a": "desk", "b": "other"}) == []
