@@ -233,13 +233,11 @@ class ActionModule(ActionBase):
         """
         port = next(iter(service["ports"].values()))
         owner = service["owner"]
-        nodes = [
-            Node(service["host"], int(port["container"]))
-            if host == inventory.host
-            else Node(str(self.views.value(host, "stack_address")), int(port["value"]))
-            for host in [owner]
-        ]
-        return Endpoint(port["scheme"], nodes, self.public_host(owner), int(port["value"]))
+        if owner == inventory.host:
+            node = Node(service["host"], int(port["container"]))
+        else:
+            node = Node(service["address"], int(port["value"]))
+        return Endpoint(port["scheme"], [node], self.public_host(owner), int(port["value"]))
 
     def public_host(self, host: str) -> str:
         """Find the name under which a browser reaches a host.
