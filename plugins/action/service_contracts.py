@@ -306,7 +306,7 @@ def summary(services: dict[str, dict[str, Any]], inventory: Inventory, endpoint:
             if services[name]["containers"][page["container"]]["here"]
         ],
         "secrets": {each: kind for name in active for each, kind in kinds[name].items()},
-        "secret_names": [each for name in services for each in kinds[name]],
+        "secret_kinds": {each: kind for name in services for each, kind in kinds[name].items()},
         # Names under which programs and browsers reach the services that have a certificate of the stack's.
         "tls_names": list(
             dict.fromkeys(

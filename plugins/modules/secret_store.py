@@ -27,10 +27,10 @@ options:
     type: dict
     default: {}
   known:
-    description: Names that I(values) may have beside those of I(secrets), of services that this inventory leaves out.
-    type: list
-    elements: str
-    default: []
+    description: Name to kind of the secrets that I(values) may have beside those of I(secrets), for services that this
+      inventory leaves out.
+    type: dict
+    default: {}
   former:
     description: Names that only earlier versions used, and what took their place. I(values) may not have them.
     type: dict
@@ -266,6 +266,35 @@ def kept(file: str, make: Callable[[], str], write: bool) -> tuple[str, bool]:
         return content.read(), False
 
 
+def checked(name: str, kind: str, value: str, source: str) -> str:
+    """Check the form of a secret.
+
+    Args:
+        name: Its name.
+        kind: Its kind.
+        value: Content of its file or variable.
+        source: Where that is, for the error.
+
+    Returns:
+        The secret.
+
+    Raises:
+        SecretError: If it is empty or cannot be used.
+    """
+    secret = value if kind == "tls" else value.strip()
+    if not value.strip():
+        raise SecretError(
+            f"The secret {name} is empty ({source}). Put a value there, or remove it to have one generated."
+        )
+    form, expected = FORMS[kind]
+    if not form.fullmatch(secret):
+        raise SecretError(
+            f"The secret {name} cannot be used ({source}): expected are {expected}. Correct it, or remove it to have one"
+            " generated."
+        )
+    return secret
+
+
 def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Read the secrets, and generate those that are not there.
 
@@ -315,17 +344,10 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 source = os.path.join(path, name)
                 value, new = kept(source, makers[kind], write)
                 generated += [name] if new else []
-            known[name] = value if kind == "tls" else value.strip()
-            if not value.strip():
-                raise SecretError(
-                    f"The secret {name} is empty ({source}). Put a value there, or remove it to have one generated."
-                )
-            form, expected = FORMS[kind]
-            if not form.fullmatch(known[name]):
-                raise SecretError(
-                    f"The secret {name} cannot be used ({source}): expected are {expected}. Correct it, or remove it to"
-                    " have one generated."
-                )
+            known[name] = checked(name, kind, value, source)
+        # A service that the inventory has no host for yet will use them one day.
+        for name in values.keys() - params["secrets"].keys():
+            checked(name, params["known"][name], str(values[name]), f"the variable secrets_values.{name}")
         users: dict[str, str] = {}
         for name in (name for name, kind in params["secrets"].items() if kind == "access_key"):
             if (other := users.setdefault(known[name], name)) != name:
@@ -418,7 +440,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "path": {"type": "path", "required": True},
     "secrets": {"type": "dict", "required": True, "no_log": False},
     "values": {"type": "dict", "default": {}, "no_log": True},
-    "known": {"type": "list", "elements": "str", "default": [], "no_log": False},
+    "known": {"type": "dict", "default": {}, "no_log": False},
     "former": {"type": "dict", "default": {}, "no_log": False},
     "tls_names": {"type": "list", "elements": "str", "default": ["localhost"]},
     "write": {"type": "bool", "default": True},

@@ -87,11 +87,10 @@ secrets:
   description: Name to kind of each secret that the active services need.
   returned: always
   type: dict
-secret_names:
-  description: Names of the secrets of all services, active or not.
+secret_kinds:
+  description: Name to kind of each secret of all services, active or not.
   returned: always
-  type: list
-  elements: str
+  type: dict
 databases:
   description: Database to the number of connections that its programs may open together.
   returned: always

@@ -227,6 +227,14 @@ def test_a_secret_that_cannot_be_used(run_module: Run, tmp_path: Path, kind: str
     assert expected in outcome.result["msg"] and value not in outcome.result["msg"]
 
 
+def test_a_secret_of_a_service_that_is_left_out(run_module: Run, tmp_path: Path) -> None:
+    """It is judged all the same, and not among the secrets of this run."""
+    given = {"path": str(tmp_path), "secrets": {}, "known": {"other_password": "password"}}
+    outcome = run_module("secret_store", values={"other_password": "p@ss/word"}, **given)
+    assert "The secret other_password cannot be used (the variable secrets_values.other_" in outcome.result["msg"]
+    assert run_module("secret_store", values={"other_password": "password1"}, **given).result["secrets"] == {}
+
+
 def test_two_fernet_keys(run_module: Run, tmp_path: Path) -> None:
     """The new one and the old one, while what is encrypted changes over."""
     keys = ",".join(letter * 43 + "=" for letter in "ab")
@@ -236,7 +244,7 @@ def test_two_fernet_keys(run_module: Run, tmp_path: Path) -> None:
 
 def test_an_unknown_name(run_module: Run, tmp_path: Path) -> None:
     """A misspelt name is never ignored; one of a service that is left out is none."""
-    given = {"path": str(tmp_path), "secrets": {"app_password": "password"}, "known": ["other_password"]}
+    given = {"path": str(tmp_path), "secrets": {"app_password": "password"}, "known": {"other_password": "password"}}
     assert not run_module("secret_store", **given, values={"other_password": "from-vault"}).failed
     outcome = run_module("secret_store", **given, values={"app_pasword": "from-vault"})
     assert outcome.failed and "unknown name app_pasword. Did you mean app_password?" in outcome.result["msg"]
@@ -275,7 +283,7 @@ def test_debug_output_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "path": str(tmp_path / "s"),
         "secrets": KINDS,
         "values": {},
-        "known": [],
+        "known": {},
         "former": {},
         "tls_names": [],
         "write": True,
