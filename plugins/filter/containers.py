@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.containers import container_plan, over, public_plan
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.plan_checks import port_conflicts, too_many_cores
 
 
 class FilterModule:
@@ -23,7 +22,5 @@ class FilterModule:
         return {
             "container_plan": container_plan,
             "over": over,
-            "port_conflicts": port_conflicts,
             "public_plan": public_plan,
-            "too_many_cores": too_many_cores,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from typing import Any
 
@@ -30,33 +29,6 @@ def docker(*args: str, timeout: float = 30) -> tuple[int, str, str]:
     except subprocess.TimeoutExpired:
         return 124, "", f"docker {args[0]} did not answer within {timeout:.0f} s"
     return done.returncode, done.stdout, done.stderr.strip()
-
-
-def inspect(kind: str, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Look up what exists of the named objects, in one call.
-
-    Args:
-        kind: ``container``, ``image``, ``network`` or ``volume``.
-        names: Names to look up.
-
-    Returns:
-        Name to the engine's description, for those that exist.
-
-    Raises:
-        EngineError: If the engine cannot be asked.
-    """
-    if not names:
-        return {}
-    status, out, err = docker(kind, "inspect", *names)
-    missing_only = all("no such" in line.lower() for line in err.splitlines() if line.strip())
-    if status not in (0, 1) or (status == 1 and not missing_only):
-        raise EngineError(err or f"docker {kind} inspect ended with status {status}")
-    found: dict[str, dict[str, Any]] = {}
-    for item in json.loads(out or "[]"):
-        for name in [item.get("Name", "").lstrip("/"), item.get("Id", ""), *(item.get("RepoTags") or [])]:
-            if name in names:
-                found[name] = item
-    return found
 
 
 def probe(name: str, item: dict[str, Any]) -> tuple[int, str]:

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -39,6 +40,10 @@ class ApiError(EngineError):
         """
         super().__init__(message)
         self.status = status
+
+
+class DeniedError(EngineError):
+    """The user of this process may not use the engine's socket."""
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -132,13 +137,30 @@ class Engine:
         except TimeoutError:
             raise EngineError(f"the engine did not answer within {timeout:.0f} s") from None
         except PermissionError:
-            raise EngineError(f"this user may not use {self.path}: root and members of the group docker may") from None
+            raise DeniedError(f"this user may not use {self.path}: root and members of the group docker may") from None
         except (FileNotFoundError, ConnectionRefusedError):
             raise EngineError(f"no engine listens at {self.path}") from None
         except (OSError, http.client.HTTPException) as error:
             raise EngineError(f"the connection to the engine at {self.path} broke: {error!r}") from None
         finally:
             connection.close()
+
+    def server_version(self, timeout: float = PATIENCE) -> dict[str, Any]:
+        """Ask for the engine's version.
+
+        Args:
+            timeout: Seconds that it may take.
+
+        Returns:
+            ``Version`` of the engine, and ``ApiVersion`` and ``MinAPIVersion``, the newest and oldest that it speaks.
+
+        Raises:
+            EngineError: If it does not answer.
+        """
+        status, content = self.request("GET", "/version", timeout=timeout)
+        if status != 200:
+            raise EngineError(message_of(content) or f"GET /version was answered with status {status}")
+        return json.loads(content)
 
     def version(self) -> str:
         """Agree on a version of the API.
@@ -151,10 +173,7 @@ class Engine:
         """
         with self._lock:
             if not self._version:
-                status, content = self.request("GET", "/version")
-                if status != 200:
-                    raise EngineError(message_of(content) or f"GET /version was answered with status {status}")
-                found = json.loads(content)
+                found = self.server_version()
                 highest = as_version(found["ApiVersion"])
                 if highest < OLDEST:
                     raise EngineError(
@@ -195,8 +214,8 @@ class Engine:
         """Look something up.
 
         Args:
-            kind: ``containers``, ``images`` or ``networks``.
-            name: Its name.
+            kind: ``containers``, ``images``, ``networks`` or ``volumes``.
+            name: Its name, or for all but volumes its ID.
 
         Returns:
             The engine's description, or nothing if it does not exist.
@@ -204,13 +223,81 @@ class Engine:
         Raises:
             EngineError: If the engine cannot be asked.
         """
-        below = f"/{kind}/{quoted(name)}" + ("" if kind == "networks" else "/json")
+        below = f"/{kind}/{quoted(name)}" + ("/json" if kind in ("containers", "images") else "")
         try:
             return self.call("GET", below)
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
+
+    def inspect(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Look containers up.
+
+        Args:
+            names: Their names.
+
+        Returns:
+            Name to the engine's description, for those that exist.
+
+        Raises:
+            EngineError: If the engine cannot be asked.
+        """
+        found = {name: self.find("containers", name) for name in names}
+        return {name: item for name, item in found.items() if item is not None}
+
+    def containers(self, *labels: str, stopped: bool = False) -> list[dict[str, Any]]:
+        """List containers.
+
+        Args:
+            labels: Those that they must have, such as ``quantops.stack=desk``.
+            stopped: Those that do not run too.
+
+        Returns:
+            The engine's summaries, with ``Names``, ``Labels``, ``Ports`` and ``State``.
+
+        Raises:
+            EngineError: If the engine cannot be asked.
+        """
+        return self.call("GET", "/containers/json", query={"all": int(stopped), "filters": filters(labels)})
+
+    def volumes(self, *labels: str) -> list[dict[str, Any]]:
+        """List volumes.
+
+        Args:
+            labels: Those that they must have.
+
+        Returns:
+            The engine's descriptions, with ``Name`` and ``Mountpoint``.
+
+        Raises:
+            EngineError: If the engine cannot be asked.
+        """
+        return self.call("GET", "/volumes", query={"filters": filters(labels)})["Volumes"] or []
+
+
+def filters(labels: Iterable[str]) -> str:
+    """Write a filter for labels.
+
+    Args:
+        labels: Names, or names with ``=`` and a value.
+
+    Returns:
+        The filter, as the engine takes it.
+    """
+    return json.dumps({"label": list(labels)} if labels else {})
+
+
+def name_of(container: dict[str, Any]) -> str:
+    """Name a container of a list.
+
+    Args:
+        container: Its summary.
+
+    Returns:
+        Its own name; further ones come from links.
+    """
+    return min(container["Names"], key=lambda name: name.count("/")).lstrip("/")
 
 
 def quoted(name: str) -> str:

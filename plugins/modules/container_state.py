@@ -71,9 +71,9 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (
     EngineError,
-    inspect,
     probe,
 )
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine
 
 # What `docker update` can set and no declaration has.
 UNDECLARED = (
@@ -273,7 +273,7 @@ def main() -> None:
     declared = module.params["containers"]
     try:
         undeclared_names = module.params["undeclared"]
-        existing = inspect("container", [container["name"] for container in declared] + undeclared_names)
+        existing = Engine().inspect([container["name"] for container in declared] + undeclared_names)
     except EngineError as error:
         if not module.check_mode:
             module.fail_json(msg=f"The Docker engine cannot be asked: {error}")

@@ -77,10 +77,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (
     EngineError,
     docker,
-    inspect,
     probe,
     why_it_ended,
 )
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine
 
 PAUSE = 0.5  # seconds between two looks
 RESTARTS = 3  # a service that restarted so often during the wait will not come up by waiting
@@ -159,7 +159,7 @@ def main() -> None:
     end = time.monotonic() + module.params["slice"]
     while True:
         try:
-            existing = inspect("container", open_ones)
+            existing = Engine().inspect(open_ones)
         except EngineError as error:
             module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
         for name in list(open_ones):

@@ -57,7 +57,7 @@ host:
     disk_free_mb: {description: Free disk space in MiB where the engine keeps images and volumes., type: dict}
     read_only: {description: Those of the wanted directories in which nothing can be written., type: list}
     init: {description: Name of the first process., type: str}
-    engine: {description: Whether the engine answers and its version and lost firewall rules., type: dict}
+    engine: {description: Whether it answers or refuses this user and its version and lost rules., type: dict}
     ports: {description: Who listens on each TCP port and at which addresses., type: dict}
     networks: {description: Names and subnets of the engine's networks., type: dict}
     occupied: {description: IPv4 addresses at which this host reaches other machines and what leads there., type: list}
@@ -69,16 +69,17 @@ host:
 
 import contextlib
 import ipaddress
-import json
 import os
 import platform
 import re
 import shutil
 import socket
 import sys
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import docker, inspect
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import DeniedError, Engine, name_of
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.network import (
     engine_options,
     listeners,
@@ -159,42 +160,48 @@ def is_here(address: str) -> bool:
     return True
 
 
-def engine_report() -> tuple[dict[str, object], dict[str, object]]:
+def engine_report() -> tuple[dict[str, object], Engine | None, dict[str, object]]:
     """Ask for the engine.
 
     Returns:
-        Its state, and what ``docker info`` says.
+        Its state, the engine itself if it answers, and what it says of itself.
     """
-    engine: dict[str, object] = {
+    report: dict[str, object] = {
         "daemon": bool(shutil.which("dockerd")),
         "client": bool(shutil.which("docker")),
         "answers": False,
+        "error": "",
     }
-    status, out, err = docker("version", "--format", "{{json .Server}}", timeout=10)
-    engine["error"] = err
-    if status != 0 or out.strip() in ("", "null"):
-        return engine, {}
-    server = json.loads(out)
-    engine.update(answers=True, version=server["Version"], api=server["ApiVersion"], error="")
-    status, out, err = docker("info", "--format", "{{json .}}")
-    info = json.loads(out) if status == 0 and out.strip() else {}
-    engine["lost_rules"] = lost_rules(info)
-    return engine, info
+    # Tasks use the client too: an engine without one is as good as none.
+    if not report["client"]:
+        return report | {"error": "there is no docker client on this host"}, None, {}
+    try:
+        engine = Engine()
+        version = engine.server_version(timeout=10)
+        info = engine.call("GET", "/info")
+    except EngineError as error:
+        return report | {"error": str(error), "denied": isinstance(error, DeniedError)}, None, {}
+    report.update(answers=True, version=version["Version"], api=version["ApiVersion"], lost_rules=lost_rules(info))
+    return report, engine, info
 
 
-def published() -> dict[str, list[dict[str, str]]]:
-    """Ask which ports the containers publish; an engine without its proxy has no sockets for them.
+def published(containers: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """Find which ports containers publish; an engine without its proxy has no sockets for them.
+
+    Args:
+        containers: The engine's summaries.
 
     Returns:
         Port to ``address`` and ``container`` of each.
     """
     found: dict[str, list[dict[str, str]]] = {}
-    names = docker("ps", "--format", "{{.Names}}")[1].split()
-    for name, item in inspect("container", names).items():
-        for bindings in (item["NetworkSettings"]["Ports"] or {}).values():
-            for binding in bindings or []:
-                address = binding.get("HostIp") or "0.0.0.0"
-                found.setdefault(binding["HostPort"], []).append({"address": address, "container": name})
+    for container in containers:
+        for port in container.get("Ports") or []:
+            if port.get("PublicPort"):
+                address = port.get("IP") or "0.0.0.0"
+                found.setdefault(str(port["PublicPort"]), []).append(
+                    {"address": address, "container": name_of(container)}
+                )
     return found
 
 
@@ -219,17 +226,19 @@ def ports_report(containers: dict[str, list[dict[str, str]]]) -> dict[str, list[
     return ports
 
 
-def networks_report() -> tuple[dict[str, list[str]], set[str]]:
-    """Ask for the engine's networks.
+def networks_report(described: list[dict[str, Any]]) -> tuple[dict[str, list[str]], set[str]]:
+    """Read the engine's networks.
+
+    Args:
+        described: The engine's descriptions.
 
     Returns:
         Name to subnets, and the names of their interfaces on this host.
     """
     networks, bridges = {}, set()
-    names = docker("network", "ls", "--format", "{{.Name}}")[1].split()
-    for name, item in inspect("network", names).items():
+    for item in described:
         configs = (item.get("IPAM") or {}).get("Config") or []
-        networks[name] = [config["Subnet"] for config in configs if "Subnet" in config]
+        networks[item["Name"]] = [config["Subnet"] for config in configs if "Subnet" in config]
         options = item.get("Options") or {}
         bridges.add(options.get("com.docker.network.bridge.name") or f"br-{item.get('Id', '')[:12]}")
     return networks, bridges
@@ -274,12 +283,12 @@ def python_report() -> dict[str, object]:
     return {"executable": sys.executable, "error": said, "debian": DEBIAN_MODULES in sys.path}
 
 
-def read_volume_files(wanted: list[str], volumes: list[str]) -> dict[str, str]:
+def read_volume_files(wanted: list[str], volumes: dict[str, str]) -> dict[str, str]:
     """Read files of volumes.
 
     Args:
         wanted: Volume and path below it, joined by a slash.
-        volumes: Volumes that exist.
+        volumes: Name to directory of the volumes that exist.
 
     Returns:
         Content of those files that exist, without white space around it.
@@ -288,7 +297,7 @@ def read_volume_files(wanted: list[str], volumes: list[str]) -> dict[str, str]:
     for name in wanted:
         volume, _, path = name.partition("/")
         if volume in volumes:
-            place = os.path.join(inspect("volume", [volume])[volume]["Mountpoint"], path)
+            place = os.path.join(volumes[volume], path)
             if os.path.isfile(place):
                 with open(place, encoding="utf-8") as file:
                     found[name] = file.read().strip()
@@ -307,14 +316,18 @@ def main() -> None:
         supports_check_mode=True,
     )
     release = os_release()
-    engine, info = engine_report()
+    report, engine, info = engine_report()
     networks: dict[str, list[str]] = {}
-    bridges, containers, volumes, images = None, {}, [], []
-    if engine["answers"]:
-        containers = published()
-        networks, bridges = networks_report()
-        volumes = docker("volume", "ls", "--format", "{{.Name}}")[1].split()
-        images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")[1].split()
+    volumes: dict[str, str] = {}
+    bridges, containers, images = None, {}, []
+    if engine:
+        try:
+            containers = published(engine.containers())
+            networks, bridges = networks_report(engine.call("GET", "/networks"))
+            volumes = {volume["Name"]: volume["Mountpoint"] for volume in engine.volumes()}
+            images = [tag for image in engine.call("GET", "/images/json") for tag in image.get("RepoTags") or []]
+        except EngineError as error:
+            module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
     with open("/proc/1/comm", encoding="utf-8") as comm:
         init = comm.read().strip()
     module.exit_json(
@@ -331,11 +344,11 @@ def main() -> None:
             "disk_free_mb": {path: free_mb(path) for path in places(info)},
             "read_only": [path for path in module.params["writes"] if not os.access(existing(path), os.W_OK)],
             "init": init,
-            "engine": engine,
+            "engine": report,
             "ports": ports_report(containers),
             "networks": networks,
             "occupied": occupied(bridges, module.params["subnet"]),
-            "volumes": volumes,
+            "volumes": sorted(volumes),
             "images": images,
             "volume_files": read_volume_files(module.params["volume_files"], volumes),
             "python": python_report(),

@@ -91,7 +91,8 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import docker
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine
 
 NAME = "secrets.json"
 Record = dict[str, list[dict]]
@@ -238,18 +239,14 @@ def main() -> None:
             " become (sudo). A damaged file can be moved away; the next run with the right secrets_dir makes it again."
         )
     volumes, protected = [], []
-    if not record:
-        status, out, _ = docker("volume", "ls", "--quiet", "--filter", f"label=quantops.stack={module.params['stack']}")
-        volumes = out.split() if status == 0 else []
-    if changed:
-        words = (
-            "--filter",
-            f"label=quantops.stack={module.params['stack']}",
-            "--filter",
-            "label=quantops.protect=true",
-        )
-        status, out, _ = docker("ps", *words, "--format", '{{.Label "quantops.service"}}')
-        protected = out.split() if status == 0 else []
+    label = f"quantops.stack={module.params['stack']}"
+    # A host that has no engine yet has neither.
+    with contextlib.suppress(EngineError):
+        if not record:
+            volumes = sorted(volume["Name"] for volume in Engine().volumes(label))
+        if changed:
+            running = Engine().containers(label, "quantops.protect=true")
+            protected = sorted(container["Labels"]["quantops.service"] for container in running)
     result = {
         "changed": different and bool(module.params["keep"] or module.params["settle"]),
         "record": {

@@ -81,9 +81,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (
     EngineError,
     docker,
-    inspect,
     why_it_ended,
 )
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine, name_of
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.gateway import gateway_states, sentence
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.memory import kernel_log, memory_kills
 
@@ -214,11 +214,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     stack = module.params["stack"]
-    status, out, err = docker("ps", "--all", "--filter", f"label=quantops.stack={stack}", "--format", "{{.Names}}")
-    if status:
-        module.fail_json(msg=f"The Docker engine cannot be asked: {err}")
     try:
-        found = inspect("container", out.split())
+        engine = Engine()
+        found = engine.inspect(name_of(each) for each in engine.containers(f"quantops.stack={stack}", stopped=True))
         memory = memory_in_use([name for name, item in found.items() if item["State"]["Running"]])
     except EngineError as error:
         module.fail_json(msg=f"The Docker engine cannot be asked: {error}")

@@ -113,13 +113,19 @@ def gateway_faults(settings: dict[str, Any]) -> list[str]:
 
     Args:
         settings: ``remote_host``, ``cors_origin``, ``cors_credentials``, ``allowed`` and ``denied`` (addresses),
-            ``further`` (settings of conf.yaml), ``sha256``, ``tls`` (key and certificate) and ``names`` (by which the
-            stack reaches the gateway).
+            ``further`` (settings of conf.yaml), ``sha256``, ``tls`` (key and certificate), ``names`` (by which the
+            stack reaches the gateway) and ``runs`` (there is a program to run).
 
     Returns:
         A sentence for each fault, with the variable and what to do.
     """
     faults = []
+    if not settings["runs"]:
+        faults.append(
+            "The IBKR gateway has nothing to run. Set ibkr_gateway_archive to IBKR's clientportal.gw.zip (a URL or"
+            " a file), or ibkr_gateway_simulated to true for the simulator, or ibkr_gateway_image to an image of"
+            " your own."
+        )
     if not is_origin(settings["remote_host"]):
         faults.append(f"ibkr_gateway_remote_host is {settings['remote_host']!r}: {URL_HINT}.")
     origin = settings["cors_origin"]

@@ -304,7 +304,7 @@ HOSTS = (
     # Its network is there already: the check of it has passed, and the next one fails.
     Bad("lan-around-a-network", {**LAN, "networks": {f"{STACK}-lan-around-a-network": ["198.51.100.0/24"]},
                                  "address_here": False}, ("which is no address of this host.",)),
-    Bad("permission", {"engine": {"daemon": True, "answers": False, "error": "permission denied"}},
+    Bad("permission", {"engine": {"daemon": True, "answers": False, "denied": True, "error": "permission denied"}},
         ("The Docker engine refuses this user: permission denied. Run the playbook with become (sudo).",)),
     Bad("network", {"networks": {f"{STACK}-network": ["10.1.2.0/24"]}},
         (f"The network {STACK}-network exists with 10.1.2.0/24, stack_network_subnet says 198.51.100.0/24.",)),

@@ -1,11 +1,11 @@
-"""Runs the collection's modules in this process, with a stand-in for the Docker client where one is asked."""
+"""Runs the collection's modules in this process, with stand-ins for the Docker engine and its client."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ansible.module_utils.testing import patch_module_args
 
 sys.path.insert(0, str(Path(__file__).parent))
 from collection_under_test import Outcome, Run, plugin
+from fake_engine import FakeEngine, running
 
 
 @pytest.fixture
@@ -29,6 +30,14 @@ def run_module(capsys: pytest.CaptureFixture[str]) -> Run:
         return Outcome(json.loads(output.strip().splitlines()[-1]), output)
 
     return run
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+    """An engine that the modules find through their environment."""
+    with running(tmp_path / "engine.sock") as found:
+        monkeypatch.setenv("DOCKER_HOST", found.address)
+        yield found
 
 
 @pytest.fixture

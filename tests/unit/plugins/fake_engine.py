@@ -27,6 +27,9 @@ class FakeEngine:
         self.containers: dict[str, dict[str, Any]] = {}
         self.images = {"example/web:1": "sha256:web"}
         self.networks = {"desk": "net-desk"}
+        self.volumes: dict[str, dict[str, Any]] = {}
+        self.info: dict[str, Any] = {}
+        self.subnet = "10.1.0.0/24"
         #: Method and path without version of each request that changes something.
         self.calls: list[str] = []
         self.bodies: dict[str, Any] = {}
@@ -92,18 +95,39 @@ class FakeEngine:
         with self.lock:
             return getattr(self, f"{method.lower()}_{kind}")(rest, parse_qs(url.query), body)
 
+    def get_info(self, rest: str, query: Any, body: Any) -> Answer:
+        """Describe the engine."""
+        return 200, self.info
+
+    def get_volumes(self, rest: str, query: Any, body: Any) -> Answer:
+        """List the volumes."""
+        return 200, {"Volumes": [each for each in self.volumes.values() if labelled(each.get("Labels"), query)] or None}
+
     def get_images(self, rest: str, query: Any, body: Any) -> Answer:
-        """Describe an image."""
+        """Describe an image, or list them."""
+        if rest == "json":
+            return 200, [{"Id": image, "RepoTags": [name]} for name, image in self.images.items()]
         found = self.images.get(rest.removesuffix("/json"))
         return (200, {"Id": found}) if found else (404, {"message": f"No such image: {rest}"})
 
     def get_networks(self, rest: str, query: Any, body: Any) -> Answer:
-        """Describe a network."""
+        """Describe a network, or list them."""
+        if not rest:
+            return 200, [
+                {"Id": found, "Name": name, "IPAM": {"Config": [{"Subnet": self.subnet}]}}
+                for name, found in self.networks.items()
+            ]
         found = self.networks.get(rest)
         return (200, {"Id": found}) if found else (404, {"message": f"network {rest} not found"})
 
     def get_containers(self, rest: str, query: Any, body: Any) -> Answer:
-        """Describe a container."""
+        """Describe a container, or list them."""
+        if rest == "json":
+            return 200, [
+                {"Names": [item["Name"]], "Labels": item["Config"]["Labels"], "Ports": item.get("Ports") or []}
+                for item in self.containers.values()
+                if labelled(item["Config"]["Labels"], query) and (query["all"] == ["1"] or item["State"]["Running"])
+            ]
         name = self.named(rest.removesuffix("/json"))
         return (200, self.containers[name]) if name else (404, {"message": f"No such container: {rest}"})
 
@@ -143,6 +167,12 @@ class FakeEngine:
             return 200, {"Warnings": None}
         self.state(name, status="exited" if what == "stop" else "running")
         return 204, None
+
+
+def labelled(labels: dict[str, str] | None, query: dict[str, list[str]]) -> bool:
+    """Whether something has the labels of a request's filter."""
+    wanted = json.loads(query["filters"][0]).get("label", [])
+    return all((labels or {}).get(each.partition("=")[0]) == each.partition("=")[2] for each in wanted)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,6 @@ def plan(name: str = "web", **changes: Any) -> dict[str, Any]:
 
 
 JOB = {"kind": "job", "health": None, "ports": None}
-
-
-@pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
-    """An engine that the module finds through its environment."""
-    with running(tmp_path / "engine.sock") as found:
-        monkeypatch.setenv("DOCKER_HOST", found.address)
-        yield found
 
 
 @pytest.fixture

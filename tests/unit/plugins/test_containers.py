@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 import pytest
 from collection_under_test import Run, plugin
+from fake_engine import FakeEngine
 
-engine = plugin("module_utils.engine")
+client = plugin("module_utils.engine")
+engine_api = plugin("module_utils.engine_api")
 state = plugin("modules.container_state")
 waiting = plugin("modules.container_wait")
 
@@ -116,10 +117,10 @@ def test_drift_names_the_parts_that_changed(parts: str, sentence: str) -> None:
     ("label", "protected"), [({"quantops.protect": "true"}, True), ({"quantops.protect": "false"}, False), ({}, False)]
 )
 def test_container_state_reads_the_protection(
-    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, label: dict[str, str], protected: bool
+    run_module: Run, engine: FakeEngine, label: dict[str, str], protected: bool
 ) -> None:
     """That of the container, whatever the declaration says of it now."""
-    answer(fake_docker, tmp_path, [item(Config__Labels={"quantops.hash": "abc", **label})])
+    answer(engine, [item(Config__Labels={"quantops.hash": "abc", **label})])
     result = run_module("container_state", containers=[{**DECLARED, "protect": not protected}]).result
     assert result["containers"]["desk-web"]["protected"] is protected
 
@@ -207,17 +208,15 @@ def test_only_restarts_during_the_wait_count(before: int, now: int, expected: st
     assert waiting.verdict("desk-web", item(RestartCount=now), before)[0] == expected
 
 
-def test_container_wait_accepts_one_that_was_restarted_long_ago(
-    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_container_wait_accepts_one_that_was_restarted_long_ago(run_module: Run, engine: FakeEngine) -> None:
     """A healthy container is ready, however often it was restarted before; the next slice is told the first count."""
-    answer(fake_docker, tmp_path, [item(RestartCount=12)])
+    answer(engine, [item(RestartCount=12)])
     assert run_module("container_wait", names=["desk-web"]).result["restarts"] == {"desk-web": 12}
-    answer(fake_docker, tmp_path, [item(RestartCount=12, State__ExitCode=3)])
+    answer(engine, [item(RestartCount=12, State__ExitCode=3)])
     outcome = run_module("container_wait", names=["desk-web"], restarts={"desk-web": 9})
     assert outcome.failed and "keeps restarting (3 times), the last status was 3" in outcome.result["msg"]
     # Started by hand since: the engine counts from 0 again.
-    answer(fake_docker, tmp_path, [item(RestartCount=1)])
+    answer(engine, [item(RestartCount=1)])
     assert run_module("container_wait", names=["desk-web"], restarts={"desk-web": 9}).result["restarts"] == {
         "desk-web": 1
     }
@@ -247,39 +246,24 @@ def test_a_starting_service_is_asked_at_once(
     assert calls.read_text().strip() == "exec desk-web sh -c test -e /ready"
 
 
-def answer(fake_docker: Callable[[str], Path], tmp_path: Path, items: list[dict[str, Any]], more: str = "") -> Path:
-    """A docker client that inspects these items."""
-    (tmp_path / "items.json").write_text(json.dumps(items))
-    return fake_docker(f"case $2 in inspect) cat {tmp_path}/items.json;; esac\n{more}")
+def answer(engine: FakeEngine, items: list[dict[str, Any]]) -> None:
+    """Give the engine these containers and no others."""
+    engine.containers = {each["Name"].lstrip("/"): each for each in items}
 
 
-def test_inspect_finds_by_name_id_and_tag(fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
-    """One call for all, keyed by the name that was asked for."""
-    image = {"Id": "sha256:9", "RepoTags": ["desk/web:1", "desk/web:2"]}
-    calls = answer(fake_docker, tmp_path, [ITEM, image])
-    found = engine.inspect("container", ["desk-web", "desk/web:2"])
-    assert {name: each["Id"] for name, each in found.items()} == {"desk-web": "0123", "desk/web:2": "sha256:9"}
-    assert calls.read_text().splitlines() == ["container inspect desk-web desk/web:2"]
+def test_inspect_leaves_out_what_does_not_exist(engine: FakeEngine) -> None:
+    """A missing container is no error, and nothing is asked for nothing."""
+    answer(engine, [ITEM])
+    assert list(engine_api.Engine().inspect(["desk-web", "desk-db"])) == ["desk-web"]
+    engine.asked.clear()
+    assert engine_api.Engine().inspect([]) == {} and engine.asked == []
 
 
-def test_inspect_without_names_asks_nothing(fake_docker: Callable[[str], Path]) -> None:
-    """No call for nothing."""
-    calls = fake_docker("exit 1")
-    assert engine.inspect("container", []) == {}
-    assert not calls.exists()
-
-
-def test_inspect_leaves_out_what_does_not_exist(fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
-    """A missing object is no error."""
-    answer(fake_docker, tmp_path, [ITEM], 'echo "Error: No such container: desk-db" >&2; exit 1')
-    assert list(engine.inspect("container", ["desk-web", "desk-db"])) == ["desk-web"]
-
-
-def test_inspect_fails_when_the_engine_does_not_answer(fake_docker: Callable[[str], Path]) -> None:
+def test_inspect_fails_when_the_engine_does_not_answer(engine: FakeEngine) -> None:
     """An engine that is away is never taken for an empty one."""
-    fake_docker('echo "Cannot connect to the Docker daemon" >&2; exit 1')
-    with pytest.raises(engine.EngineError, match="Cannot connect"):
-        engine.inspect("container", ["desk-web"])
+    engine.refused["GET /containers"] = (500, {"message": "the daemon is shutting down"})
+    with pytest.raises(engine_api.EngineError, match="shutting down"):
+        engine_api.Engine().inspect(["desk-web"])
 
 
 def test_no_client_and_a_hanging_client(
@@ -287,14 +271,14 @@ def test_no_client_and_a_hanging_client(
 ) -> None:
     """Both are reported in words."""
     fake_docker("exec sleep 5")
-    assert engine.docker("version", timeout=0.2) == (124, "", "docker version did not answer within 0 s")
+    assert client.docker("version", timeout=0.2) == (124, "", "docker version did not answer within 0 s")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert engine.docker("version") == (127, "", "there is no docker client on this host")
+    assert client.docker("version") == (127, "", "there is no docker client on this host")
 
 
-def test_container_state_reports(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+def test_container_state_reports(run_module: Run, engine: FakeEngine) -> None:
     """What exists and what drifted, without changing anything; in check mode drift is a change."""
-    answer(fake_docker, tmp_path, [ITEM], 'echo "Error: No such container: desk-db" >&2; exit 1')
+    answer(engine, [ITEM])
     declared = [DECLARED, {**DECLARED, "name": "desk-db"}]
     result = run_module("container_state", containers=declared).result
     assert not result["changed"]
@@ -309,22 +293,24 @@ def test_container_state_reports(run_module: Run, fake_docker: Callable[[str], P
     [(0, False, True), (1, True, False), (22, False, False), (124, True, False)],
 )
 def test_container_state_asks_what_the_engine_gave_up(
-    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, status: int, hung: bool, ready: bool
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], status: int, hung: bool, ready: bool
 ) -> None:
     """One that answers now is as declared, one that answers and is not ready is awaited, one that hangs is drift."""
-    answer(
-        fake_docker, tmp_path, [item(State__Health={"Status": "unhealthy"})], f"case $1 in exec) exit {status};; esac"
-    )
+    answer(engine, [item(State__Health={"Status": "unhealthy"})])
+    fake_docker(f"exit {status}")
     found = run_module("container_state", containers=[{**DECLARED, "alive": [22]}]).result["containers"]["desk-web"]
     assert (found["hung"], found["ready"]) == (hung, ready)
     assert found["drift"] == (["does not answer its health check"] if hung else [])
     assert not found["remake"]
 
 
-def test_container_state_is_patient(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+def test_container_state_is_patient(
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], tmp_path: Path
+) -> None:
     """What it needs may have come back a moment ago."""
     second = f"test -e {tmp_path}/asked; status=$?; touch {tmp_path}/asked; exit $status"
-    answer(fake_docker, tmp_path, [item(State__Health={"Status": "unhealthy"})], f"case $1 in exec) {second};; esac")
+    answer(engine, [item(State__Health={"Status": "unhealthy"})])
+    fake_docker(second)
     result = run_module("container_state", containers=[DECLARED], patience=10).result
     assert result["containers"]["desk-web"]["ready"]
 
@@ -339,47 +325,52 @@ def test_container_state_is_patient(run_module: Run, fake_docker: Callable[[str]
     ],
 )
 def test_container_state_asks_nobody_else(
-    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any]
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], changes: dict[str, Any]
 ) -> None:
     """A healthy, starting, paused or stopped container is not asked, and does not hang."""
-    answer(fake_docker, tmp_path, [item(**changes)], "case $1 in exec) exit 1;; esac")
+    answer(engine, [item(**changes)])
+    calls = fake_docker("exit 1")
     assert run_module("container_state", containers=[DECLARED]).result["containers"]["desk-web"]["hung"] is False
-    assert "exec" not in (tmp_path / "docker-calls").read_text()
+    assert not calls.exists()
 
 
-def test_container_state_without_an_engine(run_module: Run, fake_docker: Callable[[str], Path]) -> None:
+def test_container_state_without_an_engine(run_module: Run, engine: FakeEngine) -> None:
     """An error in a run; in check mode, a fresh host on which all would be made."""
-    fake_docker('echo "Cannot connect to the Docker daemon" >&2; exit 1')
+    engine.refused["GET /containers"] = (500, {"message": "the daemon is shutting down"})
     outcome = run_module("container_state", containers=[DECLARED])
-    assert outcome.failed and "Cannot connect" in outcome.result["msg"]
+    assert outcome.failed and "shutting down" in outcome.result["msg"]
     looked = run_module("container_state", check=True, containers=[DECLARED]).result
     assert looked["containers"]["desk-web"]["drift"] == ["missing"]
 
 
-def test_container_wait_fails_with_the_log(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+def test_container_wait_fails_with_the_log(
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path]
+) -> None:
     """The name, the reason and the last lines of the log."""
     ended = item(State__Status="exited", State__Running=False, State__ExitCode=1)
-    answer(fake_docker, tmp_path, [ended], 'case $1 in logs) echo "no such table: job";; esac')
+    answer(engine, [ended])
+    fake_docker('case $1 in logs) echo "no such table: job";; esac')
     outcome = run_module("container_wait", names=["desk-web"])
     assert outcome.failed
     assert "desk-web: ended with status 1" in outcome.result["msg"] and "no such table: job" in outcome.result["msg"]
 
 
 def test_container_wait_ends_its_slice_and_its_time(
-    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path]
 ) -> None:
     """A slice says what is awaited; the last one fails with what the health check said."""
     starting = item(State__Health={"Status": "starting"})
-    answer(fake_docker, tmp_path, [starting], 'case $1 in exec) echo "connection refused"; exit 7;; esac')
+    answer(engine, [starting])
+    fake_docker('case $1 in exec) echo "connection refused"; exit 7;; esac')
     result = run_module("container_wait", names=["desk-web"], slice=1).result
     assert result["waiting"] == ["desk-web"] and result["progress"] == "0 of 1 ready, waiting for desk-web"
     outcome = run_module("container_wait", names=["desk-web"], slice=1, final=True)
     assert outcome.failed and "not ready in time: connection refused" in outcome.result["msg"]
 
 
-def test_container_wait_is_done(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+def test_container_wait_is_done(run_module: Run, engine: FakeEngine) -> None:
     """Nothing is awaited when all are healthy."""
-    answer(fake_docker, tmp_path, [ITEM])
+    answer(engine, [ITEM])
     assert run_module("container_wait", names=["desk-web"]).result["waiting"] == []
 
 
@@ -413,23 +404,27 @@ echo of something else
 
 
 def status_of(
-    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, body: str, **changes: Any
+    run_module: Run,
+    engine: FakeEngine,
+    fake_docker: Callable[[str], Path],
+    tmp_path: Path,
+    body: str,
+    **changes: Any,
 ) -> dict[str, Any]:
     """The status of one container whose usage command is this shell script."""
-    (tmp_path / "items.json").write_text(json.dumps([item(Config__Image="web:1", **changes)]))
+    described = item(Config__Image="web:1", **changes)
+    described["Config"]["Labels"]["quantops.stack"] = "desk"
+    answer(engine, [described])
     (tmp_path / "printed").write_text(USAGE)
-    script = f"""case $1 in
-      ps) echo desk-web;;
-      container) cat {tmp_path}/items.json;;
-      exec) {body};;
-    esac"""
-    fake_docker(script)
+    fake_docker(f"case $1 in exec) {body};; esac")
     return run_module("stack_status", stack="desk", usage={"web": ["usage", "--all"]}).result
 
 
-def test_status_shows_usage(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+def test_status_shows_usage(
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Each figure of a service against its limit; those from 90 % on are marked."""
-    result = status_of(run_module, fake_docker, tmp_path, f"cat {tmp_path}/printed")
+    result = status_of(run_module, engine, fake_docker, tmp_path, f"cat {tmp_path}/printed")
     assert "exec desk-web usage --all" in (tmp_path / "docker-calls").read_text().splitlines()
     assert [(one["used"], one["limit"], one["name"], one["nearly_full"]) for one in result["usage"]["desk-web"]] == [
         (12, 100, "connections", False),
@@ -454,24 +449,26 @@ def test_status_shows_usage(run_module: Run, fake_docker: Callable[[str], Path],
     ],
 )
 def test_status_without_usage(
-    run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path, body: str, reason: str
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], tmp_path: Path, body: str, reason: str
 ) -> None:
     """A service that gives no figures is named with the reason; its container is shown all the same."""
-    result = status_of(run_module, fake_docker, tmp_path, body)
+    result = status_of(run_module, engine, fake_docker, tmp_path, body)
     assert result["usage"]["desk-web"] == []
     assert f"desk-web does not say what it uses: {reason}" in result["lines"]
     assert result["containers"]["desk-web"]["health"] == "healthy"
 
 
-def test_status_says_why_a_container_ended(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+def test_status_says_why_a_container_ended(
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], tmp_path: Path
+) -> None:
     """The engine's own words, where it could not start a container at all."""
     error = (
         "driver failed programming external connectivity: listen tcp4 10.8.0.2:9000: cannot assign requested address"
     )
     ended = {"State__Status": "exited", "State__Running": False, "State__ExitCode": 128, "State__Error": error}
-    result = status_of(run_module, fake_docker, tmp_path, "true", **ended)
+    result = status_of(run_module, engine, fake_docker, tmp_path, "true", **ended)
     assert f"desk-web ended with status 128 ({error})" in result["lines"]
     assert result["containers"]["desk-web"]["error"] == error
     # The engine keeps the text of an earlier start.
-    result = status_of(run_module, fake_docker, tmp_path, "true", State__Error=error)
+    result = status_of(run_module, engine, fake_docker, tmp_path, "true", State__Error=error)
     assert not [line for line in result["lines"] if error in line]

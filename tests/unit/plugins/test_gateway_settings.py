@@ -94,6 +94,7 @@ def settings(pem: str) -> dict[str, Any]:
         "remote_host": "https://api.ibkr.com",
         "cors_origin": "https://localhost:5055",
         "cors_credentials": False,
+        "runs": True,
         "allowed": ["10.0.0.0/8"],
         "denied": ["192.168.*"],
         "further": {"ip2loc": "DE"},
@@ -122,6 +123,7 @@ def test_good_settings_have_no_fault(settings: dict[str, Any]) -> None:
         ("further", {"ips": {}}, "set ibkr_gateway_allowed_addresses"),
         ("sha256", "abc", "ibkr_gateway_archive_sha256 is 'abc': expected are the 64 digits"),
         ("names", ["elsewhere"], "ibkr_gateway_tls is not good for elsewhere"),
+        ("runs", False, "The IBKR gateway has nothing to run. Set ibkr_gateway_archive"),
     ],
 )
 def test_each_fault_names_its_variable(settings: dict[str, Any], key: str, value: object, words: str) -> None:

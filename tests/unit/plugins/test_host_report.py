@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from collection_under_test import Run, plugin
+from fake_engine import FakeEngine
 
 report = plugin("modules.host_report")
 network = plugin("module_utils.network")
@@ -201,49 +202,58 @@ def test_free_space_of_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
     assert report.free_mb(str(tmp_path / "a" / "b")) == pytest.approx(shutil.disk_usage(tmp_path).free // 2**20, abs=64)
 
 
-ENGINE = """
-case "$1 $2" in
-"version --format") echo '{"Version": "28.0", "ApiVersion": "1.48"}' ;;
-"info --format") echo '{"DockerRootDir": "ROOT"}' ;;
-"ps --format") echo desk-web ;;
-"container inspect") cat INSPECT ;;
-"network ls") echo desk ;;
-"network inspect") echo '[{"Name": "desk", "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}}]' ;;
-"volume ls") echo desk-postgres-data ;;
-"volume inspect") echo '[{"Name": "desk-postgres-data", "Mountpoint": "MOUNT"}]' ;;
-esac
-"""
-
-
-def test_report(run_module: Run, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
+def test_report(run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], tmp_path: Path) -> None:
     """Engine, the stack's own ports, networks, and the wanted files of volumes that exist."""
-    bindings = {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "18080"}], "81/tcp": None}
-    (tmp_path / "inspect").write_text(json.dumps([{"Name": "/desk-web", "NetworkSettings": {"Ports": bindings}}]))
+    fake_docker("exit 1")
+    ports = [{"IP": "127.0.0.1", "PrivatePort": 80, "PublicPort": 18080, "Type": "tcp"}, {"PrivatePort": 81}]
+    engine.containers["desk-web"] = {
+        "Name": "/desk-web", "Config": {"Labels": {}}, "State": {"Running": True}, "Ports": ports,
+    }  # fmt: skip
+    engine.volumes["desk-postgres-data"] = {"Name": "desk-postgres-data", "Mountpoint": str(tmp_path)}
+    engine.info = {"DockerRootDir": str(tmp_path)}
     (tmp_path / "pgdata").mkdir()
     (tmp_path / "pgdata" / "PG_VERSION").write_text("17\n")
-    fake_docker(
-        ENGINE.replace("INSPECT", str(tmp_path / "inspect"))
-        .replace("MOUNT", str(tmp_path))
-        .replace("ROOT", str(tmp_path))
-    )
     wanted = ["desk-postgres-data/pgdata/PG_VERSION", "desk-other/PG_VERSION", "desk-postgres-data/none"]
     outcome = run_module("host_report", volume_files=wanted)
     host = outcome.result["host"]
     assert not outcome.result["changed"]
-    assert (host["engine"]["answers"], host["engine"]["version"]) == (True, "28.0")
+    assert (host["engine"]["answers"], host["engine"]["version"]) == (True, "20.10.24")
     assert host["ports"]["18080"] == [{"address": "127.0.0.1", "container": "desk-web", "process": ""}]
     assert host["networks"] == {"desk": ["10.1.0.0/24"]}
+    assert (host["volumes"], host["images"]) == (["desk-postgres-data"], ["example/web:1"])
     assert host["volume_files"] == {"desk-postgres-data/pgdata/PG_VERSION": "17"}
     assert host["memory_mb"] > 0 and host["disk_free_mb"][str(tmp_path)] > 0 and host["distribution"]
 
 
-def test_report_of_an_engine_that_does_not_answer(run_module: Run, fake_docker: Callable[[str], Path]) -> None:
-    """What its client said is in the report, and nothing else is asked of it."""
-    calls = fake_docker('echo "permission denied" >&2; exit 1')
+def test_report_without_an_engine(
+    run_module: Run, fake_docker: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The reason is in the report, and nothing else is asked."""
+    fake_docker("exit 1")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     host = run_module("host_report").result["host"]
-    assert host["engine"]["answers"] is False and host["engine"]["error"] == "permission denied"
-    assert (host["networks"], host["volumes"]) == ({}, [])
-    assert len(calls.read_text().splitlines()) == 1
+    assert host["engine"]["answers"] is False and "no engine listens at" in host["engine"]["error"]
+    assert (host["engine"]["denied"], host["networks"], host["volumes"]) == (False, {}, [])
+
+
+def test_report_of_an_engine_that_refuses_the_user(
+    run_module: Run, fake_docker: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may not use the socket is told so. Root may use any, so the refusal is made here."""
+    fake_docker("exit 1")
+
+    def refuse(*args: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(plugin("module_utils.engine_api").UnixConnection, "connect", refuse)
+    engine = run_module("host_report").result["host"]["engine"]
+    assert engine["denied"] and "root and members of the group docker may" in engine["error"]
+
+
+def test_report_without_a_client(run_module: Run, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks need it: an engine alone is not enough."""
+    monkeypatch.setattr(report.shutil, "which", lambda name, **options: None)
+    assert run_module("host_report").result["host"]["engine"]["answers"] is False and engine.asked == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from collection_under_test import Run, plugin
+from fake_engine import FakeEngine
 
 OLD, NEW = "old" * 10 + "xx", "new" * 10 + "xx"
 KEY, CERTIFICATE = (f"-----BEGIN {kind}-----\nAAAA\n-----END {kind}-----" for kind in ("PRIVATE KEY", "CERTIFICATE"))
@@ -68,9 +69,8 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path, run_module: Run, fake_docker: Any) -> Host:
+def host(tmp_path: Path, run_module: Run, engine: FakeEngine) -> Host:
     """A host whose engine has nothing."""
-    fake_docker("exit 0")
     return Host(tmp_path / "quantops" / "stack", run_module)
 
 
@@ -176,10 +176,11 @@ def test_the_directory_of_another_stack(host: Host) -> None:
 
 
 @pytest.mark.parametrize("left", ["volumes", "copies"])
-def test_a_host_without_a_record(host: Host, fake_docker: Any, left: str) -> None:
+def test_a_host_without_a_record(host: Host, engine: FakeEngine, left: str) -> None:
     """Kept data, or copies that an earlier version made, are enough to refuse an empty directory."""
     if left == "volumes":
-        fake_docker("echo stack-postgres-data")
+        for name, stack in {"stack-postgres-data": "stack", "other-postgres-data": "other"}.items():
+            engine.volumes[name] = {"Name": name, "Labels": {"quantops.stack": stack}}
     else:
         host.copy("redis", a=OLD)
     [said] = host.judged({"redis_password": NEW}, generated=["redis_password"])
@@ -265,12 +266,15 @@ def test_a_longer_value_with_the_old_one_in_it(host: Host) -> None:
     assert host.report({"airflow_fernet_key": both})["changed_secrets"] == {"airflow_fernet_key": []}
 
 
-def test_a_protected_container_is_not_left_behind(host: Host, fake_docker: Any) -> None:
+def test_a_protected_container_is_not_left_behind(host: Host, engine: FakeEngine) -> None:
     """Its certificate changes, and nothing but a variable recreates it."""
     host.keep({"ibkr_gateway_tls": OLD}, a=OLD)
     host.copy("ibkr-gateway", key=OLD)
     host.copy("backend", certificate=OLD)
-    fake_docker("echo ibkr-gateway")
+    labels = {"quantops.stack": "stack", "quantops.protect": "true", "quantops.service": "ibkr-gateway"}
+    engine.containers["stack-ibkr-gateway"] = {
+        "Name": "/stack-ibkr-gateway", "Config": {"Labels": labels}, "State": {"Running": True},
+    }  # fmt: skip
     [said] = rotated(host, "ibkr_gateway_tls", set(SERVICES))
     assert "The secret ibkr_gateway_tls has changed" in said and "-e ibkr_gateway_recreate=true" in said
     assert rotated(host, "ibkr_gateway_tls", set(SERVICES), {"ibkr_gateway"}) == []
