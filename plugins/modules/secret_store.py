@@ -289,8 +289,8 @@ def checked(name: str, kind: str, value: str, source: str) -> str:
     form, expected = FORMS[kind]
     if not form.fullmatch(secret):
         raise SecretError(
-            f"The secret {name} cannot be used ({source}): expected are {expected}. Correct it, or remove it to have one"
-            " generated."
+            f"The secret {name} cannot be used ({source}): expected are {expected}. Correct it, or remove it to have"
+            " one generated."
         )
     return secret
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
 CONTRACT = Path("meta", "service.yml")
+#: A variable that stands for a part of the contracts.
+ALIAS = re.compile(r"{{ stack_contract\.(\w+) }}")
 STACK = Path(__file__).parents[2] / "roles" / "stack"
 
 
@@ -123,6 +126,9 @@ class Views:
         self.templar, self.task_vars, self.roles = templar, task_vars, roles
         self.host: str = task_vars["inventory_hostname"]
         self.shared = (variables_of(STACK, "defaults"), variables_of(STACK, "vars"))
+        self._aliases = {
+            name: match[1] for name, value in self.shared[1].items() if (match := ALIAS.fullmatch(str(value)))
+        }
         self.own = {name: (variables_of(role, "defaults"), variables_of(role, "vars")) for name, role in roles.items()}
         self._hosts: dict[str, Mapping[str, Any]] = {self.host: task_vars}
         self._templars: dict[tuple[str, str], Templar] = {}
@@ -154,7 +160,11 @@ class Views:
         owner = self.owners.get(service, host)
         shared = self.shared_by(owner, service) if owner != host else {}
         search = {"ansible_search_path": [str(self.roles[service])]} if service else {}
-        return {**self.shared[0], **defaults, **shared, **self.of_host(host), **self.shared[1], **above, **search}
+        known = self.of_host(host)
+        contract = known.get("stack_contract") or {}
+        # Looked up once: each mention of a template is compiled again.
+        aliases = {name: contract[key] for name, key in self._aliases.items() if key in contract}
+        return {**self.shared[0], **defaults, **shared, **known, **self.shared[1], **aliases, **above, **search}
 
     def shared_by(self, owner: str, service: str) -> dict[str, Any]:
         """Render the variables of a service as its owner sees them.
