@@ -176,7 +176,7 @@ BAD = (
     Bad("nothing-to-mount", {"backend_mounts": [{"source": "/does/not/exist", "path": "/data"}]},
         ("This host has no /does/not/exist, which backend_mounts names",)),
     Bad("root-is-a-client", {"secrets_values": {"minio_root_user": "SAME-KEY", "minio_mlflow_access_key": "SAME-KEY"}},
-        ("The secrets minio_root_user and minio_mlflow_access_key are the same access key",)),
+        ("The secrets minio_root_user and minio_mlflow_access_key are the same access key",), groups=("mlflow",)),
     Bad("guessable-root", {"secrets_values": {"minio_root_user": "root"}},
         ("The secret minio_root_user cannot be used", "8 to 128 letters, digits or _ -")),
     Bad("any-origin", {"minio_allowed_origins": ["*"]},
