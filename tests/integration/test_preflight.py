@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
-from stack_under_test import command, run_playbook
+from stack_under_test import REPOSITORY, command, run_playbook
 
 STACK = "preflight"
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "airflow_worker")
@@ -31,6 +31,19 @@ PORTS = {
     "flower": 25655, "mlflow": 25600, "airflow": 28180,
 }  # fmt: skip
 PORT_VARIABLES = {name: f"{name}_port" for name in PORTS} | {"flower": "backend_flower_port"}
+#: Services that each service needs, by its contract.
+NEEDS = {
+    group: yaml.safe_load((REPOSITORY / "roles" / group / "meta" / "service.yml").read_text()).get("needs", [])
+    for group in GROUPS[:-1]
+}
+
+
+def with_needs(*groups: str) -> tuple[str, ...]:
+    """The groups, and those of what their services need."""
+    found = list(groups)
+    for group in found:
+        found += [each for each in NEEDS.get(group, []) if each not in found]
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,9 @@ class Bad:
     groups: tuple[str, ...] = ()
 
     def member_of(self) -> tuple[str, ...]:
-        """Groups of its host: those that it needs, else the one whose variables are bad; a service costs a second."""
+        """Groups of its host: those named, else that whose variables are bad, and what their services need."""
         named = {group for group in GROUPS[:-1] for variable in self.variables if variable.startswith(f"{group}_")}
-        return self.groups or tuple(named) or ("redis",)
+        return with_needs(*(self.groups or named or ("redis",)))
 
 
 def override(variable: str, container: str, **keys: Any) -> dict[str, Any]:
@@ -469,8 +482,7 @@ def refused_hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What was said of each unsuitable host, of one run."""
     site = Site(tmp_path_factory.mktemp("hosts"))
     given = {bad.name: {"given_report": {"host": {**REPORT, **bad.variables}}} for bad in HOSTS}
-    groups = {bad.name: bad.groups or ("redis",) for bad in HOSTS}
-    # Each of the other groups has a host too, elsewhere.
+    groups = {bad.name: with_needs(*(bad.groups or ("redis",))) for bad in HOSTS}
     return site.refused(given, groups, docker_host_report="{{ given_report }}")
 
 
