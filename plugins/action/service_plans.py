@@ -13,6 +13,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.containers import container_plan
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.plan_checks import port_conflicts
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import Views, load
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
 
@@ -83,11 +84,9 @@ class ActionModule(ActionBase):
         Raises:
             AnsibleActionFail: If a declaration cannot work, or is not one of the contract's.
         """
-        variables = views.variables(views.host, name)
 
         def value(suffix: str, default: Any) -> Any:
-            variable = f"{name}_{suffix}"
-            return views.render(variables[variable], views.host, name) if variable in variables else default
+            return views.declared(name, suffix, default)
 
         here = {each: entry for each, entry in contract["containers"].items() if entry["here"]}
         # Only those of this host are rendered: others may need what this host does not have.
@@ -98,6 +97,8 @@ class ActionModule(ActionBase):
                 f"{name}_containers declares {', '.join(map(repr, unknown))}, which 'containers' in"
                 f" {contract['directory']}/meta/service.yml does not name."
             )
+        if wrong := contracts.unmounted(contract, declared):
+            raise AnsibleActionFail("\n".join(wrong))
         chosen = [
             {**each, "kind": "job" if here[each["name"]]["job"] else "service"}
             for each in declared
@@ -115,5 +116,9 @@ class ActionModule(ActionBase):
             plans = container_plan(chosen, settings, overrides, f"{name}_overrides", value("rules", {}))
         except AnsibleFilterError as error:
             raise AnsibleActionFail(str(error)) from None
+        # Here too, not only where all services of the host are compared with it: a role may run alone.
+        variables = {port["variable"]: port["value"] for port in contract["ports"].values()}
+        if wrong := port_conflicts(plans, {}, variables):
+            raise AnsibleActionFail("\n".join(wrong))
         recreate = contracts.is_true(value("recreate", False))
         return [{**plan, "owner": name, "recreate": recreate} for plan in plans]

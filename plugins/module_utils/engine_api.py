@@ -14,10 +14,11 @@ import os
 import socket
 import threading
 from collections.abc import Iterable
+import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError, docker
 
 SOCKET = "unix:///var/run/docker.sock"
 #: Docker 20.10, the oldest engine that is supported.
@@ -26,6 +27,8 @@ OLDEST = (1, 41)
 NEWEST = (1, 44)
 #: Seconds for a request that has no reason to take long, even on a busy machine.
 PATIENCE = 120.0
+PULL_TIMEOUT = 1800.0  # seconds
+REMOVAL_TIMEOUT = 60.0  # seconds
 
 
 class ApiError(EngineError):
@@ -325,3 +328,50 @@ def message_of(content: bytes) -> str:
         return str(json.loads(content)["message"]).strip()
     except (ValueError, KeyError, TypeError):
         return content.decode(errors="replace").strip()
+
+
+def image_id(engine: Engine, name: str, pull: bool = True) -> str:
+    """Look up an image, and pull it if it is not there.
+
+    Args:
+        engine: Where it is needed.
+        name: Its name.
+        pull: Whether it may be pulled.
+
+    Returns:
+        Its id; empty if it would have to be pulled and may not.
+
+    Raises:
+        EngineError: If it cannot be had.
+    """
+    item = engine.find("images", name)
+    if item is None and pull:
+        # The client, not the API: it knows the operator's credentials for registries.
+        status, out, err = docker("pull", "--quiet", name, timeout=PULL_TIMEOUT)
+        if status != 0:
+            raise EngineError(f"its image {name} is not on this host and cannot be pulled: {err or out}")
+        item = engine.find("images", name)
+    return (item or {}).get("Id", "")
+
+
+def remove_container(engine: Engine, container: str) -> None:
+    """Remove a container, and wait until it is gone; its named volumes stay.
+
+    Args:
+        engine: Where it is.
+        container: Its id.
+
+    Raises:
+        EngineError: If it is still there.
+    """
+    try:
+        engine.call("DELETE", f"/containers/{container}", query={"force": "true", "v": "false"})
+    except ApiError as error:
+        # 404: gone meanwhile. 409: its removal is under way already.
+        if error.status not in (404, 409):
+            raise
+    end = time.monotonic() + REMOVAL_TIMEOUT
+    while engine.find("containers", container) is not None:
+        if time.monotonic() >= end:
+            raise EngineError(f"the old container was not removed within {REMOVAL_TIMEOUT:.0f} s")
+        time.sleep(0.2)

@@ -70,199 +70,34 @@ changes:
 """
 
 import contextlib
-import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError, docker
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import ApiError, Engine, quoted
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.container_definition import (
+    definition_of,
+    is_job,
+    labels_of,
+    limits_of,
+)
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import (
+    ApiError,
+    Engine,
+    image_id,
+    quoted,
+    remove_container,
+)
 
 THREADS = 8
-PULL_TIMEOUT = 1800.0  # seconds
-REMOVAL_TIMEOUT = 60.0  # seconds
-SIZES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30}
-NANOSECONDS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3}
 LIMITS = {
     "Memory": "memory limit",
     "MemorySwap": "limit of memory and swap",
     "NanoCpus": "CPU limit",
     "PidsLimit": "process limit",
 }
-
-
-def in_bytes(size: str) -> int:
-    """Read a size.
-
-    Args:
-        size: Such as ``128m``.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        ValueError: If it is not a size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)i?(b?)", str(size).strip().lower())
-    if not match:
-        raise ValueError(f"{size!r} is not a size, expected one such as 128m")
-    return int(float(match[1]) * SIZES[match[2]])
-
-
-def in_nanoseconds(duration: str) -> int:
-    """Read a duration.
-
-    Args:
-        duration: Such as ``90s`` or ``1m30s``.
-
-    Returns:
-        Nanoseconds, as the engine takes them.
-
-    Raises:
-        ValueError: If it is not a duration.
-    """
-    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|us|m|s)", str(duration))
-    if not parts or "".join("".join(part) for part in parts) != str(duration):
-        raise ValueError(f"{duration!r} is not a duration, expected one such as 90s")
-    return round(sum(float(number) * NANOSECONDS[unit] for number, unit in parts))
-
-
-def is_job(plan: dict[str, Any]) -> bool:
-    """Tell a job, which runs to its end, from a service.
-
-    Args:
-        plan: Of one container.
-
-    Returns:
-        Whether it is a job.
-    """
-    return plan["kind"] != "service"
-
-
-def labels_of(plan: dict[str, Any], labels: dict[str, Any]) -> dict[str, str]:
-    """Collect the labels of a container.
-
-    Args:
-        plan: Of one container.
-        labels: Those of all.
-
-    Returns:
-        Name to value.
-    """
-    found = {name: str(value) for name, value in labels.items()} | {
-        "quantops.service": plan["service"],
-        "quantops.kind": "job" if is_job(plan) else "service",
-        "quantops.hash": plan["hash"],
-        "quantops.parts": plan["parts"],
-        "quantops.protect": str(bool(plan["protect"])).lower(),
-    }
-    return found | ({"quantops.owner": plan["owner"]} if plan.get("owner") else {})
-
-
-def limits_of(plan: dict[str, Any]) -> dict[str, int]:
-    """Collect the limits that the engine can set on a container that exists.
-
-    Args:
-        plan: Of one container.
-
-    Returns:
-        The engine's name of each to its value; no swap, so both memory limits are the same.
-    """
-    return {**plan["limits"], "MemorySwap": plan["limits"]["Memory"]}
-
-
-def mount_of(mount: dict[str, Any]) -> dict[str, Any]:
-    """Write a mount as the engine takes it.
-
-    Args:
-        mount: As in a plan.
-
-    Returns:
-        The engine's form. It creates a volume that does not exist, with these labels.
-    """
-    found = {
-        "Type": mount["type"],
-        "Source": mount["source"],
-        "Target": mount["target"],
-        "ReadOnly": bool(mount.get("read_only")),
-    }
-    return found | ({"VolumeOptions": {"Labels": mount["labels"]}} if mount.get("labels") else {})
-
-
-def ports_of(published: list[str]) -> dict[str, list[dict[str, str]]]:
-    """Write published ports as the engine takes them.
-
-    Args:
-        published: Address, port of the host and port of the container, such as ``127.0.0.1:8080:80``.
-
-    Returns:
-        Port of the container to where it is published.
-    """
-    found: dict[str, list[dict[str, str]]] = {}
-    for text in published:
-        address, host, container = text.rsplit(":", 2)
-        found.setdefault(f"{container}/tcp", []).append({"HostIp": address.strip("[]"), "HostPort": host})
-    return found
-
-
-def definition_of(plan: dict[str, Any], labels: dict[str, Any]) -> dict[str, Any]:
-    """Write a plan as the engine takes it.
-
-    Args:
-        plan: Of one container.
-        labels: Those of all.
-
-    Returns:
-        The body of the request that creates the container.
-    """
-    spec = plan["spec"]
-    health = spec.get("healthcheck")
-    ports = ports_of(spec["published_ports"])
-    optional = {
-        "Cmd": spec.get("command"),
-        "Entrypoint": spec.get("entrypoint"),
-        "WorkingDir": spec.get("working_dir"),
-        "StopSignal": spec.get("stop_signal"),
-    }
-    body: dict[str, Any] = {
-        "Image": spec["image"],
-        "User": spec["user"],
-        "Hostname": spec["hostname"],
-        "Env": [f"{name}={value}" for name, value in spec["env"].items()],
-        "Labels": labels_of(plan, labels),
-        "StopTimeout": spec["stop_timeout"],
-        "ExposedPorts": {port: {} for port in ports},
-        # What is left out is the image's.
-        **{name: value for name, value in optional.items() if value},
-        "HostConfig": {
-            **limits_of(plan),
-            "NetworkMode": plan["network"],
-            "Mounts": [mount_of(mount) for mount in spec["mounts"]],
-            "Tmpfs": dict(text.split(":", 1) for text in spec["tmpfs"]),
-            "PortBindings": ports,
-            "CapDrop": ["ALL"],
-            "CapAdd": spec["capabilities"],
-            "SecurityOpt": ["no-new-privileges:true"],
-            "ReadonlyRootfs": spec["read_only"],
-            "Init": True,
-            "RestartPolicy": {"Name": spec["restart_policy"]},
-            "LogConfig": {"Type": "json-file", "Config": spec["log_options"]},
-        },
-        "NetworkingConfig": {"EndpointsConfig": {plan["network"]: {"Aliases": spec["aliases"]}}},
-    }
-    if spec.get("shm_size"):
-        body["HostConfig"]["ShmSize"] = in_bytes(spec["shm_size"])
-    if health:
-        body["Healthcheck"] = {
-            "Test": health["test"],
-            "Interval": in_nanoseconds(health["interval"]),
-            "Timeout": in_nanoseconds(health["timeout"]),
-            "StartPeriod": in_nanoseconds(health["start_period"]),
-            "Retries": health["retries"],
-        }
-    return body
 
 
 def update_of(plan: dict[str, Any], item: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -400,14 +235,7 @@ class Applier:
             Its id, empty in check mode if it would be pulled; or why there is none.
         """
         try:
-            item = self.engine.find("images", name)
-            if item is None and not self.check_mode:
-                # The client, not the API: it knows the operator's credentials for registries.
-                status, out, err = docker("pull", "--quiet", name, timeout=PULL_TIMEOUT)
-                if status != 0:
-                    return EngineError(f"its image {name} is not on this host and cannot be pulled: {err or out}")
-                item = self.engine.find("images", name)
-            return (item or {}).get("Id", "")
+            return image_id(self.engine, name, pull=not self.check_mode)
         except EngineError as error:
             return error
 
@@ -589,29 +417,8 @@ class Applier:
         if state["Running"]:
             timeout = plan["spec"]["stop_timeout"]
             self.post(item, "stop", query={"t": timeout}, seconds=timeout)
-        self.remove(item)
+        remove_container(self.engine, item["Id"])
         self.create(plan, body)
-
-    def remove(self, item: dict[str, Any]) -> None:
-        """Remove a container, and wait until it is gone; its volumes stay.
-
-        Args:
-            item: The engine's description.
-
-        Raises:
-            EngineError: If it is still there.
-        """
-        try:
-            self.engine.call("DELETE", f"/containers/{item['Id']}", query={"force": "true", "v": "false"})
-        except ApiError as error:
-            # 404: gone meanwhile. 409: its removal is under way already.
-            if error.status not in (404, 409):
-                raise
-        end = time.monotonic() + REMOVAL_TIMEOUT
-        while self.engine.find("containers", item["Id"]) is not None:
-            if time.monotonic() >= end:
-                raise EngineError(f"the old container was not removed within {REMOVAL_TIMEOUT:.0f} s")
-            time.sleep(0.2)
 
     def create(self, plan: dict[str, Any], body: dict[str, Any] | None = None) -> None:
         """Create a container and start it.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -22,7 +23,7 @@ CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
     "environment": (dict,),
     "files": (dict,),
     "secrets": (dict,),
-    "live_files": (dict,),
+    "reloadable_files": (dict,),
     "volumes": (list,),
     "binds": (list,),
     "tmpfs": (dict,),
@@ -37,14 +38,16 @@ CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
     "read_only": (bool,),
     "stop_timeout": (int,),
     "stop_signal": (str,),
-    "protect": (bool,),
+    "prevent_recreate": (bool,),
 }
+#: Former name of a key to its name now.
+RENAMED_KEYS = {"live_files": "reloadable_files", "protect": "prevent_recreate"}
 #: Keys of the dictionaries inside a container.
 NESTED_KEYS = {
     "volumes": {"name", "path", "read_only"},
     "binds": {"source", "path", "read_only"},
     "ports": {"host", "container", "address"},
-    "live_files": {"path", "files"},
+    "reloadable_files": {"path", "files"},
     "health": {"test", "timeout", "retries", "start_period", "interval", "restart_after", "alive"},
 }
 REQUIRED = ("name", "image", "user", "memory", "cpus")
@@ -73,6 +76,25 @@ def ids_of(user: str, where: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def known_keys(container: Iterable[str], where: str, known: Iterable[str] = CONTAINER_KEYS) -> None:
+    """Refuse keys that nothing reads.
+
+    Args:
+        container: Keys of a declaration, or of a change of one.
+        where: How to name it in an error.
+        known: Keys that may stand there.
+
+    Raises:
+        AnsibleFilterError: If there is one, with its name now or the nearest known key.
+    """
+    for key in container:
+        if key in RENAMED_KEYS:
+            raise AnsibleFilterError(
+                f"{where} has the key {key!r}, which is called {RENAMED_KEYS[key]!r} now. Rename it."
+            )
+    unknown_keys(container, known, where)
+
+
 def check_types(container: dict[str, Any], where: str) -> None:
     """Refuse keys that nothing reads, required ones that are missing, and values of a wrong type.
 
@@ -83,7 +105,7 @@ def check_types(container: dict[str, Any], where: str) -> None:
     Raises:
         AnsibleFilterError: With the key and what is expected.
     """
-    unknown_keys(container, CONTAINER_KEYS, where)
+    known_keys(container, where)
     for key in REQUIRED:
         if container.get(key) in (None, ""):
             raise AnsibleFilterError(f"{where} has no {key!r}.")
@@ -94,7 +116,7 @@ def check_types(container: dict[str, Any], where: str) -> None:
             raise AnsibleFilterError(f"{where}: {key!r} is {value!r}, expected is {names}.")
     for key, known in NESTED_KEYS.items():
         entries = container.get(key) or []
-        if key == "live_files":
+        if key == "reloadable_files":
             entries = list((entries or {}).values())
         for entry in [entries] if isinstance(entries, dict) else entries:
             if not isinstance(entry, dict):
@@ -145,6 +167,8 @@ def check_container(container: dict[str, Any], where: str) -> None:
         if not str(value).strip():
             raise AnsibleFilterError(f"{where}: the secret {name!r} is empty.")
     check_limits(container, where)
+    if container.get("shm_size"):
+        size_in_bytes(container["shm_size"], f"{where}: 'shm_size'")
     for port in container.get("ports") or []:
         for side in ("host", "container"):
             if not str(port.get(side, "")).isdigit() or not 0 < int(port[side]) < 65536:

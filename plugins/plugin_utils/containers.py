@@ -14,6 +14,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.container_sche
     CONTAINER_KEYS,
     check_container,
     ids_of,
+    known_keys,
 )
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import (
     broken_rules,
@@ -94,7 +95,7 @@ def mounts_of(container: dict[str, Any], directory: str, stack: str) -> list[dic
     ]
     mounts += [
         {"type": "bind", "source": f"{os.path.dirname(directory)}/{name}", "target": tree["path"], "read_only": True}
-        for name, tree in (container.get("live_files") or {}).items()
+        for name, tree in (container.get("reloadable_files") or {}).items()
     ]
     mounts += [
         {"type": "bind", "source": bind["source"], "target": bind["path"], "read_only": bind.get("read_only", True)}
@@ -184,7 +185,7 @@ def declared_container(declared: dict[str, Any], change: Any, variable: str) -> 
     """
     if not isinstance(change, dict):
         raise AnsibleFilterError(f"{variable} is {change!r}, expected are keys and values: {{memory: 1g}}.")
-    unknown_keys(change, CONTAINER_KEYS, variable)
+    known_keys(change, variable)
     return merged(declared, change)
 
 
@@ -203,7 +204,7 @@ def hung_after(container: dict[str, Any], default: Any, where: str) -> int:
         AnsibleFilterError: If it is not a number of seconds.
     """
     # What ends someone's session is never restarted by itself.
-    seconds = 0 if container.get("protect") else (container.get("health") or {}).get("restart_after", default)
+    seconds = 0 if container.get("prevent_recreate") else (container.get("health") or {}).get("restart_after", default)
     if isinstance(seconds, bool) or not str(seconds).isdigit():
         raise AnsibleFilterError(
             f"{where}: 'health' has 'restart_after' {seconds!r}, expected a number of seconds, 0 for never."
@@ -314,7 +315,7 @@ def trees_of(container: dict[str, Any], config_dir: str, group: int) -> tuple[li
     )
     plain += [
         {"path": f"{config_dir}/{below}", "group": group, "files": tree["files"]}
-        for below, tree in (container.get("live_files") or {}).items()
+        for below, tree in (container.get("reloadable_files") or {}).items()
     ]
     return plain, secret
 
@@ -339,7 +340,7 @@ def planned_container(
     setter = f"{variable.removesuffix('overrides')}user of the container {name}"
     user, group = ids_of(container["user"], where if "user" in changed else setter)
     spec = container_spec(container, settings, user, group, where)
-    # The live files are not part of the hash: the program in the container notices them by itself.
+    # Reloadable files are not part of the hash: the program in the container notices them by itself.
     content = {key: container.get(key) or {} for key in ("files", "secrets")}
     made_from = json.dumps([spec, network, content], sort_keys=True, default=str)
     plain, secret = trees_of(container, settings["config_dir"], group)
@@ -358,7 +359,7 @@ def planned_container(
         "alive": (container.get("health") or {}).get("alive") or [],
         "network": network,
         "variable": f"{variable}.{name}",
-        "protect": container.get("protect", False),
+        "prevent_recreate": container.get("prevent_recreate", False),
         "trees": plain,
         "secret_trees": secret,
     }
@@ -374,7 +375,7 @@ def container_plan(
     """Turn declared containers into plans.
 
     Args:
-        containers: Declarations, see ``CONTAINER_KEYS``. ``live_files`` are directories whose change needs no new
+        containers: Declarations, see ``CONTAINER_KEYS``. ``reloadable_files`` are directories whose change needs no new
             container: name on the host to ``path`` in the container and ``files``.
         settings: ``stack``, ``network``, ``config_dir``, ``publish_address``, ``health_interval`` and
             ``restart_hung_after`` (seconds), ``log_size`` and ``log_files``.
@@ -404,6 +405,64 @@ def container_plan(
         where = f"{variable}.{name}" if changed else f"The container {name}"
         plans.append(planned_container(container, settings, variable, changed, where))
     return plans
+
+
+#: Keys that a run cannot change: they belong to the service's containers, or a run has none of them.
+NOT_OF_A_RUN = ("name", "kind", "ports", "aliases", "health", "prevent_recreate")
+#: Keys of content that is written for the service's containers: a run takes it as it is, or goes without.
+CONTENT = ("files", "secrets", "reloadable_files")
+
+
+def run_plan(
+    declared: dict[str, Any],
+    settings: dict[str, Any],
+    name: str,
+    changes: dict[str, Any] | None = None,
+    overrides: dict[str, Any] | None = None,
+    variable: str = "",
+    network: bool = True,
+) -> dict[str, Any]:
+    """Plan a container that runs once, like one of a service's.
+
+    Args:
+        declared: Declaration of the service's container.
+        settings: As for ``container_plan``.
+        name: Of the container that runs, without that of the stack.
+        changes: Keys of the declaration that are replaced, whole.
+        overrides: What the inventory changes of the declaration.
+        variable: Name of the variable that holds the overrides, for errors.
+        network: Whether it is on the stack's network; otherwise it has none.
+
+    Returns:
+        A plan as of ``container_plan``, without content of files. It mounts those of the declared container.
+
+    Raises:
+        AnsibleFilterError: If the declaration or a change cannot work, with the key that is wrong.
+    """
+    changes = dict(changes or {})
+    where = f"The run {name}"
+    known_keys(changes, where, CONTAINER_KEYS.keys() - set(NOT_OF_A_RUN))
+    for key in CONTENT:
+        if changes.get(key):
+            raise AnsibleFilterError(
+                f"{where} changes {key!r}, and can only take it away, with {{}}: a run has the files of the container"
+                " that it is like. Pass it what else it needs on its standard input."
+            )
+    over_it = f"{variable}.{declared['name']}"
+    container = declared_container(declared, overrides or {}, over_it)
+    own = {"kind": "job", "ports": [], "aliases": [], "health": {}, "prevent_recreate": False}
+    plan = planned_container(
+        {**container, **own, **changes}, settings, variable, {**(overrides or {}), **changes}, where
+    )
+    spec = {**plan["spec"], "hostname": name, "aliases": [name]}
+    [public] = public_plan([plan])
+    return {
+        **public,
+        "name": f"{settings['stack']}-{name}",
+        "service": name,
+        "spec": spec,
+        "network": settings["network"] if network else "none",
+    }
 
 
 def public_plan(plans: list[dict[str, Any]]) -> list[dict[str, Any]]:

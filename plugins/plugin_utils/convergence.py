@@ -28,7 +28,7 @@ def is_protected(plan: Plan, state: Mapping[str, Any]) -> bool:
     """
     if not state["running"] or not state["drift"] or plan.get("recreate"):
         return False
-    return bool(plan["protect"] or state["protected"])
+    return bool(plan["prevent_recreate"] or state["protected"])
 
 
 def protected_plans(plans: Iterable[Plan], states: States) -> list[dict[str, Any]]:

@@ -201,6 +201,20 @@ class Views:
             self._templars[key] = self.templar.copy_with_new_env(available_variables=self.variables(host, service))
         return plain(self._templars[key].template(value))
 
+    def declared(self, service: str, suffix: str, default: Any) -> Any:
+        """Look up what a service's role says of itself on this host.
+
+        Args:
+            service: Name of the service.
+            suffix: The variable's name after that of the service, such as ``containers``.
+            default: What counts if there is no such variable.
+
+        Returns:
+            Its value without templates.
+        """
+        variables, name = self.variables(self.host, service), f"{service}_{suffix}"
+        return self.render(variables[name], self.host, service) if name in variables else default
+
     def value(self, host: str, name: str, service: str = "") -> Any:
         """Look up a variable of a host.
 

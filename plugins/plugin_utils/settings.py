@@ -14,16 +14,11 @@ from typing import Any
 
 import yaml
 from ansible.errors import AnsibleFilterError
-
-SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]?)b?$", re.IGNORECASE)
-UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils import sizes
 
 
 def size_in_bytes(value: Any, where: str) -> int:
-    """Read a size.
-
-    Takes what Docker itself takes, as sizes go on to it as they are: Ansible's ``human_to_bytes`` refuses ``512mb``
-    and takes ``1 megabyte``.
+    """Read a size of the inventory or of a declaration.
 
     Args:
         value: A number of bytes or a text such as ``512m`` or ``1g``.
@@ -35,10 +30,10 @@ def size_in_bytes(value: Any, where: str) -> int:
     Raises:
         AnsibleFilterError: If it is not a size.
     """
-    match = SIZE.match(str(value))
-    if not match:
-        raise AnsibleFilterError(f"{where} is {value!r}, which is not a size. Write it like 512m or 1g.")
-    return int(float(match[1]) * UNITS[match[2].lower()])
+    try:
+        return sizes.size_in_bytes(value)
+    except ValueError:
+        raise AnsibleFilterError(f"{where} is {value!r}, which is not a size. Write it like 512m or 1g.") from None
 
 
 def fits_rule(value: Any, rule: dict[str, Any]) -> bool:

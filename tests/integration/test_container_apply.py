@@ -48,7 +48,7 @@ ALL = {
         "aliases": ["another"],
         "capabilities": ["NET_BIND_SERVICE"],
         "stop_signal": "SIGINT",
-        "protect": True,
+        "prevent_recreate": True,
     },
     "bare": {key: CONTAINER[key] for key in ("user", "command", "memory", "cpus", "health")} | {"stop_timeout": 1},
     "job": {key: CONTAINER[key] for key in ("user", "memory", "cpus")} | {"kind": "job", "command": ["true"]},

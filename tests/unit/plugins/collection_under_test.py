@@ -49,11 +49,11 @@ def ansible_environment(**more: str) -> dict[str, str]:
     return {**own, "PATH": path, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **more}
 
 
-def ansible_playbook(directory: Path, *words: str) -> str:
+def ansible_playbook(directory: Path, *words: str, **environment: str) -> str:
     """Run a playbook in a directory, which must succeed, and return what it prints."""
     done = subprocess.run(
         ["ansible-playbook", *words],
-        cwd=directory, env=ansible_environment(), capture_output=True, text=True, check=False, timeout=300,
+        cwd=directory, env=ansible_environment(**environment), capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -38,6 +38,11 @@ class FakeEngine:
         self.refused: dict[str, Answer] = {}
         #: Called with each call before it is answered, in the thread of its request.
         self.before: Callable[[str], None] = lambda call: None
+        #: What a program in a container does: name, definition and input to status, output and error output; None
+        #: does not end.
+        self.program: Callable[[str, dict[str, Any], bytes], tuple[int, bytes, bytes] | None] = lambda *_: (0, b"", b"")
+        self.programs: dict[str, dict[str, Any]] = {}
+        self.ended: dict[str, threading.Event] = {}
         self.count = 0
         self.lock = threading.Lock()
 
@@ -55,7 +60,7 @@ class FakeEngine:
             "NetworkSettings": {
                 "Networks": {
                     network: {**endpoint, "NetworkID": self.networks[network]}
-                    for network, endpoint in body["NetworkingConfig"]["EndpointsConfig"].items()
+                    for network, endpoint in body.get("NetworkingConfig", {}).get("EndpointsConfig", {}).items()
                 }
             },
         }
@@ -95,6 +100,7 @@ class FakeEngine:
         with self.lock:
             return getattr(self, f"{method.lower()}_{kind}")(rest, parse_qs(url.query), body)
 
+<<<<<<< HEAD
     def get_info(self, rest: str, query: Any, body: Any) -> Answer:
         """Describe the engine."""
         return 200, self.info
@@ -102,6 +108,45 @@ class FakeEngine:
     def get_volumes(self, rest: str, query: Any, body: Any) -> Answer:
         """List the volumes."""
         return 200, {"Volumes": [each for each in self.volumes.values() if labelled(each.get("Labels"), query)] or None}
+=======
+    def talk(self, target: str, body: Any, receive: Callable[[], bytes], send: Callable[[bytes], Any]) -> bool:
+        """Run a program on an upgraded connection, or wait for its end; tells whether it was one of these."""
+        path = urlsplit(target).path
+        if waited := re.fullmatch(r"/v[\d.]+/containers/(.+)/wait", path):
+            name = str(self.named(waited[1]))
+            # The real one, too, sends this as soon as it will not miss the end any more.
+            send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            if self.ended[name].wait(timeout=10):
+                send(json.dumps({"StatusCode": self.programs[name]["status"]}).encode())
+            return True
+        found = re.fullmatch(r"/v[\d.]+/(?:containers/(.+)/attach|exec/(.+)/start)", path)
+        if not found:
+            return False
+        self.asked.append(f"POST {target}")
+        name = str(self.named(found[1])) if found[1] else found[2]
+        definition = self.containers[name]["Config"] if found[1] else self.programs[name]["definition"]
+        send(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+        done = self.program(name, definition, receive())
+        if done is None:
+            time.sleep(3)
+            return True
+        for stream, content in ((1, done[1]), (2, done[2])):
+            for part in [content[at : at + 1000] for at in range(0, len(content), 1000)]:
+                send(bytes([stream, 0, 0, 0]) + len(part).to_bytes(4, "big") + part)
+        if found[1]:
+            self.programs[name] = {"status": done[0]}
+            self.ended[name].set()
+            if self.containers[name]["HostConfig"].get("AutoRemove"):
+                del self.containers[name]
+        else:
+            self.programs[name]["status"] = done[0]
+        return True
+
+    def get_exec(self, rest: str, query: Any, body: Any) -> Answer:
+        """Describe a program."""
+        status = self.programs[rest.removesuffix("/json")].get("status")
+        return 200, {"Running": status is None, "ExitCode": status, "Pid": 0}
+>>>>>>> 00dbb46 (Run programs in containers through container_service's run and exec)
 
     def get_images(self, rest: str, query: Any, body: Any) -> Answer:
         """Describe an image, or list them."""
@@ -156,12 +201,16 @@ class FakeEngine:
             name = query["name"][0]
             if name in self.containers:
                 return 409, {"message": f'Conflict. The container name "/{name}" is already in use by container "x".'}
+            self.ended[name] = threading.Event()
             return 201, {"Id": self.add(name, body)["Id"], "Warnings": []}
         found, _, what = rest.partition("/")
         name = self.named(found)
         if name is None:
             return 404, {"message": f"No such container: {found}"}
         item = self.containers[name]
+        if what == "exec":
+            self.programs[f"exec-{name}"] = {"definition": body}
+            return 201, {"Id": f"exec-{name}"}
         if what == "update":
             item["HostConfig"].update(body)
             return 200, {"Warnings": None}
@@ -184,6 +233,11 @@ class Handler(BaseHTTPRequestHandler):
         """Answer."""
         size = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(size)) if size else None
+        if self.command == "POST" and self.server.engine.talk(  # type: ignore[attr-defined]
+            self.path, body, self.rfile.read, self.wfile.write
+        ):
+            self.close_connection = True
+            return
         status, content = self.server.engine.answer(self.command, self.path, body)  # type: ignore[attr-defined]
         data = b"" if content is None else json.dumps(content).encode()
         self.send_response(status)

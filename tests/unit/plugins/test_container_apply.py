@@ -19,6 +19,8 @@ from test_container_plan import plan_of
 
 apply = plugin("modules.container_apply")
 api = plugin("module_utils.engine_api")
+definition = plugin("module_utils.container_definition")
+sizes = plugin("module_utils.sizes")
 state = plugin("modules.container_state")
 LABELS = {"quantops.stack": "desk"}
 
@@ -336,13 +338,13 @@ def test_a_missing_image_is_pulled(
 ) -> None:
     """By the client, which has the operator's credentials; once for all that use it."""
     log = fake_docker("")
-    pull = apply.docker
+    pull = api.docker
 
     def docker(*words: str, **options: Any) -> Any:
         engine.images["example/new:2"] = "sha256:new"
         return pull(*words, **options)
 
-    monkeypatch.setattr(apply, "docker", docker)
+    monkeypatch.setattr(api, "docker", docker)
     assert len(run(plan(image="example/new:2"), plan("more", image="example/new:2"))["changes"]) == 2
     assert log.read_text() == "pull --quiet example/new:2\n"
 
@@ -395,7 +397,7 @@ def test_two_runs_at_once(engine: FakeEngine, run: Applied) -> None:
 
     def other(call: str) -> None:
         if "create" in call:
-            engine.add("desk-web", apply.definition_of(plan(), LABELS))
+            engine.add("desk-web", definition.definition_of(plan(), LABELS))
 
     engine.before = other
     said = run(plan())["msg"]
@@ -526,7 +528,7 @@ def test_an_engine_that_keeps_silent(tmp_path: Path) -> None:
 )
 def test_sizes(text: str, number: int) -> None:
     """As Docker's client writes them."""
-    assert apply.in_bytes(text) == number
+    assert sizes.size_in_bytes(text) == number
 
 
 @pytest.mark.parametrize(
@@ -534,11 +536,11 @@ def test_sizes(text: str, number: int) -> None:
 )
 def test_durations(text: str, number: float) -> None:
     """As Docker's client writes them."""
-    assert apply.in_nanoseconds(text) == number
+    assert definition.in_nanoseconds(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "5", "s", "5 s", "fast"])
 def test_no_duration(text: str) -> None:
     """Is refused before anything changes."""
     with pytest.raises(ValueError, match="is not a duration"):
-        apply.in_nanoseconds(text)
+        definition.in_nanoseconds(text)

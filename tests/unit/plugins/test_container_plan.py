@@ -250,6 +250,8 @@ def test_an_override_can_take_the_port_away() -> None:
         ({"web": {"memroy": "1g"}}, "web_overrides.web has the unknown key 'memroy'. Did you mean 'memory'?"),
         ({"web": {"memory": "lots"}}, "web_overrides.web: 'memory' is 'lots'"),
         ({"web": {"user": "root:root"}}, "web_overrides.web: 'user' is 'root:root'"),
+        ({"web": {"shm_size": "lots"}}, "web_overrides.web: 'shm_size' is 'lots', which is not a size"),
+        ({"web": {"protect": True}}, "web_overrides.web has the key 'protect', which is called 'prevent_recreate' now"),
     ],
 )
 def test_a_wrong_override_names_the_variable(over: dict[str, Any], message: str) -> None:
@@ -257,6 +259,15 @@ def test_a_wrong_override_names_the_variable(over: dict[str, Any], message: str)
     with pytest.raises(AnsibleFilterError) as error:
         containers.container_plan([DECLARED], SETTINGS, over, "web_overrides")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("former", "now"), [("live_files", "reloadable_files"), ("protect", "prevent_recreate")])
+def test_a_former_key_is_refused_with_its_name_now(former: str, now: str) -> None:
+    """Not with a guess: the two names need not be alike."""
+    with pytest.raises(
+        AnsibleFilterError, match=f"The container web has the key '{former}', which is called '{now}' now"
+    ):
+        plan_of({former: {}})
 
 
 @pytest.mark.parametrize(
@@ -339,7 +350,7 @@ def test_parts_show_no_value() -> None:
 def test_protected_drift(declared: bool, was: bool, running: bool, drift: bool, kept: bool) -> None:
     """What runs is left alone where its declaration, the old or the new, says so."""
     found = {"protected": was, "running": running, "drift": ["changed: image"] if drift else []}
-    plan = plan_of({"protect": declared})
+    plan = plan_of({"prevent_recreate": declared})
     left = convergence.protected_plans([plan], {"desk-web": found})
     assert [each["name"] for each in left] == (["desk-web"] if kept else [])
     assert convergence.protected_plans([plan | {"recreate": True}], {"desk-web": found}) == []
@@ -365,10 +376,10 @@ def test_a_health_check_that_restarts_what_hangs() -> None:
 def test_a_protected_container_is_never_restarted_by_its_health_check() -> None:
     """That would end someone's session, whatever else is declared."""
     health = {"test": ["CMD", "true"], "restart_after": 60}
-    plan = plan_of({"health": health, "protect": True}, restart_hung_after=300)
+    plan = plan_of({"health": health, "prevent_recreate": True}, restart_hung_after=300)
     assert plan["spec"]["healthcheck"]["test"] == ["CMD", "true"]
     # Nor does the feature change what it is made from.
-    assert plan["hash"] == plan_of({"health": {"test": ["CMD", "true"]}, "protect": True})["hash"]
+    assert plan["hash"] == plan_of({"health": {"test": ["CMD", "true"]}, "prevent_recreate": True})["hash"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ STARTING = {**READY, "ready": False}
 def plan(name: str, kind: str = "service", **more: Any) -> dict[str, Any]:
     """A plan of a container that writes one file."""
     trees = [{"path": f"/etc/quantops/desk/{name}/config", "files": {}}]
-    return {"name": f"desk-{name}", "kind": kind, "protect": False, "trees": trees, "secret_trees": [], **more}
+    return {"name": f"desk-{name}", "kind": kind, "prevent_recreate": False, "trees": trees, "secret_trees": [], **more}
 
 
 PLANS = {
@@ -83,13 +83,13 @@ def test_an_empty_database_is_prepared_again() -> None:
 
 def test_a_protected_container_stays() -> None:
     """Until a variable says otherwise; nobody waits for one that hangs."""
-    gateway = {"gateway": [plan("gateway", protect=True)]}
+    gateway = {"gateway": [plan("gateway", prevent_recreate=True)]}
     contract = {"gateway": {"databases": {}, "all_containers": ["gateway"], "containers": {}}}
     found = {"desk-gateway": {**CHANGED, "hung": True}}
     assert convergence.wave_work(gateway, found, contract, [])["now"] == []
     assert [each["name"] for each in convergence.protected_plans(gateway["gateway"], found)] == ["desk-gateway"]
     assert convergence.starting_containers(gateway["gateway"], found) == []
-    allowed = {"gateway": [plan("gateway", protect=True, recreate=True)]}
+    allowed = {"gateway": [plan("gateway", prevent_recreate=True, recreate=True)]}
     assert [each["name"] for each in convergence.wave_work(allowed, found, contract, [])["now"]] == ["desk-gateway"]
 
 
