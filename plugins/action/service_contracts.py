@@ -201,6 +201,11 @@ class ActionModule(ActionBase):
             for page in contract.get("web") or []
             if contracts.is_true(page.get("when", True)) and page["container"] in used
         ]
+        contract["data"] = {
+            volume: entry
+            for volume, entry in (contract.get("data") or {}).items()
+            if contracts.is_true(entry.get("when", True))
+        }
         contract["all_images"] = contract.get("images") or {}
         contract["images"] = [
             key for key, image in contract["all_images"].items() if contracts.is_true(image.get("when", True))

@@ -35,7 +35,7 @@ ENTRY_KEYS: dict[str, set[str]] = {
     "images": {"context", "from", "only", "dockerfile", "args", "files", "base", "when", "definition"},
     "containers": {"job", "process", "when"},
     "databases": {"connections"},
-    "data": {"backup", "version_file"},
+    "data": {"backup", "version_file", "when"},
     "metrics": {"port", "path"},
     "web": {"title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"},
 }
@@ -222,6 +222,26 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
         for kind, name in names:
             if taken.setdefault((kind, name), service) != service:
                 raise ContractError(f"{where}: {name!r} ({kind}) is also in {places[taken[kind, name]]}.")
+
+
+def unmounted(contract: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Find volumes that a contract calls data, and that no container has.
+
+    Args:
+        contract: The service's contract without templates.
+        containers: All containers that its role declares, of other hosts too.
+
+    Returns:
+        A sentence for each, with the file and the volumes that there are.
+    """
+    mounted = {volume.get("name") for container in containers for volume in container.get("volumes") or []}
+    names = ", ".join(sorted(map(str, mounted))) or "none"
+    return [
+        f"{contract['directory']}/meta/service.yml has the volume {name!r} in 'data', and no container of"
+        f" {contract['name']}_containers mounts it. Correct the name, or mount it; mounted are: {names}."
+        for name in contract.get("data") or {}
+        if name not in mounted
+    ]
 
 
 def waves(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:

@@ -52,7 +52,12 @@ def port_conflicts(
                     )
                     break
             for service, other in taken.get(port, []):
-                if same_address(address, other):
+                if service == plan["service"] and same_address(address, other):
+                    found.append(
+                        f"The container {service} publishes port {port} twice: remove one of the two from its 'ports',"
+                        f" or give it another 'host' port. The inventory sets them in {plan['variable']}."
+                    )
+                elif same_address(address, other):
                     found.append(f"Port {port} is published by {service} and by {plan['service']}: {remedy}.")
             taken.setdefault(port, []).append((plan["service"], address))
     return found

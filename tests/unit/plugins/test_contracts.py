@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,16 @@ def test_two_services_that_share_a_name(more: dict[str, Any], sentence: str) -> 
             {"redis": redis, "notebook": {**MINIMAL, **more}}, {"redis": "redis.yml", "notebook": "n.yml"}
         )
     assert sentence in str(error.value)
+
+
+def test_data_that_no_container_mounts() -> None:
+    """A backup of it would be one of nothing."""
+    contract = {"name": "notebook", "directory": "/roles/notebook", "data": {"books": {"backup": "files"}}}
+    mounted = [{"name": "notebook", "volumes": [{"name": "books", "path": "/books"}]}, {"name": "notebook-init"}]
+    assert contracts.unmounted(contract, mounted) == []
+    [sentence] = contracts.unmounted(contract, [{"name": "notebook", "volumes": [{"name": "book", "path": "/books"}]}])
+    assert sentence.startswith("/roles/notebook/meta/service.yml has the volume 'books' in 'data', and no container")
+    assert sentence.endswith("mounted are: book.")
 
 
 def test_waves_follow_the_needs() -> None:
@@ -284,3 +295,78 @@ def test_groups_with_too_many_hosts() -> None:
     [sentence] = contracts.crowded({"notebook": MINIMAL}, groups, {"a": "desk", "b": "desk"})
     assert sentence.startswith("The group notebook has the hosts a, b, and this service runs on one")
     assert contracts.crowded({"notebook": MINIMAL}, groups, {"a": "desk", "b": "other"}) == []
+
+
+# ---- what a role declares against its contract
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"data": {"desk-pages": {"backup": "files"}}}, "the volume 'desk-pages' in 'data', and no container"),
+        ({"data": {"desk-pages": {"backup": "files", "when": "{{ 1 == 2 }}"}}}, ""),
+        ({"desk_more_port": 8888}, "Port 8888 is published by desk and by desk-more: set desk_more_port or desk_port"),
+        ({"desk_overrides": {"desk": {"ports": [{"host": 1, "container": 1}] * 2}}}, "desk publishes port 1 twice"),
+    ],
+)
+def test_a_role_that_does_not_fit_its_contract(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    """Is refused where its containers are planned, also if the role runs alone."""
+    role = tmp_path / "roles" / "desk"
+    (role / "meta").mkdir(parents=True)
+    (role / "vars").mkdir()
+    contract = {
+        "title": "Desk",
+        "host": "desk",
+        "processes": {"server": {"group": "desk"}},
+        "ports": {
+            name: {"container": 80, "variable": f"{name}_port", "scheme": "http"} for name in ("desk", "desk_more")
+        },
+        "containers": {"desk": {}, "desk-more": {}},
+        **{key: value for key, value in change.items() if key == "data"},
+    }
+    (role / "meta" / "service.yml").write_text(yaml.safe_dump(contract))
+    containers = [
+        {
+            "name": name,
+            "image": "example/desk:1",
+            "user": "10001:10001",
+            "memory": "64m",
+            "cpus": 0.1,
+            "ports": [{"host": f"{{{{ {name.replace('-', '_')}_port }}}}", "container": 80}],
+            "health": {"test": ["CMD", "true"]},
+        }
+        for name in ("desk", "desk-more")
+    ]
+    (role / "vars" / "main.yml").write_text(yaml.safe_dump({"desk_containers": containers}))
+    tasks = [
+        {
+            "quantops.ibkr_stack.service_contracts": {"roles": ["desk"]},
+            "register": "stack_contract",
+        },
+        {
+            "quantops.ibkr_stack.service_plans": {
+                "services": ["desk"],
+                "contracts": "{{ stack_contract.services }}",
+                "settings": {
+                    "stack": "desk", "network": "desk", "config_dir": "/etc/desk", "publish_address": "127.0.0.1",
+                    "health_interval": 30, "log_size": "10m", "log_files": 3,
+                },
+            },
+            "register": "planned",
+            "ignore_errors": True,
+        },
+        {"ansible.builtin.copy": {"content": "{{ planned.msg | default('') }}", "dest": f"{tmp_path}/said"}},
+    ]  # fmt: skip
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "desk_port": 8888,
+        "desk_more_port": 8889,
+        **{key: value for key, value in change.items() if key != "data"},
+    }
+    inventory = {"all": {"children": {"desk": {"hosts": {"here": {}}}}, "vars": variables}}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "desk", "gather_facts": False, "tasks": tasks}]))
+    ansible_playbook(tmp_path, "-i", "hosts.yml", "play.yml", ANSIBLE_ROLES_PATH=str(tmp_path / "roles"))
+    said = (tmp_path / "said").read_text()
+    assert sentence in said and bool(sentence) == bool(said), said

@@ -188,6 +188,18 @@ def test_one_port_for_two_containers_is_refused() -> None:
     assert sentence == "Port 8080 is published by web and by api: set web_port to a free one."
 
 
+def test_one_port_twice_in_a_container_is_refused() -> None:
+    """The engine's own word is that the port is taken, after the old container is gone."""
+    for second, refused in (("127.0.0.1:8080:81", True), ("0.0.0.0:8080:80", True), ("127.0.0.2:8080:80", False)):
+        spec = {"published_ports": ["127.0.0.1:8080:80", second]}
+        web = {"name": "desk-web", "service": "web", "variable": "web_overrides.web", "spec": spec}
+        found = plan_checks.port_conflicts([web], {}, VARIABLES)
+        assert [sentence.partition(":")[0] for sentence in found] == [
+            "The container web publishes port 8080 twice"
+        ] * refused
+        assert all("web_overrides.web" in sentence for sentence in found)
+
+
 # The exchange of RFC 7677, section 3: user "user", password "pencil".
 RFC_SALT = "W22ZaJ0SNY7soEsUEjb6gQ=="
 RFC_NONCE = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
