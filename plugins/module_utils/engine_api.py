@@ -13,8 +13,8 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterable
 import time
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, urlencode
 

@@ -100,7 +100,6 @@ class FakeEngine:
         with self.lock:
             return getattr(self, f"{method.lower()}_{kind}")(rest, parse_qs(url.query), body)
 
-<<<<<<< HEAD
     def get_info(self, rest: str, query: Any, body: Any) -> Answer:
         """Describe the engine."""
         return 200, self.info
@@ -108,7 +107,7 @@ class FakeEngine:
     def get_volumes(self, rest: str, query: Any, body: Any) -> Answer:
         """List the volumes."""
         return 200, {"Volumes": [each for each in self.volumes.values() if labelled(each.get("Labels"), query)] or None}
-=======
+
     def talk(self, target: str, body: Any, receive: Callable[[], bytes], send: Callable[[bytes], Any]) -> bool:
         """Run a program on an upgraded connection, or wait for its end; tells whether it was one of these."""
         path = urlsplit(target).path
@@ -146,7 +145,6 @@ class FakeEngine:
         """Describe a program."""
         status = self.programs[rest.removesuffix("/json")].get("status")
         return 200, {"Running": status is None, "ExitCode": status, "Pid": 0}
->>>>>>> 00dbb46 (Run programs in containers through container_service's run and exec)
 
     def get_images(self, rest: str, query: Any, body: Any) -> Answer:
         """Describe an image, or list them."""

@@ -120,13 +120,8 @@ def test_container_state_reads_the_protection(
     run_module: Run, engine: FakeEngine, label: dict[str, str], protected: bool
 ) -> None:
     """That of the container, whatever the declaration says of it now."""
-<<<<<<< HEAD
     answer(engine, [item(Config__Labels={"quantops.hash": "abc", **label})])
-    result = run_module("container_state", containers=[{**DECLARED, "protect": not protected}]).result
-=======
-    answer(fake_docker, tmp_path, [item(Config__Labels={"quantops.hash": "abc", **label})])
     result = run_module("container_state", containers=[{**DECLARED, "prevent_recreate": not protected}]).result
->>>>>>> 00dbb46 (Run programs in containers through container_service's run and exec)
     assert result["containers"]["desk-web"]["protected"] is protected
 
 
