@@ -10,7 +10,9 @@ from typing import Any
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.application import (
     application_image,
     application_problems,
+    named_volumes,
     secret_files,
+    sql_files,
 )
 
 
@@ -26,5 +28,7 @@ class FilterModule:
         return {
             "application_image": application_image,
             "application_problems": application_problems,
+            "named_volumes": named_volumes,
             "secret_files": secret_files,
+            "sql_files": sql_files,
         }

@@ -10,8 +10,10 @@ from typing import Any
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.images import (
     build_failure,
     build_remedy,
+    certificate_files,
     image_missing,
     image_plan,
+    silent_mirrors,
 )
 
 
@@ -27,6 +29,8 @@ class FilterModule:
         return {
             "build_failure": build_failure,
             "build_remedy": build_remedy,
+            "certificate_files": certificate_files,
             "image_missing": image_missing,
             "image_plan": image_plan,
+            "silent_mirrors": silent_mirrors,
         }

@@ -12,7 +12,11 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import COLLECTION, context_files
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import (
+    COLLECTION,
+    as_text,
+    context_files,
+)
 
 #: The only Python of images without a Dockerfile: the one of the Debian release that they stand on.
 PYTHON = "3.13"
@@ -285,3 +289,45 @@ def secret_files(secrets: Mapping[str, Any], how: str) -> dict[str, str]:
         ``NAME_FILE`` to path; nothing where the program gets the values as variables.
     """
     return {f"{name}_FILE": f"/run/secrets/{name}" for name in secrets} if how == "files" else {}
+
+
+def named_volumes(mounts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Choose the mounts that are volumes of the stack, not directories of the host.
+
+    Args:
+        mounts: ``backend_mounts``, each with ``source``, ``path`` and perhaps ``read_only``.
+
+    Returns:
+        Those whose source is a name, as a container declares its volumes.
+    """
+    return [
+        {"name": mount["source"], "path": mount["path"], "read_only": mount.get("read_only", False)}
+        for mount in mounts
+        if not str(mount["source"]).startswith("/")
+    ]
+
+
+def sql_files(paths: Iterable[str], directory: str = "") -> dict[str, str]:
+    """Read the files with SQL that prepare the database.
+
+    Args:
+        paths: ``backend_sql_files``, in their order.
+        directory: ``backend_source_dir``; absolute paths need none.
+
+    Returns:
+        Name without directories to content.
+
+    Raises:
+        AnsibleFilterError: If a file cannot be read, with the variable.
+    """
+    found = {}
+    for path in paths:
+        place = os.path.join(directory, path)
+        try:
+            with open(place, "rb") as file:
+                found[os.path.basename(path)] = as_text(file.read())
+        except OSError as error:
+            raise AnsibleFilterError(
+                f"{place}, which backend_sql_files names, cannot be read: {error.strerror}."
+            ) from None
+    return found

@@ -8,11 +8,13 @@ import ast
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import context_files
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import as_text, context_files
 
 
 def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -154,3 +156,46 @@ def build_remedy(text: str) -> str:
         " container_image_apt_mirror, container_image_pip_index and container_image_go_proxy, or a proxy in"
         " container_image_http_proxy."
     )
+
+
+def certificate_files(directory: str) -> dict[str, str]:
+    """Read the certificates that the base image is to trust.
+
+    Args:
+        directory: ``container_image_ca_dir`` on the controller; it need not exist.
+
+    Returns:
+        Path in the build context to content: every file whose name ends in ``.crt``, and a file that keeps the
+        directory there if there is none.
+
+    Raises:
+        AnsibleFilterError: If one cannot be read, with the variable.
+    """
+    found = {"certificates/README": "Certificates of this network.\n"}
+    for path in sorted(Path(directory).expanduser().glob("*.crt")):
+        if path.is_file():
+            try:
+                found[f"certificates/{path.name}"] = as_text(path.read_bytes())
+            except OSError as error:
+                raise AnsibleFilterError(
+                    f"{path} in container_image_ca_dir cannot be read: {error.strerror}."
+                ) from None
+    return found
+
+
+def silent_mirrors(answers: Iterable[Mapping[str, Any]], mirrors: Mapping[str, str]) -> list[str]:
+    """Find the sources of packages that do not answer.
+
+    Args:
+        answers: Results of ``ansible.builtin.uri`` in a loop over the names of the variables.
+        mirrors: Name of a variable to the address that it names.
+
+    Returns:
+        A sentence for each, with the variable. Any answer will do: a mirror need not have a page.
+    """
+    return [
+        f"{answer['item']} names {mirrors[answer['item']]}, which cannot be reached: {answer.get('msg', '')}."
+        " Correct it, or name a proxy in container_image_http_proxy."
+        for answer in answers
+        if answer.get("status") == -1
+    ]
