@@ -56,6 +56,9 @@ fetch-secrets: .venv/controller ## Restore lost secrets from the hosts; overwrit
 
 # ---- tests
 
+# The newest ansible-core needs a newer Python than the rest.
+SANITY_NEWEST := $(shell python3.13 -c 'print(".venvs/sanity-newest")' 2> /dev/null)
+
 # How many scenarios run beside each other; they spend half of their time waiting.
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
@@ -66,7 +69,7 @@ SCENARIOS_ALL ?= faults own_service operators ibkr_gateway docker_host mlflow ba
 .PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack
 
-test-all: test vulnerabilities ## Run `make test`, then each role on test hosts, the archive with the oldest and newest Ansible, and the faults
+test-all: test vulnerabilities sanity ## Run `make test`, then the collection's sanity tests, each role on test hosts, the archive with the oldest and newest Ansible, and the faults
 	@$(MAKE) --no-print-directory scenarios SCENARIOS='$(SCENARIOS_ALL)'
 
 test-changed: .venv/test ## Run lint, the unit tests, and the scenarios of what changed since BASE=REVISION
@@ -86,12 +89,13 @@ vulnerabilities: .venv/controller ## Look for known vulnerabilities in MinIO's p
 	@$(BIN)/ansible-playbook -i inventories/local $(ASK) tools/minio_image.yml -e minio_image_file=$(CURDIR)/.cache/minio-image
 	@$(BIN)/python tools/vulnerabilities.py "$$(cat .cache/minio-image)"
 
-sanity: .venv/controller .venvs/compat-oldest .venvs/publish ## Check the collection as Ansible and Galaxy do before it is published
-	@echo "── sanity: $$($(BIN)/ansible-test --version)"
-	@$(BIN)/python tools/sanity.py
-	@echo "── sanity: $$(.venvs/compat-oldest/bin/ansible-test --version)"
-	@$(BIN)/python tools/sanity.py --ansible-test .venvs/compat-oldest/bin/ansible-test
-	@echo "── documentation"
+sanity: .venv/controller .venvs/compat-oldest .venvs/publish $(SANITY_NEWEST) ## Run ansible-test sanity with each supported ansible-core, antsibull-docs and galaxy-importer
+	@for environment in .venvs/compat-oldest .venv $(SANITY_NEWEST); do \
+	    echo "── sanity: $$($$environment/bin/ansible-test --version)"; \
+	    $(BIN)/python tools/sanity.py --ansible-test $$environment/bin/ansible-test; \
+	done
+	@[ -n "$(SANITY_NEWEST)" ] || echo "── sanity: newest ansible-core not tested, because it needs python3.13"
+	@echo "── sanity: antsibull-docs and galaxy-importer"
 	@$(BIN)/python tools/publish.py
 
 lint: .venv/test ## Check style, types of variables, and that generated files are up to date
@@ -192,6 +196,12 @@ lock: .venv/controller ## Resolve the requirements again
 	@rm -rf $@
 	@.venv/bin/uv pip install --quiet --target $@ --python-version 3.13 --python-platform x86_64-manylinux_2_28 \
 	    --require-hashes --only-binary :all: -r $<
+
+.venvs/sanity-newest: requirements/compat-newest.lock .venv/controller
+	@echo "Making $@, from $<"
+	@rm -rf $@
+	@.venv/bin/uv venv --quiet --python "$$(python3.13 -c 'import sys; print(sys.executable)')" $@
+	@.venv/bin/uv pip install --quiet --python $@/bin/python --require-hashes --only-binary :all: -r $<
 
 .venvs/compat-oldest: requirements/compat-oldest.lock .venv/controller
 	@echo "Making $@, from $<"

@@ -30,6 +30,7 @@ after retries, while the backend keeps no bars of the symbol.
 
 from __future__ import annotations
 
+import math
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -126,7 +127,7 @@ def daily_strategy_training() -> None:
         """Log out-of-sample metrics and the equity curve."""
         from quantops_strategy.tracking import log_evaluation
 
-        return {name: round(value, 4) for name, value in log_evaluation(mlflow_run_id).items() if value == value}
+        return {name: round(value, 4) for name, value in log_evaluation(mlflow_run_id).items() if not math.isnan(value)}
 
     @task
     def train_and_log(mlflow_run_id: str) -> str:

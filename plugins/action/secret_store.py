@@ -36,7 +36,7 @@ class ActionModule(ActionBase):
                 "ANSIBLE_DEBUG is set: Ansible prints the arguments of every module, secrets of tasks with no_log too."
                 " Keep this output, and the file of ANSIBLE_LOG_PATH, from others."
             )
-        _, params = self.validate_argument_spec(ARGUMENT_SPEC)
+        _result, params = self.validate_argument_spec(ARGUMENT_SPEC)
         try:
             work = keep if params["restore"] is None else restore
             result.update(work(params, self._task.check_mode))

@@ -282,11 +282,11 @@ def summary(services: dict[str, dict[str, Any]], inventory: Inventory, endpoint:
             page["service"] = name
     wanted = {name: contracts.client_secrets(services[name]) for name in services}
     kinds = {
-        name: {**services[name]["secrets"], **{each: kind for each, (kind, _) in wanted[name].items()}}
+        name: {**services[name]["secrets"], **{each: kind for each, (kind, _checker) in wanted[name].items()}}
         for name in services
     }
     for name, service in services.items():
-        service["secret_checkers"] = {each: checker for each, (_, checker) in wanted[name].items()}
+        service["secret_checkers"] = {each: checker for each, (_kind, checker) in wanted[name].items()}
     here = [name for name, service in services.items() if service["here"]]
     return {
         "services": services,

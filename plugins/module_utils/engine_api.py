@@ -81,7 +81,7 @@ def socket_path(address: str) -> str:
     Raises:
         EngineError: If the address is not that of a Unix socket.
     """
-    scheme, _, path = address.partition("://")
+    scheme, _separator, path = address.partition("://")
     if scheme != "unix" or not path:
         raise EngineError(
             f"DOCKER_HOST is {address!r}, expected unix:// and the path of a socket on this host. To manage an engine "
@@ -99,7 +99,7 @@ def as_version(text: str) -> tuple[int, int]:
     Returns:
         Its numbers.
     """
-    major, _, minor = text.partition(".")
+    major, _separator, minor = text.partition(".")
     return int(major), int(minor)
 
 

@@ -66,14 +66,14 @@ def look(found: list[GatewayStates], host: str, port: int, seconds: float) -> No
         seconds: How long to wait for each answer.
     """
     try:
-        _, simulated, _ = ask(host, port, "GET", "/", seconds)
+        _status, simulated, _answer = ask(host, port, "GET", "/", seconds)
     except (OSError, http.client.HTTPException) as error:
         found.append(GatewayStates(up=False, reason=words(error, seconds)))
         return
     up = GatewayStates(up=True, simulated=simulated, reason=f"IBKR cannot be reached: no answer in {seconds:g} s")
     found.append(replace(up, ibkr_reachable=False))
     try:
-        status, _, answer = ask(host, port, "POST", "/v1/api/iserver/auth/status", seconds)
+        status, _simulated, answer = ask(host, port, "POST", "/v1/api/iserver/auth/status", seconds)
     except (OSError, http.client.HTTPException) as error:
         found.append(replace(up, ibkr_reachable=False, reason=f"IBKR cannot be reached: {words(error, seconds)}"))
         return
@@ -83,7 +83,7 @@ def look(found: list[GatewayStates], host: str, port: int, seconds: float) -> No
     found.append(replace(up, ibkr_reachable=reachable, logged_in=logged_in, reason=reason))
     if logged_in:
         try:
-            _, _, accounts = ask(host, port, "GET", "/v1/api/iserver/accounts", seconds)
+            _status, _simulated, accounts = ask(host, port, "GET", "/v1/api/iserver/accounts", seconds)
         except (OSError, http.client.HTTPException):
             return
         found.append(replace(found[-1], account=account_kind(accounts)))

@@ -38,7 +38,7 @@ def group_kills(pid: int, root: Path = Path("/")) -> int:
     places = {"memory": ("memory", "memory.oom_control"), "": ("", "memory.events")}
     try:
         for line in (root / f"proc/{pid}/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
+            _number, controllers, group = line.split(":", 2)
             for name in {"memory"} & set(controllers.split(",")) or ({""} if not controllers else ()):
                 mount, file = places[name]
                 path = root / "sys/fs/cgroup" / mount / group.lstrip("/") / file

@@ -70,7 +70,7 @@ def holder_of(path: str) -> str:
             asked = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     except OSError:
         return ""
-    kind, _, _, _, pid = struct.unpack(FLOCK, asked)
+    kind, *_range, pid = struct.unpack(FLOCK, asked)
     if kind == fcntl.F_UNLCK:
         return ""
     try:

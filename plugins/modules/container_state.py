@@ -99,7 +99,7 @@ def started_at(item: dict) -> float:
         Seconds since 1970.
     """
     text = item["State"]["StartedAt"]
-    second, _, fraction = text.rstrip("Z").partition(".")
+    second, _separator, fraction = text.rstrip("Z").partition(".")
     return calendar.timegm(time.strptime(second, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction or 0}")
 
 
@@ -129,7 +129,7 @@ def newest_file(item: dict) -> float:
     times = [
         os.lstat(os.path.join(top, name)).st_mtime
         for place in places_of(item)
-        for top, _, names in os.walk(place)
+        for top, _directories, names in os.walk(place)
         for name in names
     ]
     return max(times, default=0.0)
@@ -168,7 +168,7 @@ def look_again(declared: list[dict], existing: dict[str, dict], patience: float)
     end = time.monotonic() + patience
     while waiting:
         for name, plan in list(waiting.items()):
-            status, _ = probe(name, existing[name])
+            status, _detail = probe(name, existing[name])
             found[name] = "healthy" if status == 0 else "unhealthy" if status in plan.get("alive", []) else "hung"
             if status == 0:
                 del waiting[name]

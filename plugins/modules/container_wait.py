@@ -129,7 +129,7 @@ def describe(name: str, reason: str) -> str:
     Returns:
         Several lines, with the last lines of its log.
     """
-    _, out, err = docker("logs", "--tail", "25", name)
+    _status, out, err = docker("logs", "--tail", "25", name)
     log = "\n".join(f"    {line}" for line in (out + err).strip().splitlines()) or "    (its log is empty)"
     return f"{name}: {reason}\n  the last lines of its log (docker logs {name}):\n{log}"
 

@@ -255,7 +255,7 @@ def places(info: dict[str, object]) -> list[str]:
     """
     root = str(info.get("DockerRootDir") or engine_options().get("data-root") or DEFAULT_ROOT)
     wanted = [root, os.path.join(root, "volumes")]
-    if any("io.containerd.snapshotter" in str(value) for _, value in info.get("DriverStatus") or []):
+    if any("io.containerd.snapshotter" in str(value) for _key, value in info.get("DriverStatus") or []):
         try:
             with open("/etc/containerd/config.toml", encoding="utf-8") as file:
                 told = CONTAINERD_ROOT.search(file.read())
@@ -295,7 +295,7 @@ def read_volume_files(wanted: list[str], volumes: dict[str, str]) -> dict[str, s
     """
     found = {}
     for name in wanted:
-        volume, _, path = name.partition("/")
+        volume, _separator, path = name.partition("/")
         if volume in volumes:
             place = os.path.join(volumes[volume], path)
             if os.path.isfile(place):

@@ -119,7 +119,7 @@ def text(length: int, alphabet: str = ALPHABET) -> str:
     Returns:
         The text.
     """
-    return "".join(random.choice(alphabet) for _ in range(length))
+    return "".join(random.choice(alphabet) for _position in range(length))
 
 
 def fernet() -> str:

@@ -233,7 +233,7 @@ def main() -> None:
         version = ""
         service = name.removeprefix(f"{stack}-")
         if state["Running"] and service in module.params["versions"]:
-            _, printed, _ = docker("exec", name, *module.params["versions"][service])
+            _status, printed, _err = docker("exec", name, *module.params["versions"][service])
             match = VERSION.search(printed)
             version = match.group(0).rstrip(",") if match else ""
         one = containers[name] = {

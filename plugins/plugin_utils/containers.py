@@ -162,7 +162,7 @@ def parts_of(spec: dict[str, Any], network: str, files: dict[str, str], secrets:
     found |= {f"environment {name}": value for name, value in spec["env"].items()}
     found |= {f"file {name}": content for name, content in files.items()}
     found |= {f"mount {mount['target']}": mount for mount in spec["mounts"]}
-    found |= {f"mount {path}": size for path, _, size in (mount.partition(":") for mount in spec["tmpfs"])}
+    found |= {f"mount {path}": size for path, _separator, size in (mount.partition(":") for mount in spec["tmpfs"])}
     return "\n".join(
         f"{hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]} {name}"
         for name, value in sorted(found.items())

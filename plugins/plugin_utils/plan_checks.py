@@ -41,7 +41,7 @@ def port_conflicts(
     taken: dict[str, list[tuple[str, str]]] = {}
     for plan in plans:
         for published in plan["spec"]["published_ports"]:
-            address, port, _ = published.rsplit(":", 2)
+            address, port, _target = published.rsplit(":", 2)
             names = [name for name, value in sorted(variables.items()) if str(value) == port]
             remedy = f"set {' or '.join(names) or 'its port'} to a free one"
             for holder in listening.get(port, []):

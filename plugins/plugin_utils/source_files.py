@@ -109,7 +109,7 @@ def context_files(directory: str, variable: str = "", kept: str = "Dockerfile") 
             try:
                 if os.path.isdir(inner):
                     # A rule with "!" may bring back what lies in an ignored directory; without one it need not be read.
-                    if not ignored(below) or kept.startswith(f"{below}/") or not all(out for _, out in rules):
+                    if not ignored(below) or kept.startswith(f"{below}/") or not all(out for _rule, out in rules):
                         walk(inner, below, (*above, real))
                     continue
                 if ignored(below):

@@ -316,12 +316,12 @@ def _router(settings: ApiSettings) -> APIRouter:
     return router
 
 
-async def _database_away(_: Request, error: Exception) -> JSONResponse:
+async def _database_away(_request: Request, error: Exception) -> JSONResponse:
     log.error("PostgreSQL: %s", one_line(error))
     return JSONResponse({"detail": f"PostgreSQL does not answer as needed: {one_line(error)}"}, status_code=503)
 
 
-async def _other_away(_: Request, error: Exception) -> JSONResponse:
+async def _other_away(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, status_code=502)
 
 

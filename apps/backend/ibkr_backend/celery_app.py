@@ -123,7 +123,7 @@ def check_queues(app: Celery, consumed: set[str]) -> None:
     Raises:
         SettingsError: naming the queue and the task.
     """
-    for _, task, queue in astray(app, consumed):
+    for _sender, task, queue in astray(app, consumed):
         raise SettingsError(
             f"{task} is sent to the queue {queue}, but this worker reads {', '.join(sorted(consumed))}: "
             "start it without --queues, or set CELERY_QUEUE"

@@ -73,7 +73,7 @@ def problems(app: Any, consumed: set[str]) -> list[str]:
     consumed = consumed or set(app.amqp.queues.consume_from)
     return [
         f"{sender} goes to the queue {queue}, the worker consumes {', '.join(sorted(consumed))}"
-        for sender, _, queue in astray(app, consumed)
+        for sender, _task, queue in astray(app, consumed)
     ]
 
 

@@ -125,7 +125,7 @@ class ServiceMetrics(Collector):
         count = CounterMetricFamily("celery_tasks", "Tasks that ended", labels=["task", "state"])
         seconds = CounterMetricFamily("celery_task_seconds", "Time that tasks took", labels=["task"])
         for key, value in sorted(found["tasks"].items()):
-            task, _, state = key.partition(" ")
+            task, _separator, state = key.partition(" ")
             if state == "seconds":
                 seconds.add_metric([task], float(value))
             else:

@@ -82,12 +82,13 @@ class EnvironmentSettings(BaseModel):
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")] = "INFO"
 
     @classmethod
-    def load(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read and validate this group.
 
         Raises:
             SettingsError: naming the variable, never its value.
         """
+        environment = os.environ if environment is None else environment
         values: dict[str, str] = {}
         for field in cls.model_fields:
             name = field.upper()
@@ -154,8 +155,9 @@ class WorkerSettings(DatabaseSettings, CelerySettings):
     s3_secret_key: SecretStr
 
     @classmethod
-    def load(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read and validate; GATEWAY_CA_FILE names a file to be used as such, not a value kept in a file."""
+        environment = os.environ if environment is None else environment
         ca_file = environment.get("GATEWAY_CA_FILE")
         settings = super().load({name: value for name, value in environment.items() if name != "GATEWAY_CA_FILE"})
         if ca_file:

@@ -9,7 +9,7 @@ SYMBOL_LENGTH = 36
 
 def ticker_and_listing(symbol: str) -> tuple[str, str | None]:
     """Split a symbol into its ticker and the exchange or contract id that it names, if any."""
-    ticker, _, listing = symbol.partition("@")
+    ticker, _separator, listing = symbol.partition("@")
     return ticker, listing or None
 
 

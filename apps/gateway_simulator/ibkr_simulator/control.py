@@ -57,7 +57,7 @@ class Control:
         delay, status, path = (values.get(key, getattr(self.faults, key)) for key in asdict(self.faults))
         if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay <= LONGEST_DELAY:
             raise BadRequestError(f"delay_seconds: {delay!r} is not a number from 0 to {LONGEST_DELAY}")
-        if type(status) is not int or not (status == 0 or 400 <= status <= 599):
+        if isinstance(status, bool) or not isinstance(status, int) or not (status == 0 or 400 <= status <= 599):
             raise BadRequestError(f"fail_status: {status!r} is neither 0 nor a number from 400 to 599")
         if not isinstance(path, str):
             raise BadRequestError(f"path: {path!r} is not a text")

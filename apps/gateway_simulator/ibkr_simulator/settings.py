@@ -30,12 +30,13 @@ class Settings:
     idle_seconds: int
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Read and check the variables `SIMULATOR_*` that the README lists.
 
         Raises:
             SettingsError: a variable is missing, malformed or names an unusable file.
         """
+        environment = os.environ if environment is None else environment
         port = environment.get("SIMULATOR_PORT", "5055")
         if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise SettingsError(f"SIMULATOR_PORT: {port!r} is not a port number from 1 to 65535")

@@ -250,7 +250,7 @@ def confidence_of_improvement(candidate: np.ndarray, incumbent: np.ndarray) -> f
     n_blocks = -(-n_days // block)
     rng = np.random.default_rng(SEED)
     wins = 0
-    for _ in range(BOOTSTRAP_RESAMPLES):
+    for _resample in range(BOOTSTRAP_RESAMPLES):
         starts = rng.integers(0, n_days, size=(n_blocks, 1))
         days = ((starts + np.arange(block)) % n_days).ravel()[:n_days]
         wins += sharpe(candidate[days]) > sharpe(incumbent[days])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import warnings
@@ -179,7 +180,7 @@ def log_evaluation(run_id: str) -> dict[str, float]:
     kind = "simulated prices" if lineage.simulated else lineage.source
     title = f"{lineage.symbol}, out of sample, {lineage.cost_bps:g} bps costs ({kind})"
     with mlflow.start_run(run_id=run_id) as run:
-        mlflow.log_metrics({name: value for name, value in metrics.items() if value == value})
+        mlflow.log_metrics({name: value for name, value in metrics.items() if not math.isnan(value)})
         mlflow.log_figure(equity_chart(out_of_sample, title), "equity_curve.png")
         mlflow.log_text(out_of_sample.to_csv(), "walk_forward.csv")
     say_where(run)

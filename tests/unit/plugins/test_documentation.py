@@ -23,9 +23,9 @@ FILTERS: dict[str, Callable[..., Any]] = {
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
-def ansible_doc(kind: str) -> dict[str, Any]:
-    """What `ansible-doc` knows of the collection's plugins of a kind."""
-    words = ["ansible-doc", "--type", kind, "--list", "--json", "quantops.ibkr_stack"]
+def ansible_doc(kind: str, *names: str) -> dict[str, Any]:
+    """List the collection's plugins of a kind, or show those that are named."""
+    words = ["ansible-doc", "--type", kind, "--json", *(names or ["--list", "quantops.ibkr_stack"])]
     done = subprocess.run(
         words, cwd=REPOSITORY, env=ansible_environment(), capture_output=True, text=True, check=True, timeout=300
     )
@@ -48,6 +48,30 @@ def test_ansible_doc_lists_every_filter() -> None:
     described = {name.rpartition(".")[2]: text for name, text in ansible_doc("filter").items()}
     assert set(described) == set(FILTERS)
     assert [name for name, text in described.items() if text in ("", "UNDOCUMENTED")] == []
+
+
+@pytest.mark.parametrize("kind", ["module", "filter", "callback"])
+def test_ansible_doc_shows_every_plugin(kind: str) -> None:
+    """The whole page of each, as a reader asks for it."""
+    directory = PLUGINS / {"module": "modules"}.get(kind, kind)
+    names = [f"quantops.ibkr_stack.{path.stem}" for path in directory.glob("*.yml" if kind == "filter" else "*.py")]
+    shown = ansible_doc(kind, *names)
+    assert names and set(shown) == set(names)
+    for name, page in shown.items():
+        assert page["doc"]["short_description"] and page["doc"]["description"], name
+        assert kind == "callback" or page["examples"], name
+
+
+def test_ansible_doc_shows_every_role() -> None:
+    """The whole page of each entry point, with every option that its specification has."""
+    names = [f"quantops.ibkr_stack.{path.parent.name}" for path in REPOSITORY.glob("roles/*/tasks")]
+    shown = ansible_doc("role", *names)
+    assert set(shown) == set(names)
+    for name, page in shown.items():
+        path = REPOSITORY / "roles" / name.rpartition(".")[2] / "meta/argument_specs.yml"
+        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        described = {entry: set(spec.get("options") or {}) for entry, spec in page["entry_points"].items()}
+        assert described == {entry: set(spec.get("options") or {}) for entry, spec in specs.items()}, name
 
 
 def test_no_documentation_without_a_filter() -> None:

@@ -63,7 +63,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_nothing_that_is_kept_beside_it(archive: dict[str, bytes]) -> None:
     """No secret, vault, environment or inventory, at whatever depth and under whatever name."""
     assert [name for name, content in archive.items() if SECRET.encode() in content] == []
-    assert not [name for name in archive if name.startswith(("inventories/", "tests/", "molecule/", "tools/"))]
+    assert not [name for name in archive if name.startswith(("inventories/", "molecule/", "tools/"))]
+    # What `ansible-test sanity` reads when Galaxy runs it, and no other test.
+    sanity = {name for name in tracked() if name == "tests/config.yml" or name.startswith("tests/sanity/")}
+    assert {name for name in archive if name.startswith("tests/")} == sanity != set()
     assert not [name for name in archive if name.startswith("apps/") and "/tests/" in name]
 
 

@@ -69,7 +69,7 @@ class SecurityHeaders:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = list(message.get("headers", []))
-                names = {name.lower() for name, _ in given}
+                names = {name.lower() for name, _value in given}
                 message = {**message, "headers": given + [pair for pair in headers.items() if pair[0] not in names]}
             await send(message)
 
