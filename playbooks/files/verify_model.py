@@ -16,7 +16,7 @@ client = MlflowClient()
 experiments = [experiment.experiment_id for experiment in client.search_experiments()]
 runs = client.search_runs(experiments, filter_string=f"attributes.run_name = '{run_name}'")
 if len(runs) != 1:
-    sys.exit(f"MLflow holds {len(runs)} runs named {run_name!r}, expected is one")
+    sys.exit(f"MLflow holds {len(runs)} runs named {run_name!r}, expected one")
 run = runs[0]
 metrics = run.data.metrics
 print(f"MLflow holds the run with {len(run.data.params)} parameters and {len(metrics)} metrics")

@@ -27,7 +27,7 @@ MAKE = "Create and update the containers"
 WAIT = "Wait until they are ready"
 # Each run begins with what the one before it left, and is killed further on.
 FIRST_RUN = (
-    ("Docker engine and secrets", "Make the network"),
+    ("Docker engine and secrets", "Create the stack's network"),
     ("Docker engine and secrets", "Write the generated secrets"),
     ("Services", "Write configuration and secrets"),
     ("Services", MAKE),  # the data services

@@ -28,7 +28,7 @@ def sync_account(security, username: str, email: str, role_name: str, password: 
     """
     role = security.find_role(role_name)
     if role is None:
-        raise RuntimeError(f"Airflow has no role {role_name}: its database is not migrated")
+        raise RuntimeError(f"Airflow has no role {role_name}: its database has not been migrated")
     user = security.find_user(username=username)
     if user is None:
         # FAB reports a failure of its own by returning nothing.

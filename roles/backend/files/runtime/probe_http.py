@@ -31,7 +31,7 @@ def missing(expected: Any, answer: Any, where: str = "") -> list[str]:
                 missing(value, answer[key], f"{where}.{key}") if key in answer else [f"{where}.{key} is not there"]
             )
         ]
-    return [] if expected == answer else [f"{where or 'the answer'} is {answer!r}, expected is {expected!r}"]
+    return [] if expected == answer else [f"{where or 'the answer'} is {answer!r}, expected {expected!r}"]
 
 
 def main(url: str, expected: str) -> tuple[int, str]:
