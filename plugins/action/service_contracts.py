@@ -79,7 +79,7 @@ class ActionModule(ActionBase):
             if not service["active"] and not names[name].startswith("quantops.ibkr_stack."):
                 self.wrong.append(
                     f"stack_service_roles names {names[name]}, and the inventory has no host in the group"
-                    f" {service['group']}. Put one in it, or take the role out."
+                    f" {service['group']}. Add one, or remove the role."
                 )
         found = summary(services, inventory, self.endpoint)
         return {**found, "problems": [*self.wrong, *found["problems"]]}
@@ -162,7 +162,7 @@ class ActionModule(ActionBase):
             except AnsibleError as error:
                 if key == "images" and not here:
                     continue  # what an application is made from is its own host's matter
-                raise ContractError(f"{where}: {key!r} cannot be worked out for {view}: {error}") from None
+                raise ContractError(f"{where}: {key!r} cannot be evaluated for {view}: {error}") from None
             if not isinstance(contract[key], contracts.KEYS[key]):
                 raise ContractError(
                     f"{where}: {key!r} is {contract[key]!r}, expected a {contracts.KEYS[key].__name__}."

@@ -1,6 +1,6 @@
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keep a second run away from a stack while one changes it."""
+"""Lock a stack against concurrent runs."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class Engine:
         """
         status, content = self.request("GET", "/version", timeout=timeout)
         if status != 200:
-            raise EngineError(message_of(content) or f"GET /version was answered with status {status}")
+            raise EngineError(message_of(content) or f"GET /version returned status {status}")
         return json.loads(content)
 
     def version(self) -> str:
@@ -210,7 +210,7 @@ class Engine:
         status, content = self.request(method, f"/v{self.version()}{path}{words}", body, timeout)
         # 304: started or stopped already.
         if status >= 400:
-            raise ApiError(status, message_of(content) or f"{method} {path} was answered with status {status}")
+            raise ApiError(status, message_of(content) or f"{method} {path} returned status {status}")
         return json.loads(content) if content.strip() else None
 
     def find(self, kind: str, name: str) -> dict[str, Any] | None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: apt_wait
-short_description: Wait until no other program holds a lock of apt
+short_description: Wait for the locks of apt and dpkg
 description:
-  - Looks for the program that holds a lock of apt or dpkg, such as unattended upgrades, and waits until it lets go.
-  - Fails with the name of that program when O(timeout) is over. Changes nothing.
+  - Looks for the program that holds a lock of apt or dpkg, such as unattended upgrades, and waits until it releases the lock.
+  - Fails with the name of that program after O(timeout). Changes nothing.
 options:
   timeout:
     description: Seconds to wait.
@@ -30,7 +30,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Wait until no other program holds a lock of apt
+- name: Wait for the locks of apt and dpkg
   quantops.ibkr_stack.apt_wait:
     timeout: 600
 """

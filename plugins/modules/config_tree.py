@@ -10,7 +10,7 @@ module: config_tree
 short_description: Make directories hold exactly the declared files
 description:
   - Writes the files of any number of directories in one call, each atomically, and removes what is not declared there.
-  - A directory is replaced never, only its content, so that a container that mounts it sees the change.
+  - The directory itself is never replaced, only its content, so that a container that mounts it sees the change.
   - Shows differences of I(trees) with C(--diff); never those of I(secret_trees).
 options:
   trees:
@@ -24,7 +24,7 @@ options:
         type: path
         required: true
       files:
-        description: Relative path to content of each file. A content that begins with C(base64:) is decoded.
+        description: Relative path to content of each file. Content that begins with C(base64:) is decoded.
         type: dict
         required: true
       owner:

@@ -9,13 +9,13 @@ DOCUMENTATION = r"""
 module: container_apply
 short_description: Create, recreate, update and start containers, several at a time
 description:
-  - Brings containers in line with their plans in one call. Each container gets the least that is needed.
-  - One that does not exist is created. One that was made from something else, or that only a new container heals, is
-    recreated. Limits, the restart policy and networks that were altered by hand are set in place. One that is stopped
-    is started, a paused one unpaused, and one that hangs restarted.
-  - Talks to the engine's API itself, since M(community.docker.docker_container) makes one container a call, each at
-    about 0.6 seconds of processor time.
-  - A failure of one container does not keep the others from being applied. All failures are reported together.
+  - Brings containers in line with their plans in one call, with the smallest change that is sufficient.
+  - Missing containers are created. Containers whose specification differs, or that cannot be repaired otherwise, are
+    recreated. Manually changed limits, restart policies and networks are corrected in place. Stopped containers are
+    started, paused ones unpaused, and unresponsive ones restarted.
+  - Uses the engine's API directly, because M(community.docker.docker_container) handles one container per call, at
+    about 0.6 seconds of CPU time each.
+  - A failure of one container does not prevent changes to the others. All failures are reported together.
 options:
   containers:
     description:
@@ -28,7 +28,7 @@ options:
     description:
       - What the module M(quantops.ibkr_stack.container_state) returned as
         RV(quantops.ibkr_stack.container_state#module:containers).
-      - A container that it calls as declared is left alone. One that it does not name is judged by this module.
+      - Containers that it found as declared are not touched. This module compares containers that it does not contain.
     type: dict
     default: {}
   labels:
@@ -172,19 +172,19 @@ def why_recreate(
     elif any(have.get(name) != value for name, value in labels.items()):
         reasons.append("labels changed")
     if item["Image"] != image:
-        reasons.append("its image is a newer one of that name")
+        reasons.append("its image was updated")
     endpoint = networks_of(item).get(plan["network"]) or {}
     if item["HostConfig"]["NetworkMode"] != plan["network"] or endpoint.get("NetworkID", network) not in ("", network):
-        reasons.append("its network is another one")
+        reasons.append("its network was replaced")
     if state.get("remake"):
-        reasons.append("only a new container heals it")
+        reasons.append("it must be recreated to recover")
     if status in ("dead", "removing"):
         reasons.append(f"its state is {status}")
     if is_job(plan):
         if state.get("drift"):
-            reasons.append("a job starts from a new container")
+            reasons.append("a job always runs in a new container")
         elif not item["State"]["Running"] and (item["State"]["ExitCode"] != 0 or status == "created"):
-            reasons.append(f"did not end well the last time (status {item['State']['ExitCode']})")
+            reasons.append(f"its last run failed (status {item['State']['ExitCode']})")
     return reasons
 
 
@@ -442,9 +442,7 @@ class Applier:
                 made = self.engine.call("POST", "/containers/create", body, {"name": plan["name"]})
             except ApiError as error:
                 if error.status == 409 and "already in use" in str(error):
-                    raise EngineError(
-                        "another run created it a moment ago. Run again when that one has ended"
-                    ) from None
+                    raise EngineError("another run has just created it. Run again when that run has finished") from None
                 raise
         self.warnings += [f"{plan['name']}: {warning}" for warning in made.get("Warnings") or []]
         self.post(made, "start")
@@ -473,7 +471,7 @@ def main() -> None:
             except EngineError as error:
                 failures.append(str(error))
     except EngineError as error:
-        module.fail_json(msg=f"The Docker engine cannot be asked: {error}", changes=[])
+        module.fail_json(msg=f"The Docker engine cannot be queried: {error}", changes=[])
     for warning in applier.warnings:
         module.warn(warning)
     changes = [change for change in changes if change]

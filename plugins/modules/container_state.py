@@ -1,15 +1,15 @@
 #!/usr/bin/python
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Compare declared containers with those that run."""
+"""Compare declared containers with running ones."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: container_state
-short_description: Compare declared containers with those that run
+short_description: Compare declared containers with running ones
 description:
-  - Finds in one call which containers are missing, stopped, made from something else, or altered by hand.
+  - Finds in one call which containers are missing, stopped, different from their specification, or changed manually.
   - Never changes anything. In check mode it reports as a change what a run would do.
 options:
   containers:
@@ -58,7 +58,7 @@ containers:
     running: {description: Whether it runs., type: bool}
     protected: {description: Whether it was made as one that only a variable lets a run recreate., type: bool}
     hung: {description: Whether it runs and does not answer its health check., type: bool}
-    remake: {description: Whether only a new container heals it., type: bool}
+    remake: {description: Whether it must be recreated to recover., type: bool}
     ready: {description: Whether the engine calls it healthy or the job is done., type: bool}
     hash: {description: Hash of what it was made from., type: str}
     started_at: {description: When it was started., type: str}
@@ -236,7 +236,7 @@ def drift_of(declared: dict, item: dict) -> list[str]:
         found.append(changed_parts(declared, labels))
     if declared["kind"] == "job":
         if state["Status"] == "created" or (not state["Running"] and state["ExitCode"] != 0):
-            found.append(f"did not end well the last time (status {state['ExitCode']})")
+            found.append(f"its last run failed (status {state['ExitCode']})")
         return found
     if state.get("Paused"):
         found.append("paused")
@@ -276,7 +276,7 @@ def main() -> None:
         existing = Engine().inspect([container["name"] for container in declared] + undeclared_names)
     except EngineError as error:
         if not module.check_mode:
-            module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
+            module.fail_json(msg=f"The Docker engine cannot be queried: {error}")
         existing = {}  # a fresh host in check mode: everything would be made
     healths = look_again(declared, existing, 0 if module.check_mode else module.params["patience"])
     report, lines = {}, []

@@ -9,12 +9,12 @@ DOCUMENTATION = r"""
 module: container_wait
 short_description: Wait for several containers at once
 description:
-  - Waits until every service answers its health check and every job has ended with status 0.
-  - Asks the containers' own health checks, so that nobody waits for the engine's next interval.
+  - Waits until every service is healthy and every job has exited with status 0.
+  - Runs the containers' health checks itself instead of waiting for the engine's next interval.
   - Fails when a container ends or keeps restarting, with its last health output and its last log lines.
 options:
   names:
-    description: Names of the containers. One that the engine never restarts is a job, every other a service.
+    description: Names of the containers. A container without a restart policy is a job, any other a service.
     type: list
     elements: str
     default: []
@@ -23,7 +23,7 @@ options:
     type: dict
     default: {}
   timeout:
-    description: Seconds after which what is still awaited is an error.
+    description: Seconds after which the module fails if containers are not ready.
     type: int
     default: 300
   slice:
@@ -151,9 +151,7 @@ def main() -> None:
     open_ones = list(dict.fromkeys([*module.params["names"], *(name for names in groups.values() for name in names)]))
     total = len(open_ones)
     if module.check_mode:
-        module.exit_json(
-            changed=False, waiting=[], done=list(groups), restarts={}, progress="check mode: nothing is awaited"
-        )
+        module.exit_json(changed=False, waiting=[], done=list(groups), restarts={}, progress="check mode: not waiting")
     reasons: dict[str, str] = {}
     restarts: dict[str, int] = dict(module.params["restarts"])
     end = time.monotonic() + module.params["slice"]
@@ -161,7 +159,7 @@ def main() -> None:
         try:
             existing = Engine().inspect(open_ones)
         except EngineError as error:
-            module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
+            module.fail_json(msg=f"The Docker engine cannot be queried: {error}")
         for name in list(open_ones):
             count = (existing.get(name) or {}).get("RestartCount", 0)
             # A start by hand makes the engine count from 0 again.

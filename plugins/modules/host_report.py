@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_report
-short_description: Report what a host has before anything changes
+short_description: Gather facts about a host before anything changes
 description:
   - Reads distribution, memory, disk, listening ports, routes and the state of the Docker engine in a single call.
   - Changes nothing.
@@ -327,7 +327,7 @@ def main() -> None:
             volumes = {volume["Name"]: volume["Mountpoint"] for volume in engine.volumes()}
             images = [tag for image in engine.call("GET", "/images/json") for tag in image.get("RepoTags") or []]
         except EngineError as error:
-            module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
+            module.fail_json(msg=f"The Docker engine cannot be queried: {error}")
     with open("/proc/1/comm", encoding="utf-8") as comm:
         init = comm.read().strip()
     module.exit_json(

@@ -1,13 +1,13 @@
 #!/usr/bin/python
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keep the host's own record of the secrets that its containers use."""
+"""Maintain the host's record of its containers' secrets."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_secrets
-short_description: Keep the host's own record of the secrets that its containers use
+short_description: Maintain the host's record of its containers' secrets
 description:
   - A file that only root reads holds every secret that a container of this host was given, so that a lost or different
     directory of secrets on the controller is noticed, and can be restored from here.

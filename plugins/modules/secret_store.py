@@ -9,11 +9,11 @@ DOCUMENTATION = r"""
 module: secret_store
 short_description: Keep generated secrets, one file each
 description:
-  - Reads the secrets of a stack from a directory and generates those that are not there yet.
+  - Reads the secrets of a stack from a directory and generates missing ones.
   - Runs on the controller, within Ansible itself. Never overwrites a secret.
 options:
   path:
-    description: Directory of the secrets; made with mode 0700.
+    description: Directory of the secrets; created with mode 0700.
     type: path
     required: true
   secrets:
@@ -23,7 +23,7 @@ options:
     type: dict
     required: true
   values:
-    description: Secrets that the inventory names itself, from a vault for example. They are not written anywhere.
+    description: Secrets that are set in the inventory, for example from a vault. They are not written anywhere.
     type: dict
     default: {}
   known:
@@ -36,12 +36,12 @@ options:
     type: dict
     default: {}
   tls_names:
-    description: Host names and addresses that a generated certificate is good for.
+    description: Host names and addresses in a generated certificate.
     type: list
     elements: str
     default: [localhost]
   write:
-    description: Write what was generated. Off for a look ahead.
+    description: Whether to write the generated secrets.
     type: bool
     default: true
   restore:
@@ -283,13 +283,11 @@ def checked(name: str, kind: str, value: str, source: str) -> str:
     """
     secret = value if kind == "tls" else value.strip()
     if not value.strip():
-        raise SecretError(
-            f"The secret {name} is empty ({source}). Put a value there, or remove it to have one generated."
-        )
+        raise SecretError(f"The secret {name} is empty ({source}). Set a value, or remove it to generate one.")
     form, expected = FORMS[kind]
     if not form.fullmatch(secret):
         raise SecretError(
-            f"The secret {name} cannot be used ({source}): expected are {expected}. Correct it, or remove it to have"
+            f"The secret {name} cannot be used ({source}): expected {expected}. Correct it, or remove it to have"
             " one generated."
         )
     return secret
@@ -353,7 +351,7 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             if (other := users.setdefault(known[name], name)) != name:
                 raise SecretError(
                     f"The secrets {other} and {name} are the same access key. Give each client one of its own, or"
-                    " remove one to have it generated."
+                    " remove one to generate it."
                 )
     except ImportError as error:
         raise SecretError(missing_required_lib("cryptography")) from error

@@ -12,8 +12,8 @@ description:
   - Reads C(meta/service.yml) of each service role and renders it with the variables of the host that runs the
     service, so that
     every host sees the owner's ports, names and switches.
-  - Works out who runs what, in which order, and where this host and a browser reach each service.
-  - Runs on the controller and asks no host.
+  - Determines which host runs which service, in which order, and where this host and a browser reach each service.
+  - Runs on the controller without connecting to a host.
 options:
   roles:
     description: Fully qualified names of the service roles. They may be in any collection.

@@ -12,7 +12,7 @@ description:
   - Renders the variable C(NAME_containers) of each service's role with the role's own variables, checks it and the
     variables that the
     inventory sets, and turns it into plans as the filter P(quantops.ibkr_stack.container_plan#filter) does.
-  - Runs on the controller and asks no host. Plans hold secrets, so hide the result.
+  - Runs on the controller without connecting to a host. Plans hold secrets, so hide the result.
 options:
   services:
     description: Names of the services.

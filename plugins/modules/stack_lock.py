@@ -1,11 +1,11 @@
 #!/usr/bin/python
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keep a second run away from a stack while one changes it; done by the action plugin of the same name."""
+"""Lock a stack against concurrent runs; done by the action plugin of the same name."""
 
 DOCUMENTATION = r"""
 module: stack_lock
-short_description: Keep a second run away from a stack while one changes it
+short_description: Lock a stack against concurrent runs
 description:
   - Takes the lock of a stack on a host, C(/run/quantops/NAME.lock), which says who holds it, from where and since when.
   - It is held until this run of Ansible ends, however it ends. Where the process that holds it can be looked for, a

@@ -1,13 +1,13 @@
 #!/usr/bin/python
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Show what runs of a stack."""
+"""Show the status of a stack."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: stack_status
-short_description: Show what runs of a stack
+short_description: Show the status of a stack
 description:
   - Reports state, health, memory against its limit and version of each container of a stack on this host, and what the
     services use of their own limits.
@@ -219,7 +219,7 @@ def main() -> None:
         found = engine.inspect(name_of(each) for each in engine.containers(f"quantops.stack={stack}", stopped=True))
         memory = memory_in_use([name for name, item in found.items() if item["State"]["Running"]])
     except EngineError as error:
-        module.fail_json(msg=f"The Docker engine cannot be asked: {error}")
+        module.fail_json(msg=f"The Docker engine cannot be queried: {error}")
     containers: dict[str, dict] = {}
     usage: dict[str, list[dict]] = {}
     usage_lines: list[str] = []
@@ -282,7 +282,7 @@ def main() -> None:
         usage=usage,
         disks=disks,
         gateway=asdict(states) if states else {},
-        lines=lines if found else [f"Nothing of {stack} is on this host."],
+        lines=lines if found else [f"This host has no containers of {stack}."],
     )
 
 

@@ -34,7 +34,7 @@ def access_table(pages: Iterable[Mapping[str, Any]], running: Iterable[str], pla
 
 
 def secret_places(secrets: Iterable[str], values: Iterable[str], directory: str, here: str) -> dict[str, str]:
-    """Say where a person finds each secret.
+    """Describe where to find each secret.
 
     Args:
         secrets: Names of the secrets.

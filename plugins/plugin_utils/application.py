@@ -71,16 +71,17 @@ def build_problems(build: Mapping[str, Any], directory: str, files: Mapping[str,
         word, kind = words.get(key, debian)
         for each in build[key]:
             if not word.match(each):
-                found.append(f"backend_build.{key} holds {each!r}, expected is {kind}.")
+                found.append(f"backend_build.{key} holds {each!r}, expected {kind}.")
     for path in [build["requirements"], *build["folders"]]:
         if not any(f"{name}/".startswith(f"{path}/") for name in files):
             found.append(f"backend_build names {path!r}, which is not in {directory} (backend_source_dir).")
     if build["exclude_newer"] and not DATE.match(str(build["exclude_newer"])):
-        found.append(f"backend_build.exclude_newer is {build['exclude_newer']!r}, expected is a date like 2026-11-20.")
+        found.append(f"backend_build.exclude_newer is {build['exclude_newer']!r}, expected a date like 2026-11-20.")
     if "--hash=" not in files.get(build["requirements"], "--hash=") and not build["exclude_newer"]:
         found.append(
-            f"{build['requirements']} (backend_build.requirements) is no lock file with hashes. Lock it with `uv pip "
-            "compile --generate-hashes`, or set backend_build.exclude_newer to the date up to which packages count."
+            f"{build['requirements']} (backend_build.requirements) is not a lock file with hashes. Lock it with"
+            " `uv pip compile --generate-hashes`, or set backend_build.exclude_newer to the latest release date of"
+            " packages to use."
         )
     return found
 
@@ -140,7 +141,7 @@ def application_image(
     for key, default in BUILD_DEFAULTS.items():
         if not isinstance(build.get(key, default), type(default)):
             kind = type(default).__name__
-            raise AnsibleFilterError(f"backend_build.{key} is {build[key]!r}, expected is {kind}.")
+            raise AnsibleFilterError(f"backend_build.{key} is {build[key]!r}, expected {kind}.")
     wanted = {**BUILD_DEFAULTS, **build}
     problems = build_problems(wanted, directory, context_files(directory))
     if problems:
@@ -182,11 +183,11 @@ def mount_problems(mounts: Iterable[Mapping[str, Any]]) -> list[str]:
         path, source = str(mount.get("path") or ""), str(mount.get("source") or "")
         if not path.startswith("/") or any(path == taken or path.startswith(f"{taken}/") for taken in TAKEN_PATHS):
             found.append(
-                f"backend_mounts has the path {path!r}, expected is an absolute one outside {', '.join(TAKEN_PATHS)}."
+                f"backend_mounts has the path {path!r}, expected an absolute one outside {', '.join(TAKEN_PATHS)}."
             )
         if not source.startswith("/") and not re.match(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", source):
             found.append(
-                f"backend_mounts has the source {source!r}, expected is an absolute path on the host or the name of a "
+                f"backend_mounts has the source {source!r}, expected an absolute path on the host or the name of a "
                 "volume."
             )
     return found
@@ -221,35 +222,35 @@ def application_problems(declared: Mapping[str, Any], names: Iterable[str] = ())
     if not get("backend_celery_app"):
         found += [
             f"backend_celery_app is empty, and the {name} needs it: set it (package.module:app), or "
-            f"backend_{name}_command to a command of your own, or take {name} out of backend_processes."
+            f"backend_{name}_command to a command of your own, or remove {name} from backend_processes."
             for name in ("worker", "beat", "flower")
             if name in processes and any(word == "--app=" for word in get(f"backend_{name}_command"))
         ]
     if get("backend_worker_concurrency") < 1:
-        found.append(f"backend_worker_concurrency is {get('backend_worker_concurrency')}, expected is 1 or more.")
+        found.append(f"backend_worker_concurrency is {get('backend_worker_concurrency')}, expected 1 or more.")
     found += [
-        f"backend_worker_queues holds {queue!r}, expected are letters, digits and any of _ . : -."
+        f"backend_worker_queues holds {queue!r}, expected letters, digits and any of _ . : -."
         for queue in get("backend_worker_queues")
         if not QUEUE.match(queue)
     ]
     for variable in ("backend_environment", "backend_secret_environment"):
         found += [
-            f"{variable} has the name {name!r}, expected are letters, digits and _."
+            f"{variable} has the name {name!r}, expected letters, digits and _."
             for name in get(variable)
             if not VARIABLE.match(name)
         ]
     found += [
-        f"{name} is in backend_environment and in backend_secret_environment: take it out of one of them."
+        f"{name} is in backend_environment and in backend_secret_environment: remove it from one of them."
         for name in get("backend_secret_environment")
         if name in get("backend_environment")
     ]
     found += [
-        f"backend_secret_environment.{name} is empty: give it a value, or take it out."
+        f"backend_secret_environment.{name} is empty: set a value, or remove it."
         for name, value in get("backend_secret_environment").items()
         if value is None or not str(value).strip()
     ]
     if not get("backend_health_path").startswith("/"):
-        found.append(f"backend_health_path is {get('backend_health_path')!r}, expected is a path like /health.")
+        found.append(f"backend_health_path is {get('backend_health_path')!r}, expected a path like /health.")
     files = get("backend_sql_files")
     if files and get("backend_migrate_command"):
         found.append("backend_sql_files and backend_migrate_command are both set: leave one of them empty.")

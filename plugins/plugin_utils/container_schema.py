@@ -71,7 +71,7 @@ def ids_of(user: str, where: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*):(\d+)", user)
     if not match:
         raise AnsibleFilterError(
-            f"{where}: 'user' is {user!r}, expected are a user id other than 0 and a group id: 10001:10001."
+            f"{where}: 'user' is {user!r}, expected a user id other than 0 and a group id: 10001:10001."
         )
     return int(match[1]), int(match[2])
 
@@ -113,14 +113,14 @@ def check_types(container: dict[str, Any], where: str) -> None:
         kinds = CONTAINER_KEYS[key]
         if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
             names = " or ".join(kind.__name__ for kind in kinds)
-            raise AnsibleFilterError(f"{where}: {key!r} is {value!r}, expected is {names}.")
+            raise AnsibleFilterError(f"{where}: {key!r} is {value!r}, expected {names}.")
     for key, known in NESTED_KEYS.items():
         entries = container.get(key) or []
         if key == "reloadable_files":
             entries = list((entries or {}).values())
         for entry in [entries] if isinstance(entries, dict) else entries:
             if not isinstance(entry, dict):
-                raise AnsibleFilterError(f"{where}: {key!r} holds {entry!r}, expected is a dictionary.")
+                raise AnsibleFilterError(f"{where}: {key!r} holds {entry!r}, expected a dictionary.")
             unknown_keys(entry, known, f"{where}: {key!r}")
 
 
@@ -141,11 +141,9 @@ def check_limits(container: dict[str, Any], where: str) -> None:
     except ValueError:
         cpus = 0.0
     if not 0.01 <= cpus <= 1024:
-        raise AnsibleFilterError(
-            f"{where}: 'cpus' is {container['cpus']!r}, expected is a number of cores such as 0.5."
-        )
+        raise AnsibleFilterError(f"{where}: 'cpus' is {container['cpus']!r}, expected a number of cores such as 0.5.")
     if container.get("pids") is not None and container["pids"] < 1:
-        raise AnsibleFilterError(f"{where}: 'pids' is {container['pids']!r}, expected is a number of processes from 1.")
+        raise AnsibleFilterError(f"{where}: 'pids' is {container['pids']!r}, expected a number of processes from 1.")
 
 
 def check_container(container: dict[str, Any], where: str) -> None:
@@ -162,7 +160,7 @@ def check_container(container: dict[str, Any], where: str) -> None:
     if container.get("kind", "service") not in ("service", "job"):
         raise AnsibleFilterError(f"{where}: 'kind' is {container['kind']!r}, expected 'service' or 'job'.")
     if container.get("kind", "service") == "service" and not (container.get("health") or {}).get("test"):
-        raise AnsibleFilterError(f"{where} has no 'health' with a 'test': nobody could wait for it.")
+        raise AnsibleFilterError(f"{where} has no 'health' with a 'test': its start cannot be awaited.")
     for name, value in (container.get("secrets") or {}).items():
         if not str(value).strip():
             raise AnsibleFilterError(f"{where}: the secret {name!r} is empty.")
@@ -172,4 +170,4 @@ def check_container(container: dict[str, Any], where: str) -> None:
     for port in container.get("ports") or []:
         for side in ("host", "container"):
             if not str(port.get(side, "")).isdigit() or not 0 < int(port[side]) < 65536:
-                raise AnsibleFilterError(f"{where}: 'ports' has {side} {port.get(side)!r}, expected is 1 to 65535.")
+                raise AnsibleFilterError(f"{where}: 'ports' has {side} {port.get(side)!r}, expected 1 to 65535.")

@@ -184,7 +184,7 @@ def declared_container(declared: dict[str, Any], change: Any, variable: str) -> 
         AnsibleFilterError: If the change is not a dictionary of keys that a container has.
     """
     if not isinstance(change, dict):
-        raise AnsibleFilterError(f"{variable} is {change!r}, expected are keys and values: {{memory: 1g}}.")
+        raise AnsibleFilterError(f"{variable} is {change!r}, expected keys and values: {{memory: 1g}}.")
     known_keys(change, variable)
     return merged(declared, change)
 

@@ -168,7 +168,9 @@ def _check_values(contract: Mapping[str, Any], where: str) -> None:
                 raise ContractError(f"{where}: the port {name!r} has no {key!r}.")
     for name, container in contract["containers"].items():
         if container.get("process", next(iter(processes))) not in processes:
-            raise ContractError(f"{where}: the container {name!r} belongs to {container['process']!r}, no process.")
+            raise ContractError(
+                f"{where}: the container {name!r} belongs to {container['process']!r}, which is not a process."
+            )
     for name, kind in _declared(contract, "secrets").items():
         if kind not in SECRET_KINDS and "{{" not in str(kind):
             raise ContractError(f"{where}: the secret {name!r} is {kind!r}, expected one of {', '.join(SECRET_KINDS)}.")
@@ -209,7 +211,7 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
         for needed in contract.get("needs") or []:
             if needed not in contracts:
                 raise ContractError(
-                    f"{where}: {service} needs {needed!r}, and no role in stack_service_roles is called so."
+                    f"{where}: {service} needs {needed!r}, and no role in stack_service_roles has that name."
                 )
         redis = contract.get("redis") or {}
         names = [("name on the network", contract["host"]), *(("container", name) for name in contract["containers"])]
@@ -261,7 +263,7 @@ def waves(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
     while left:
         wave = [service for service, needed in left.items() if not needed & left.keys()]
         if not wave:
-            raise ContractError(f"Services need each other: {', '.join(left)}.")
+            raise ContractError(f"Services depend on each other in a circle: {', '.join(left)}.")
         found.append(wave)
         for service in wave:
             del left[service]

@@ -102,7 +102,7 @@ def wave_work(
     contracts: Mapping[str, Mapping[str, Any]],
     empty_databases: Iterable[str],
 ) -> dict[str, Any]:
-    """Work out what a wave of services needs.
+    """Determine the changes that a wave of services needs.
 
     Args:
         plans: Service to its plans.
@@ -191,7 +191,7 @@ def unknown_tags(run_tags: Iterable[str], services: Iterable[str]) -> list[str]:
         if tag not in known:
             near = difflib.get_close_matches(tag, known, 1)
             hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(services)}, images and always."
-            found.append(f"--tags names {tag}, which is no service and no step. {hint}")
+            found.append(f"--tags names {tag}, which is neither a service nor a step. {hint}")
     return found
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ansible.errors import AnsibleFilterError
 
 PATTERN = re.compile(r"(?:(?:\d{1,3}\.){1,3}\*|\*)")
-URL_HINT = "expected is a URL without a path, such as https://api.ibkr.com"
+URL_HINT = "expected a URL without a path, such as https://api.ibkr.com"
 CERTIFICATE = "-----BEGIN CERTIFICATE-----"
 #: Settings of conf.yaml that have a variable of their own, or that only the role knows.
 RESERVED = {
@@ -147,13 +147,12 @@ def gateway_faults(settings: dict[str, Any]) -> list[str]:
             faults.append(f"ibkr_gateway_settings has the key {key!r}, which it cannot set: {RESERVED[key]}.")
     if settings["sha256"] and not re.fullmatch(r"[0-9a-fA-F]{64}", settings["sha256"]):
         faults.append(
-            f"ibkr_gateway_archive_sha256 is {settings['sha256']!r}: "
-            "expected are the 64 digits that `sha256sum` prints."
+            f"ibkr_gateway_archive_sha256 is {settings['sha256']!r}: expected the 64 digits that `sha256sum` prints."
         )
     if fault := tls_fault(settings["tls"], settings["names"]):
         faults.append(
             f"The secret ibkr_gateway_tls {fault}. Set secrets_values.ibkr_gateway_tls to a private key and its "
-            "certificate with the chain, one after the other, or remove it to have one generated."
+            "certificate with the chain, one after the other, or remove it to generate one."
         )
     return faults
 

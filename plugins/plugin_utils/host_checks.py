@@ -21,7 +21,7 @@ ARCHITECTURES = ("x86_64", "aarch64")
 
 
 def host_problems(report: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Find what keeps a host from running the stack.
+    """Find problems that prevent a host from running the stack.
 
     Args:
         report: What the module ``host_report`` returned as ``host``.
@@ -41,7 +41,7 @@ def host_problems(report: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
             []
             if report["address_here"]
             else [
-                f"stack_publish_address is {wanted['publish_address']}, which is no address of this host. Set it to"
+                f"stack_publish_address is {wanted['publish_address']}, which is not an address of this host. Set it to"
                 " one, to 127.0.0.1 for this host alone, or to 0.0.0.0 for all."
             ]
         ),
@@ -186,14 +186,14 @@ def network_problems(report: Mapping[str, Any], network: str, subnet: str) -> li
     if overlapping:
         found.append(
             f"stack_network_subnet is {subnet}, and the engine has networks on the same addresses:"
-            f" {', '.join(overlapping)}. Set stack_network_subnet to other ones, such as"
+            f" {', '.join(overlapping)}. Set stack_network_subnet to another subnet, such as"
             f" {free_network(networks, report['occupied'])}."
         )
     # The bridge would take over their route, and a connection from there, SSH included, would lose its way back.
     reached = [] if network in networks else occupied_addresses(subnet, report["occupied"])
     if reached:
         found.append(
-            f"stack_network_subnet is {subnet}, and this host reaches other machines at these addresses:"
+            f"stack_network_subnet is {subnet}, and this host reaches other machines in that range:"
             f" {', '.join(reached[:5])}. The network of the containers would cut them off, an SSH session from"
             " there included. Set stack_network_subnet to addresses that nothing uses, such as"
             f" {free_network(networks, report['occupied'])}."

@@ -48,7 +48,7 @@ def port_conflicts(
                 who = holder.get("container") or holder.get("process") or "another program"
                 if who != plan["name"] and same_address(address, holder["address"]):
                     found.append(
-                        f"Port {port}, which {plan['service']} publishes, is taken by {who}. Stop that, or {remedy}."
+                        f"Port {port}, which {plan['service']} publishes, is in use by {who}. Stop that, or {remedy}."
                     )
                     break
             for service, other in taken.get(port, []):

@@ -235,4 +235,4 @@ class Views:
         try:
             return self.render(variables[name], host, service)
         except AnsibleError as error:
-            raise AnsibleActionFail(f"The variable {name} of {host} cannot be worked out: {error}") from None
+            raise AnsibleActionFail(f"The variable {name} of {host} cannot be evaluated: {error}") from None

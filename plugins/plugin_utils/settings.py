@@ -80,12 +80,12 @@ def broken_rules(rules: dict[str, dict[str, Any]]) -> list[str]:
     found = []
     for variable, rule in rules.items():
         if rule.get("each") and (isinstance(rule["value"], str) or not isinstance(rule["value"], Iterable)):
-            found.append(f"{variable} is {rule['value']!r}, expected is a list.")
+            found.append(f"{variable} is {rule['value']!r}, expected a list.")
             continue
         for value in rule["value"] if rule.get("each") else [rule["value"]]:
             if not fits_rule(value, rule):
                 span = f"a number from {rule.get('from', 0)}" + (f" to {rule['to']}" if "to" in rule else "")
-                found.append(f"{variable} is {value!r}, expected is {rule.get('expected', span)}.")
+                found.append(f"{variable} is {value!r}, expected {rule.get('expected', span)}.")
     return found
 
 
@@ -138,7 +138,7 @@ def misspelt_variables(names: Iterable[str], roles: Iterable[str] = ()) -> list[
     for name in sorted(set(names) - known):
         meant = min((each for each in known if one_slip(name, each)), default=None)
         if meant:
-            found.append(f"{name} is no variable of this collection. Did you mean {meant}?")
+            found.append(f"{name} is not a variable of this collection. Did you mean {meant}?")
     return found
 
 

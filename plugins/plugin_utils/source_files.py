@@ -115,7 +115,7 @@ def context_files(directory: str, variable: str = "", kept: str = "Dockerfile") 
                 if ignored(below):
                     continue
                 if os.path.islink(inner) and not os.path.exists(inner):
-                    raise refuse(inner, f"it is a link to {os.readlink(inner)}, which is not there")
+                    raise refuse(inner, f"it is a link to {os.readlink(inner)}, which does not exist")
                 if not os.path.isfile(inner):
                     raise refuse(inner, "it is neither a file nor a directory")
                 size += os.path.getsize(inner)

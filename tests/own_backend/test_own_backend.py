@@ -86,7 +86,7 @@ def test_health_is_what_the_inventory_expects(stack: Stack) -> None:
     probe = ("python3", "/run/config/probe_http.py", "http://127.0.0.1:8000/health")
     assert stack.execute("backend", *probe, '{"status": "ok"}').returncode == 0
     wrong = stack.execute("backend", *probe, '{"status": "fine"}')
-    assert (wrong.returncode, wrong.stderr.strip()) == (22, ".status is 'ok', expected is 'fine'")
+    assert (wrong.returncode, wrong.stderr.strip()) == (22, ".status is 'ok', expected 'fine'")
 
 
 def test_beat_and_worker_write_a_row_that_the_api_reads(stack: Stack) -> None:

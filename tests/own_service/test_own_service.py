@@ -64,7 +64,7 @@ def test_bad_input_is_refused_by_its_own_specs(stack: Stack) -> None:
     assert "notebook_port is 'many', expected a number from 1 to 65535." in said
     assert "notebook_overrides" in play(stack, "site", status=2, notebook_overrides="none")
     said = play(stack, "site", status=2, notebook_prot=1)
-    assert "notebook_prot is no variable of this collection. Did you mean notebook_port?" in said
+    assert "notebook_prot is not a variable of this collection. Did you mean notebook_port?" in said
     said = play(stack, "site", status=2, notebook_overrides={"notebok": {"memory": "1g"}})
     assert "notebook_overrides has the unknown key 'notebok'. Did you mean 'notebook'?" in said
     assert containers() == before

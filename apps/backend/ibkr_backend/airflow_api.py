@@ -68,7 +68,7 @@ class Airflow:
                 raise AirflowError(f"Airflow does not know the DAG {DAG} yet") from None
             raise AirflowError(f"Airflow answered HTTP {error.response.status_code}") from None
         except (httpx.HTTPError, ValueError, KeyError) as error:
-            raise AirflowError(f"Airflow does not answer as expected: {error}") from None
+            raise AirflowError(f"Unexpected answer from Airflow: {error}") from None
 
     def runs(self, count: int) -> list[TrainingRun]:
         """Return the newest runs, newest first."""

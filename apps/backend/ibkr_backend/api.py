@@ -375,7 +375,7 @@ def _portfolio(session: Session, account_id: str) -> Portfolio:
     found = session.get(Portfolio, account_id)
     if found is None:
         known = ", ".join(session.scalars(select(Portfolio.account_id))) or "none yet: log in to the gateway"
-        raise HTTPException(404, f"No account {account_id} is known. Known accounts: {known}.")
+        raise HTTPException(404, f"Unknown account {account_id}. Known accounts: {known}.")
     return found
 
 
@@ -400,7 +400,7 @@ async def bars(
 ) -> Response:
     """Return kept daily bars, ascending, always of one source; at most a second behind the database."""
     if start and end and start > end:
-        raise HTTPException(404, f"There is no day between them: start {start} is after end {end}.")
+        raise HTTPException(404, f"Empty range: start {start} is after end {end}.")
     question = (symbol, start, end, source)
     kept: BarsCache = request.app.state.bars
     answer = kept.fresh(question)
@@ -447,7 +447,7 @@ def queue_refresh(symbol: NormalSymbol, settings: Configured) -> QueuedOut:
     except BrokerError as error:
         raise HTTPException(503, f"Redis does not answer: {one_line(error)}") from None
     except ResponseError as error:
-        raise HTTPException(503, f"Redis takes no task: {one_line(error)}") from None
+        raise HTTPException(503, f"Redis rejected the task: {one_line(error)}") from None
     return QueuedOut(symbol=symbol, task_id=task.id)
 
 
@@ -469,7 +469,7 @@ def signals(
 ) -> SignalsOut:
     """Return the signals made from bars of one source, ascending, each with the version of the model that made it."""
     if start and end and start > end:
-        raise HTTPException(404, f"There is no day between them: start {start} is after end {end}.")
+        raise HTTPException(404, f"Empty range: start {start} is after end {end}.")
     answering = source or answering_source(session, symbol)
     if not answering:
         raise HTTPException(404, _nothing_kept(symbol, source, settings))
@@ -503,8 +503,8 @@ def chart(symbol: NormalSymbol, settings: Configured) -> Response:
         return Response(found["Body"].read(), media_type="image/svg+xml")
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
-            raise HTTPException(404, f"No chart of {symbol} is drawn yet.") from None
-        raise HTTPException(503, f"MinIO does not answer as needed: {one_line(error)}") from None
+            raise HTTPException(404, f"There is no chart of {symbol} yet.") from None
+        raise HTTPException(503, f"Unexpected answer from MinIO: {one_line(error)}") from None
     except BotoCoreError as error:
         raise HTTPException(503, f"MinIO does not answer: {one_line(error)}") from None
 

@@ -256,7 +256,7 @@ def test_a_refresh_that_redis_refuses_says_so(client: TestClient, monkeypatch: p
     monkeypatch.setattr(api, "_sender", Sender)
     answer = client.post("/api/v1/bars/AAPL/refresh")
     assert answer.status_code == 503
-    assert "Redis takes no task: OOM command not allowed" in answer.json()["detail"]
+    assert "Redis rejected the task: OOM command not allowed" in answer.json()["detail"]
 
 
 def test_the_page_with_data(browser: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:

@@ -116,7 +116,7 @@ def test_a_store_that_refuses_is_told(client: TestClient, store: Store, fails: t
     store.fails = fails
     answer = client.get("/api/v1/charts/AAPL")
     assert answer.status_code == 503
-    assert answer.json()["detail"].startswith("MinIO does not answer as needed: ") and fails[1] in answer.text
+    assert answer.json()["detail"].startswith("Unexpected answer from MinIO: ") and fails[1] in answer.text
 
 
 def test_a_store_that_is_away_is_told_in_time(environment: dict[str, str], hole: int) -> None:

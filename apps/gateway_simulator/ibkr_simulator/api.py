@@ -327,7 +327,7 @@ class Api:
             return rows
         direction = request.query_params.get("direction", "a")
         if column not in rows[0]:
-            raise BadRequestError(f"sort: {column!r} is no column")
+            raise BadRequestError(f"sort: {column!r} is not a column")
         if direction not in {"a", "d"}:
             raise BadRequestError(f"direction: {direction!r} is neither a nor d")
         return sorted(rows, key=lambda row: row[column], reverse=direction == "d")

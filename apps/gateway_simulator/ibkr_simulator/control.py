@@ -60,6 +60,6 @@ class Control:
         if isinstance(status, bool) or not isinstance(status, int) or not (status == 0 or 400 <= status <= 599):
             raise BadRequestError(f"fail_status: {status!r} is neither 0 nor a number from 400 to 599")
         if not isinstance(path, str):
-            raise BadRequestError(f"path: {path!r} is not a text")
+            raise BadRequestError(f"path: {path!r} is not a string")
         self.faults = replace(self.faults, **values)
         self.session.enter(State(state))

@@ -64,7 +64,7 @@ def test_not_ready_while_redis_is_full(stack: Stack) -> None:
         assert [name for name, found in answer["dependencies"].items() if found["state"] != "ok"] == ["redis"]
         assert "OOM" in answer["dependencies"]["redis"]["reason"]
         refused = refresh()
-        assert refused.status_code == 503 and "Redis takes no task: OOM" in refused.json()["detail"], refused.text
+        assert refused.status_code == 503 and "Redis rejected the task: OOM" in refused.json()["detail"], refused.text
     finally:
         redis(stack, "CONFIG", "SET", "maxmemory", usual, user="admin")
         redis(stack, "DEL", "ballast", user="backend")

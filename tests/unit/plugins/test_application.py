@@ -214,8 +214,8 @@ def test_links_in_a_context_are_followed(tmp_path: Path) -> None:
     [
         ("round", ".", "round cannot be read: it is a link to .*, a directory above it"),
         ("package/up", "..", "package/up cannot be read: it is a link to .*, a directory above it"),
-        ("gone.py", "nowhere.py", "gone.py cannot be read: it is a link to nowhere.py, which is not there"),
-        ("itself", "itself", "itself cannot be read: it is a link to itself, which is not there"),
+        ("gone.py", "nowhere.py", "gone.py cannot be read: it is a link to nowhere.py, which does not exist"),
+        ("itself", "itself", "itself cannot be read: it is a link to itself, which does not exist"),
         ("null", "/dev/null", "null cannot be read: it is neither a file nor a directory"),
     ],
 )
@@ -278,20 +278,20 @@ def test_files_are_copied_byte_by_byte(tmp_path: Path, content: bytes) -> None:
     ("build", "sentence"),
     [
         ({"python": "3.12"}, "backend_build.python is 3.12: images without a Dockerfile have Debian's Python 3.13"),
-        ({"python": 3.13}, "backend_build.python is 3.13, expected is str"),
+        ({"python": 3.13}, "backend_build.python is 3.13, expected str"),
         ({"folders": []}, "backend_build.folders names nothing"),
         ({"folders": ["desks"]}, "backend_build names 'desks', which is not in"),
         ({"folders": ["../desk"]}, "backend_build.folders holds '../desk'"),
         ({"folders": ["desk; rm"]}, "backend_build.folders holds 'desk; rm'"),
-        ({"folders": "desk"}, "backend_build.folders is 'desk', expected is list"),
+        ({"folders": "desk"}, "backend_build.folders is 'desk', expected list"),
         ({"requirements": "nope.txt"}, "backend_build names 'nope.txt'"),
         ({"requirements": "requirements.in"}, "no lock file with hashes"),
-        ({"exclude_newer": "yesterday"}, "backend_build.exclude_newer is 'yesterday', expected is a date"),
+        ({"exclude_newer": "yesterday"}, "backend_build.exclude_newer is 'yesterday', expected a date"),
         (
             {"from_source": ["ta; rm"]},
-            "backend_build.from_source holds 'ta; rm', expected is the name of a Python package",
+            "backend_build.from_source holds 'ta; rm', expected the name of a Python package",
         ),
-        ({"apt": ["jq && true"]}, "backend_build.apt holds 'jq && true', expected is the name of a Debian package"),
+        ({"apt": ["jq && true"]}, "backend_build.apt holds 'jq && true', expected the name of a Debian package"),
         ({"apt_bild": ["gcc"]}, "backend_build has the unknown key 'apt_bild'. Did you mean 'apt_build'?"),
     ],
 )
@@ -425,10 +425,10 @@ def load(name: str) -> Any:
     [
         ({"status": "ok"}, {"status": "ok", "more": 1}, []),
         ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 2], "c": 3}}, []),
-        ({"status": "ok"}, {"status": "bad"}, [".status is 'bad', expected is 'ok'"]),
-        ({"a": {"b": 1}}, {"a": {}}, [".a.b is not there"]),
-        ({"a": 1}, ["a"], ["the answer is ['a'], expected is {'a': 1}"]),
-        ({"a": {"b": 1}}, {"a": None}, [".a is None, expected is {'b': 1}"]),
+        ({"status": "ok"}, {"status": "bad"}, [".status is 'bad', expected 'ok'"]),
+        ({"a": {"b": 1}}, {"a": {}}, [".a.b is missing"]),
+        ({"a": 1}, ["a"], ["the answer is ['a'], expected {'a': 1}"]),
+        ({"a": {"b": 1}}, {"a": None}, [".a is None, expected {'b': 1}"]),
     ],
 )
 def test_health_compares_what_is_expected(expected: Any, answer: Any, sentences: list[str]) -> None:

@@ -185,9 +185,9 @@ def test_any_old_container_is_replaced(engine: FakeEngine, run: Applied, status:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"Image": "sha256:old"}, "its image is a newer one of that name"),
-        ({"network": "net-old"}, "its network is another one"),
-        ({"mode": "bridge"}, "its network is another one"),
+        ({"Image": "sha256:old"}, "its image was updated"),
+        ({"network": "net-old"}, "its network was replaced"),
+        ({"mode": "bridge"}, "its network was replaced"),
         ({"labels": {"quantops.protect": "true"}}, "labels changed"),
     ],
 )
@@ -228,7 +228,7 @@ def test_a_job_at_work_is_left_alone(engine: FakeEngine, run: Applied) -> None:
     assert run(job)["changed"] is False
     engine.state("desk-web", status="exited", ExitCode=3)
     [found] = run(job)["changes"]
-    assert found["reasons"] == ["did not end well the last time (status 3)"]
+    assert found["reasons"] == ["its last run failed (status 3)"]
 
 
 def test_limits_are_set_in_place(engine: FakeEngine, run: Applied) -> None:
@@ -401,7 +401,7 @@ def test_two_runs_at_once(engine: FakeEngine, run: Applied) -> None:
 
     engine.before = other
     said = run(plan())["msg"]
-    assert said == "desk-web: another run created it a moment ago. Run again when that one has ended"
+    assert said == "desk-web: another run has just created it. Run again when that run has finished"
 
 
 def test_a_container_that_is_being_removed(engine: FakeEngine, run: Applied) -> None:

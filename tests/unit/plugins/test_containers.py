@@ -156,9 +156,9 @@ def test_a_file_that_was_healed_after_the_start(tmp_path: Path, written: float, 
         ({"State__Running": True}, []),
         (
             {"State__Running": False, "State__ExitCode": 3, "State__Status": "exited"},
-            ["did not end well the last time (status 3)"],
+            ["its last run failed (status 3)"],
         ),
-        ({"State__Running": False, "State__Status": "created"}, ["did not end well the last time (status 0)"]),
+        ({"State__Running": False, "State__Status": "created"}, ["its last run failed (status 0)"]),
     ],
 )
 def test_drift_of_a_job(changes: dict[str, Any], drift: list[str]) -> None:

@@ -49,7 +49,7 @@ def test_a_required_key_is_missing(key: str) -> None:
         ({"needs": "postgres"}, "'needs' is 'postgres', expected a list"),
         ({"ports": {"http": {"container": 1, "scheme": "http"}}}, "the port 'http' has no 'variable'"),
         ({"ports": {"http": {"container": 1, "scheme": "http", "varable": "x"}}}, "Did you mean 'variable'?"),
-        ({"containers": {"notebook": {"process": "worker"}}}, "'notebook' belongs to 'worker', no process"),
+        ({"containers": {"notebook": {"process": "worker"}}}, "'notebook' belongs to 'worker', which is not a process"),
         ({"containers": {"notebook": None}}, "'containers' holds None, expected a dictionary"),
         ({"processes": {"server": {"slots": 2}}}, "the process 'server' has no 'group'"),
         ({"secrets": {"token": "uuid"}}, "the secret 'token' is 'uuid', expected one of password, long"),
@@ -77,7 +77,7 @@ def test_what_cannot_be_a_contract(more: dict[str, Any], sentence: str) -> None:
         ({"processes": {"server": {"group": "redis"}}}, "'redis' (group) is also in redis.yml"),
         ({"secrets": {"redis_admin_password": "password"}}, "'redis_admin_password' (secrets) is also in redis.yml"),
         ({"data": {"redis-data": {"backup": "files"}}}, "'redis-data' (data) is also in redis.yml"),
-        ({"needs": ["mysql"]}, "notebook needs 'mysql', and no role in stack_service_roles is called so"),
+        ({"needs": ["mysql"]}, "notebook needs 'mysql', and no role in stack_service_roles has that name"),
     ],
 )
 def test_two_services_that_share_a_name(more: dict[str, Any], sentence: str) -> None:
@@ -103,7 +103,7 @@ def test_data_that_no_container_mounts() -> None:
 def test_waves_follow_the_needs() -> None:
     """What is not there is not waited for; who needs each other is refused."""
     assert contracts.waves({"c": ["b"], "a": [], "b": ["a", "absent"], "d": []}) == [["a", "d"], ["b"], ["c"]]
-    with pytest.raises(contracts.ContractError, match="Services need each other: a, b"):
+    with pytest.raises(contracts.ContractError, match="Services depend on each other in a circle: a, b"):
         contracts.waves({"a": ["b"], "b": ["a"]})
 
 

@@ -133,5 +133,5 @@ def test_a_tag_that_chooses_nothing_is_refused() -> None:
     services = ["redis", "mlflow"]
     assert convergence.unknown_tags(["all"], services) == convergence.unknown_tags(["redis", "images"], services) == []
     [said] = convergence.unknown_tags(["redis", "mlfow"], services)
-    assert said == "--tags names mlfow, which is no service and no step. Did you mean mlflow?"
+    assert said == "--tags names mlfow, which is neither a service nor a step. Did you mean mlflow?"
     assert "Known are redis, mlflow, images" in convergence.unknown_tags(["grafana"], services)[0]

@@ -139,7 +139,7 @@ def test_a_taken_port_is_explained() -> None:
         PLANS, {"8080": [{"address": "127.0.0.1", "process": "nginx (process 7)"}]}, VARIABLES
     )
     assert sentence == (
-        "Port 8080, which web publishes, is taken by nginx (process 7). Stop that, or set web_port to a free one."
+        "Port 8080, which web publishes, is in use by nginx (process 7). Stop that, or set web_port to a free one."
     )
 
 
@@ -295,13 +295,13 @@ def test_rules(rule: dict[str, Any], good: list[Any], bad: list[Any]) -> None:
     assert settings.broken_rules({f"v{n}": {**rule, "value": value} for n, value in enumerate(good)}) == []
     for value in bad:
         [sentence] = settings.broken_rules({"some_variable": {**rule, "value": value, "expected": "another"}})
-        assert sentence == f"some_variable is {value!r}, expected is another."
+        assert sentence == f"some_variable is {value!r}, expected another."
 
 
 def test_rules_of_each_item() -> None:
     """Only the items that break the rule are named."""
     rule = {"value": ["AAPL", "ibm"], "each": True, "kind": "text", "matches": "[A-Z]+", "expected": "capital letters"}
-    assert settings.broken_rules({"symbols": rule}) == ["symbols is 'ibm', expected is capital letters."]
+    assert settings.broken_rules({"symbols": rule}) == ["symbols is 'ibm', expected capital letters."]
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_too_many_cores() -> None:
 def test_a_text_where_a_list_belongs() -> None:
     """It is not taken letter by letter."""
     rule = {"value": "AAPL", "each": True, "kind": "text", "matches": "[A-Z]+", "expected": "capital letters"}
-    assert settings.broken_rules({"symbols": rule}) == ["symbols is 'AAPL', expected is a list."]
+    assert settings.broken_rules({"symbols": rule}) == ["symbols is 'AAPL', expected a list."]
 
 
 def test_misspelt_variables() -> None:
@@ -371,8 +371,8 @@ def test_misspelt_variables() -> None:
     own = ["backend_image_tag", "stack_owner", "airflow", "ansible_host", "mlflow_port", "redis_maxmemory"]
     assert settings.misspelt_variables(own) == []
     assert settings.misspelt_variables([*own, "mlfow_port", "airflow_dag_dir"]) == [
-        "airflow_dag_dir is no variable of this collection. Did you mean airflow_dags_dir?",
-        "mlfow_port is no variable of this collection. Did you mean mlflow_port?",
+        "airflow_dag_dir is not a variable of this collection. Did you mean airflow_dags_dir?",
+        "mlfow_port is not a variable of this collection. Did you mean mlflow_port?",
     ]
 
 

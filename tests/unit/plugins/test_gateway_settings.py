@@ -112,7 +112,7 @@ def test_good_settings_have_no_fault(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("remote_host", "api.ibkr.com", "ibkr_gateway_remote_host is 'api.ibkr.com': expected is a URL"),
+        ("remote_host", "api.ibkr.com", "ibkr_gateway_remote_host is 'api.ibkr.com': expected a URL"),
         ("remote_host", "https://api.ibkr.com/v1", "ibkr_gateway_remote_host"),
         ("remote_host", "https://api.ibkr.com:0", "ibkr_gateway_remote_host"),
         ("remote_host", "https://api.ibkr.com:x", "ibkr_gateway_remote_host"),
@@ -121,7 +121,7 @@ def test_good_settings_have_no_fault(settings: dict[str, Any]) -> None:
         ("denied", ["home"], "ibkr_gateway_denied_addresses: 'home'"),
         ("further", {"listenPort": 1}, "'listenPort', which it cannot set: ibkr_gateway_port"),
         ("further", {"ips": {}}, "set ibkr_gateway_allowed_addresses"),
-        ("sha256", "abc", "ibkr_gateway_archive_sha256 is 'abc': expected are the 64 digits"),
+        ("sha256", "abc", "ibkr_gateway_archive_sha256 is 'abc': expected the 64 digits"),
         ("names", ["elsewhere"], "ibkr_gateway_tls is not good for elsewhere"),
         ("runs", False, "The IBKR gateway has nothing to run. Set ibkr_gateway_archive"),
     ],
