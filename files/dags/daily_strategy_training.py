@@ -117,7 +117,7 @@ def daily_strategy_training() -> None:
         if not (bars.adjusted or params["allow_unadjusted"]):
             raise AirflowFailException(
                 f"the bars of {bars.symbol} are not adjusted for splits, so a split would count as a loss;"
-                " set allow_unadjusted to train all the same"
+                " set allow_unadjusted to train anyway"
             )
         dag_run = (context["dag"].dag_id, context["run_id"])
         return start_run(bars, recipe, params["cost_bps"], f"{bars.symbol} {context['run_id']}", dag_run)

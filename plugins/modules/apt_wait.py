@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: apt_wait
 short_description: Wait for the locks of apt and dpkg
 description:
-  - Looks for the program that holds a lock of apt or dpkg, such as unattended upgrades, and waits until it releases the lock.
+  - Looks for the program that holds a lock of apt or dpkg, such as unattended upgrades, and waits for it to
+    release the lock.
   - Fails with the name of that program after O(timeout). Changes nothing.
 options:
   timeout:
@@ -105,8 +106,8 @@ def main() -> None:
         waited = int(time.monotonic() - started)
         if waited >= module.params["timeout"]:
             module.fail_json(
-                msg=f"Packages cannot be installed: for {waited} s the run waited for {last}. Let it end, or kill it"
-                " if it hangs, and run the playbook again; docker_host_apt_timeout sets how long to wait.",
+                msg=f"Packages cannot be installed: for {waited} s the run waited for {last}. Wait for it to finish, or"
+                " stop it if it hangs, and run the playbook again; docker_host_apt_timeout sets how long to wait.",
                 holder=last,
             )
         time.sleep(1)

@@ -194,7 +194,7 @@ class Tree:
         directories = {self.path}
         for name in self.files:
             if os.path.isabs(name) or ".." in name.split("/"):
-                raise ValueError(f"{name!r} leads out of {self.path}")
+                raise ValueError(f"{name!r} is outside {self.path}")
             parent = os.path.dirname(name)
             while parent:
                 directories.add(os.path.join(self.path, parent))

@@ -471,7 +471,7 @@ def main() -> None:
             except EngineError as error:
                 failures.append(str(error))
     except EngineError as error:
-        module.fail_json(msg=f"The Docker engine cannot be queried: {error}", changes=[])
+        module.fail_json(msg=f"Cannot connect to the Docker engine: {error}", changes=[])
     for warning in applier.warnings:
         module.warn(warning)
     changes = [change for change in changes if change]

@@ -276,7 +276,7 @@ def main() -> None:
         existing = Engine().inspect([container["name"] for container in declared] + undeclared_names)
     except EngineError as error:
         if not module.check_mode:
-            module.fail_json(msg=f"The Docker engine cannot be queried: {error}")
+            module.fail_json(msg=f"Cannot connect to the Docker engine: {error}")
         existing = {}  # a fresh host in check mode: everything would be made
     healths = look_again(declared, existing, 0 if module.check_mode else module.params["patience"])
     report, lines = {}, []

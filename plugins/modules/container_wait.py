@@ -159,7 +159,7 @@ def main() -> None:
         try:
             existing = Engine().inspect(open_ones)
         except EngineError as error:
-            module.fail_json(msg=f"The Docker engine cannot be queried: {error}")
+            module.fail_json(msg=f"Cannot connect to the Docker engine: {error}")
         for name in list(open_ones):
             count = (existing.get(name) or {}).get("RestartCount", 0)
             # A start by hand makes the engine count from 0 again.

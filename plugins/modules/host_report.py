@@ -327,7 +327,7 @@ def main() -> None:
             volumes = {volume["Name"]: volume["Mountpoint"] for volume in engine.volumes()}
             images = [tag for image in engine.call("GET", "/images/json") for tag in image.get("RepoTags") or []]
         except EngineError as error:
-            module.fail_json(msg=f"The Docker engine cannot be queried: {error}")
+            module.fail_json(msg=f"Cannot connect to the Docker engine: {error}")
     with open("/proc/1/comm", encoding="utf-8") as comm:
         init = comm.read().strip()
     module.exit_json(

@@ -219,7 +219,7 @@ def main() -> None:
         found = engine.inspect(name_of(each) for each in engine.containers(f"quantops.stack={stack}", stopped=True))
         memory = memory_in_use([name for name, item in found.items() if item["State"]["Running"]])
     except EngineError as error:
-        module.fail_json(msg=f"The Docker engine cannot be queried: {error}")
+        module.fail_json(msg=f"Cannot connect to the Docker engine: {error}")
     containers: dict[str, dict] = {}
     usage: dict[str, list[dict]] = {}
     usage_lines: list[str] = []

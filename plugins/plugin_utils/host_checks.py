@@ -132,7 +132,7 @@ def firewall_problems(report: Mapping[str, Any]) -> list[str]:
         " such as"
         ' "iptables -F", "nft flush ruleset" or a firewall that was reloaded. Containers cannot be started, and'
         " running ones"
-        " reach nothing outside. The engine makes the rules again when it starts, which restarts all containers:"
+        " reach nothing outside. The engine restores the rules when it starts, which restarts all containers:"
         f" {restart}."
     ]
 
@@ -150,7 +150,7 @@ def disk_problems(report: Mapping[str, Any], min_disk_mb: int) -> list[str]:
     found = []
     if report["read_only"]:
         found.append(
-            f"Nothing can be written in {', '.join(report['read_only'])}: the file system is read-only, or the user"
+            f"Cannot write to {', '.join(report['read_only'])}: the file system is read-only, or the user"
             " lacks permission. Mount it for writing, set stack_config_dir to another directory, or run the"
             " playbook with become (sudo)."
         )
@@ -178,7 +178,7 @@ def network_problems(report: Mapping[str, Any], network: str, subnet: str) -> li
     has = networks.get(network, [subnet])
     if has != [subnet]:
         return [
-            f"The network {network} exists with {', '.join(has)}, stack_network_subnet says {subnet}. Set"
+            f"The network {network} exists with {', '.join(has)}, but stack_network_subnet is {subnet}. Set"
             " stack_network_subnet to what it has, or remove the network: playbooks/destroy.yml keeps all data."
         ]
     found = []
@@ -194,8 +194,8 @@ def network_problems(report: Mapping[str, Any], network: str, subnet: str) -> li
     if reached:
         found.append(
             f"stack_network_subnet is {subnet}, and this host reaches other machines in that range:"
-            f" {', '.join(reached[:5])}. The network of the containers would cut them off, an SSH session from"
-            " there included. Set stack_network_subnet to addresses that nothing uses, such as"
+            f" {', '.join(reached[:5])}. The containers' network would cut them off, including SSH sessions from"
+            " there. Set stack_network_subnet to an unused subnet, such as"
             f" {free_network(networks, report['occupied'])}."
         )
     return found

@@ -95,7 +95,7 @@ def context_files(directory: str, variable: str = "", kept: str = "Dockerfile") 
         nonlocal size
         real = os.path.realpath(path)
         if real in above:
-            raise refuse(path, f"it is a link to {real}, a directory above it")
+            raise refuse(path, f"it is a link to {real}, one of its parent directories")
         try:
             names = sorted(os.listdir(path))
         except OSError as error:

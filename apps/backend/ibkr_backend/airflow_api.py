@@ -49,7 +49,7 @@ class Airflow:
                 if time.monotonic() > self._token_until:
                     answer = self._client.post("/auth/token", json=self._credentials)
                     if answer.status_code == 401:
-                        raise AirflowError("Airflow refuses the backend's user name and password")
+                        raise AirflowError("Airflow rejects the backend's user name and password")
                     answer.raise_for_status()
                     self._token = answer.json()["access_token"]
                     self._token_until = time.monotonic() + TOKEN_SECONDS

@@ -54,7 +54,7 @@ def keep_session(session: Session, gateway: Gateway, now: datetime) -> GatewaySe
         session.add(record)
     if alive:
         if record.alert or reopened:
-            log.warning("the gateway's session is back%s", ": it was opened again" if reopened else "")
+            log.warning("the gateway's session is restored%s", ": it was opened again" if reopened else "")
         if (not record.logged_in and record.missed == 0) or record.alert:
             record.logged_in_at = now
         record.alert = record.alerted_at = None

@@ -149,4 +149,4 @@ def _count_task(task_id: str, task: Task, state: str | None = None, **_: object)
             counts.hincrbyfloat(TASKS_KEY, f"{name} seconds", seconds)
             counts.execute()
     except Exception as error:  # a count that is lost must not fail a task that is done
-        log.warning("the task %s was not counted: %s", name, error)
+        log.warning("could not count the task %s: %s", name, error)

@@ -110,7 +110,7 @@ def missing_bars(
             return [], False
         if not any(bar.date in kept and abs(bar.close / kept[bar.date] - 1) > ADJUSTED for bar in bars):
             return bars, False
-        log.warning("%s: IBKR has adjusted its history: fetching all of it again", symbol)
+        log.warning("%s: IBKR has adjusted its history, fetching all of it again", symbol)
     session.rollback()
     return gateway.daily_bars(stock, start, today), True
 
@@ -172,7 +172,7 @@ def fill_gaps(
     missing = sorted(set(expected) - set(kept))
     asked = [day for day in missing if day.isoformat() not in known]
     if asked:
-        log.warning("%s: no bar for %d trading days, the first %s: asking for them", symbol, len(asked), asked[0])
+        log.warning("%s: no bar for %d trading days, the first %s: requesting them", symbol, len(asked), asked[0])
         stock = gateway.find_stock(symbol)
         try:
             newest = min(kept[-1], max(asked) + OVERLAP)

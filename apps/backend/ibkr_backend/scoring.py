@@ -57,7 +57,7 @@ def main() -> None:
     model = mlflow.pyfunc.load_model(f"models:/{asked['name']}/{asked['version']}")
     prediction = model.predict(bars)
     if not isinstance(prediction, pd.DataFrame) or not {"probability", "position"} <= set(prediction.columns):
-        sys.exit("the model does not answer with probability and position: train it again")
+        sys.exit("the model does not return probability and position: train it again")
     path = mlflow.artifacts.list_artifacts(run_id=asked["run_id"])
     history = pd.DataFrame(columns=["probability", "position"])
     if OUT_OF_SAMPLE_ARTIFACT in {item.path for item in path}:

@@ -58,5 +58,5 @@ def test_names_who_holds_it(run_module: Run, tmp_path: Path, hold: Callable[[flo
     process = hold(60)
     outcome = run_module("apt_wait", locks=[str(tmp_path / "lock")], timeout=1)
     assert outcome.failed
-    assert f"(process {process.pid}), which holds {tmp_path}/lock. Let it end" in outcome.result["msg"]
+    assert f"(process {process.pid}), which holds {tmp_path}/lock. Wait for it to finish" in outcome.result["msg"]
     assert "docker_host_apt_timeout" in outcome.result["msg"]

@@ -143,7 +143,7 @@ def test_binary_content(run_module: Run, tree: dict[str, Any]) -> None:
 def test_a_path_that_leads_out_is_refused(run_module: Run, tree: dict[str, Any], name: str, tmp_path: Path) -> None:
     """Nothing is written outside, and the name is in the message."""
     outcome = run_module("config_tree", trees=[{**tree, "files": {name: "x"}}])
-    assert outcome.failed and "leads out of" in outcome.result["msg"]
+    assert outcome.failed and "is outside" in outcome.result["msg"]
     assert list(tmp_path.rglob("out")) == []
 
 
