@@ -118,7 +118,7 @@ class ActionModule(ActionBase):
         return str(template).strip("{} ")
 
     def number(self, value: Any, where: str) -> int:
-        """Read a whole number.
+        """Read a number of slots.
 
         Args:
             value: What a template became.
@@ -128,8 +128,8 @@ class ActionModule(ActionBase):
             The number; 0 if it is none, which is an error of the inventory.
         """
         text = str(value)
-        if isinstance(value, bool) or not (text.isascii() and text.isdecimal()):
-            self.wrong.append(f"{where} is {value!r}, expected a whole number.")
+        if isinstance(value, bool) or not (text.isascii() and text.isdecimal() and int(text) > 0):
+            self.wrong.append(f"{where} is {value!r}, expected a number from 1.")
             return 0
         return int(text)
 

@@ -170,5 +170,5 @@ def unknown_keys(found: Iterable[str], known: Iterable[str], where: str) -> None
     for key in found:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known)}."
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known) or 'none here'}."
             raise AnsibleFilterError(f"{where} has the unknown key {key!r}. {hint}")

@@ -115,7 +115,7 @@ BAD = (
          "Set max_connections in postgres_settings to 86 or more"),
         groups=("postgres", "airflow", "backend", "mlflow")),
     Bad("connections-of-nobody", {"postgres_connection_limits": {"backed": 40}},
-        ("postgres_connection_limits has the unknown key 'backed'. Did you mean 'backend'?",)),
+        ("postgres_connection_limits has the unknown key 'backed'. Did you mean 'backend'?",), groups=("backend",)),
     # ---- ports and addresses
     Bad("port-taken", {"minio_port": "{taken}"},
         ("Port {taken}, which minio publishes, is in use by", "(process {process})",
@@ -219,7 +219,7 @@ BAD = (
         ("redis_maxmemory is '1gb', expected a size from 1mb to the 256m",)),
     Bad("no-worker", {"mlflow_workers": 0}, ("mlflow_workers is 0, expected a number from 1",)),
     Bad("concurrency-negative", {"airflow_worker_concurrency": -2},
-        ("airflow_worker_concurrency is -2, expected a number from 1",)),
+        ("airflow_worker_concurrency of concurrency-negative is -2, expected a number from 1.",)),
     Bad("health-interval-zero", {"stack_health_interval": 0},
         ("stack_health_interval is 0, expected a number from 1 to 3600",)),
     Bad("log-size", {"stack_log_size": "ten"}, ("stack_log_size is 'ten', expected a size such as 10m",)),

@@ -174,7 +174,7 @@ def test_numbers_that_are_none_are_named(found: dict[str, dict[str, Any]]) -> No
     """Instead of an error of Python's."""
     problems = "\n".join(found["odd"]["problems"])
     assert "redis_port is '\u00b2', expected a number from 1 to 65535." in problems
-    assert "airflow_worker_concurrency of odd is 'many', expected a whole number." in problems
+    assert "airflow_worker_concurrency of odd is 'many', expected a number from 1." in problems
 
 
 def test_every_host_knows_what_it_runs(found: dict[str, dict[str, Any]]) -> None:
