@@ -228,7 +228,7 @@ def test_tasks_wait_for_a_worker_and_for_a_slot(stack: Stack, airflow: requests.
 #: DAGs that are fine, although an older Python, or a check without a database, may not take them: file to content.
 UNUSUAL = {
     "byte_order_mark.py": b"\xef\xbb\xbf" + DAG.encode(),
-    "latin_1.py": "# -*- coding: latin-1 -*-\n# Zürich\n".encode("latin-1") + DAG.encode(),
+    "latin_1.py": b"import latin_1_names\n" + DAG.encode(),
     "newer_syntax.py": b"type Prices = list[float]\n" + DAG.encode(),
     "top_variable.py": b"from airflow.sdk import Variable\nSYMBOL = Variable.get('probe_symbol')\n" + DAG.encode(),
     "linked_package.py": b"import linked\n" + DAG.encode(),
@@ -243,6 +243,9 @@ def test_dags_are_judged_as_airflow_will_judge_them(stack: Stack, airflow: reque
         (dags / name).write_bytes(content)
     package.mkdir()
     (package / "__init__.py").write_text("")
+    # Python reads such a module. Airflow cannot keep the text of a DAG in it, which the check says too.
+    latin = "# -*- coding: latin-1 -*-\nCITY = 'Zürich'\n".encode("latin-1")
+    (dags / "latin_1_names.py").write_bytes(latin)
     (dags / "linked").symlink_to(package)
     (dags / ".#probe.py").symlink_to("someone@host.4711:1700000000")
     variable = {"key": "probe_symbol", "value": "AAPL"}
@@ -261,6 +264,11 @@ def test_dags_are_judged_as_airflow_will_judge_them(stack: Stack, airflow: reque
 
     assert eventually(known, seconds=240)
     assert airflow.get(stack.url("airflow", "/api/v2/importErrors"), timeout=TIMEOUT).json()["import_errors"] == []
+
+    (dags / "in_latin_1.py").write_bytes(latin + DAG.encode())
+    said = run_role(f"--extra-vars=airflow_dags_dir={dags}", status=2)
+    assert "in_latin_1.py" in said and "Airflow reads the file of a DAG as UTF-8 only" in said
+    (dags / "in_latin_1.py").unlink()
 
     (dags / "broken.py").write_text("import airflow.sdk\n1 / 0  # dag\n")
     said = run_role(f"--extra-vars=airflow_dags_dir={dags}", status=2)

@@ -42,6 +42,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
     folder, home = tmp_path_factory.mktemp("dags"), tmp_path_factory.mktemp("home")
     for name, text in FILES.items():
         (folder / name).write_text(HEAD + text)
+    latin = "# coding: latin-1\nCITY = 'Zürich'\n".encode("latin-1")
+    (folder / "latin_1.py").write_bytes(latin + f"{HEAD}@dag\ndef latin_1():\n    ...\nlatin_1()\n".encode())
+    (folder / "latin_1_names.py").write_bytes(latin)
     environment = os.environ | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
@@ -61,5 +64,12 @@ def test_what_needs_the_running_airflow_is_told_apart(report: dict[str, dict[str
 
 def test_what_no_variable_would_mend_is_broken(report: dict[str, dict[str, str]]) -> None:
     """With the error."""
-    assert set(report["broken"]) == {"broken.py", "asks_and_is_broken.py", "no_python.py", "database.py"}
+    assert set(report["broken"]) == {
+        "broken.py", "asks_and_is_broken.py", "no_python.py", "database.py", "latin_1.py",
+    }  # fmt: skip
     assert "ZeroDivisionError" in report["broken"]["broken.py"]
+
+
+def test_the_file_of_a_dag_in_another_encoding_is_broken(report: dict[str, dict[str, str]]) -> None:
+    """Python reads it, and Airflow cannot keep its text; a module without a DAG is fine."""
+    assert "Save it in UTF-8" in report["broken"]["latin_1.py"]

@@ -66,6 +66,7 @@ def needs_running_airflow(path: str, error: str) -> bool:
 def main() -> int:
     """Import, and report."""
     from airflow.dag_processing.dagbag import BundleDagBag
+    from airflow.models.dagcode import DagCode
 
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}}
@@ -77,6 +78,13 @@ def main() -> int:
             report["unknown"][name] = f"asks for {', '.join(asked[path])}\n{error}"
         else:
             report["broken"][name] = error
+    for dag in bag.dags.values():
+        try:
+            # Airflow keeps the text of a DAG's file, and has an import error where it cannot read it.
+            DagCode.get_code_from_file(dag.fileloc)
+        except UnicodeDecodeError as error:
+            name = str(Path(dag.fileloc).relative_to(folder))
+            report["broken"][name] = f"Airflow reads the file of a DAG as UTF-8 only: {error}. Save it in UTF-8."
     print(f"\n{json.dumps(report)}", flush=True)
     return 0
 
