@@ -285,7 +285,7 @@ def test_files_are_copied_byte_by_byte(tmp_path: Path, content: bytes) -> None:
         ({"folders": ["desk; rm"]}, "backend_build.folders holds 'desk; rm'"),
         ({"folders": "desk"}, "backend_build.folders is 'desk', expected list"),
         ({"requirements": "nope.txt"}, "backend_build names 'nope.txt'"),
-        ({"requirements": "requirements.in"}, "no lock file with hashes"),
+        ({"requirements": "requirements.in"}, "is not a lock file with hashes"),
         ({"exclude_newer": "yesterday"}, "backend_build.exclude_newer is 'yesterday', expected a date"),
         (
             {"from_source": ["ta; rm"]},

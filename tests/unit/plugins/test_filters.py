@@ -173,7 +173,7 @@ def test_a_port_of_the_containers_own_is_no_conflict() -> None:
     """The stack that already runs does not stand in its own way; another container of it does."""
     assert plan_checks.port_conflicts(PLANS, {"8080": [held("desk-web")]}, VARIABLES) == []
     [sentence] = plan_checks.port_conflicts(PLANS, {"8080": [held("desk-old")]}, VARIABLES)
-    assert "taken by desk-old" in sentence
+    assert "in use by desk-old" in sentence
 
 
 def test_free_ports_and_others_listeners_are_no_conflict() -> None:

@@ -40,12 +40,12 @@ PLANS: list[dict[str, Any]] = [
         ({"engine": {**ENGINE, "lost_rules": ["the chain DOCKER in nat"]}}, "lacks the chain DOCKER in nat."),
         ({"python": {**PYTHON, "error": "ImportError"}}, "Install python3-requests, or set docker_host_install"),
         ({"python": {**PYTHON, "error": "ImportError", "debian": False}}, "set ansible_python_interpreter"),
-        ({"read_only": ["/etc/quantops/desk"]}, "Nothing can be written in /etc/quantops/desk:"),
+        ({"read_only": ["/etc/quantops/desk"]}, "Cannot write to /etc/quantops/desk:"),
         ({"disk_free_mb": {"/srv": 10}}, "/srv has 10 MiB free, stack_min_disk_mb asks for 10240."),
         ({"networks": {"desk": ["10.2.0.0/24"]}}, "The network desk exists with 10.2.0.0/24"),
         ({"networks": {"other": ["10.1.0.0/16"]}}, "networks on the same addresses: other (10.1.0.0/16)."),
-        ({"occupied": [{"subnet": "10.1.0.0/22", "by": "eth0"}]}, "reaches other machines at these addresses: eth0."),
-        ({"address_here": False}, "stack_publish_address is 10.0.0.9, which is no address of this host."),
+        ({"occupied": [{"subnet": "10.1.0.0/22", "by": "eth0"}]}, "reaches other machines in that range: eth0."),
+        ({"address_here": False}, "stack_publish_address is 10.0.0.9, which is not an address of this host."),
     ],
 )
 def test_an_unsuitable_host(changes: dict[str, Any], sentence: str) -> None:

@@ -28,7 +28,7 @@ def missing(expected: Any, answer: Any, where: str = "") -> list[str]:
             text
             for key, value in expected.items()
             for text in (
-                missing(value, answer[key], f"{where}.{key}") if key in answer else [f"{where}.{key} is not there"]
+                missing(value, answer[key], f"{where}.{key}") if key in answer else [f"{where}.{key} is missing"]
             )
         ]
     return [] if expected == answer else [f"{where or 'the answer'} is {answer!r}, expected {expected!r}"]
