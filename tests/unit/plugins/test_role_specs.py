@@ -51,7 +51,7 @@ class TestRole:
         for name, value in ((name, defaults[name]) for name in options):
             if "{{" in json.dumps(value):
                 assert "default" not in options[name], name
-                assert "The default" in (text := options[name]["description"]) or "Defaults to" in text, name
+                assert re.search(r"\b(The default|Defaults to)\b", options[name]["description"]), name
             else:
                 assert options[name]["default"] == value, name
                 assert type(value) is PYTHON_TYPES[options[name]["type"]], name
