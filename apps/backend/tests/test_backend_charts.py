@@ -108,7 +108,7 @@ def test_what_a_worker_draws_the_api_hands_out(
 
 def test_a_chart_that_is_not_drawn_yet_is_told(client: TestClient) -> None:
     answer = client.get("/api/v1/charts/MSFT")
-    assert (answer.status_code, answer.json()["detail"]) == (404, "No chart of MSFT is drawn yet.")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "There is no chart of MSFT yet.")
 
 
 @pytest.mark.parametrize("fails", [(403, "AccessDenied"), (404, "NoSuchBucket"), (500, "InternalError")])

@@ -81,7 +81,7 @@ def test_what_an_account_holds(client: TestClient, session: Session, gateway: Ga
         answer = client.get(f"/api/v1/accounts/DU9/{what}")
         assert (answer.status_code, answer.json()["detail"]) == (
             404,
-            "No account DU9 is known. Known accounts: DU0000001.",
+            "Unknown account DU9. Known accounts: DU0000001.",
         )
 
 
