@@ -57,7 +57,7 @@ fetch-secrets: .venv/controller ## Restore lost secrets from the hosts; overwrit
 # ---- tests
 
 # The newest ansible-core needs a newer Python than the rest.
-SANITY_NEWEST := $(shell python3.13 -c 'print(".venvs/sanity-newest")' 2> /dev/null)
+SANITY_NEWEST := $(if $(filter sanity test-all,$(MAKECMDGOALS)),$(shell python3.13 -c 'print(".venvs/sanity-newest")' 2> /dev/null))
 
 # How many scenarios run beside each other; they spend half of their time waiting.
 JOBS ?= 2

@@ -292,6 +292,7 @@ def summary(services: dict[str, dict[str, Any]], inventory: Inventory, endpoint:
         "services": services,
         "active": active,
         "here": here,
+        "images": list(dict.fromkeys(image for name in here for image in services[name]["images"])),
         "hosts": list(dict.fromkeys(host for name in services for host in services[name]["hosts"])),
         "waves": contracts.waves({name: services[name]["needs"] for name in active}),
         # Services of this host that another host needs.

@@ -85,12 +85,9 @@ class ActionModule(ActionBase):
             AnsibleActionFail: If a declaration cannot work, or is not one of the contract's.
         """
 
-        def value(suffix: str, default: Any) -> Any:
-            return views.declared(name, suffix, default)
-
         here = {each: entry for each, entry in contract["containers"].items() if entry["here"]}
         # Only those of this host are rendered: others may need what this host does not have.
-        declared = [container for container in value("containers", []) if container]
+        declared = [container for container in views.declared(name, "containers", []) if container]
         unknown = [each["name"] for each in declared if each.get("name") not in contract["all_containers"]]
         if unknown:
             raise AnsibleActionFail(
@@ -110,15 +107,16 @@ class ActionModule(ActionBase):
                 f"{name}_containers does not declare {', '.join(missing)}, which the contract names."
             )
         try:
-            overrides = value("overrides", {})
+            overrides = views.declared(name, "overrides", {})
             unknown_keys(overrides, contract["all_containers"], f"{name}_overrides")
             overrides = {key: change for key, change in overrides.items() if key in here}
-            plans = container_plan(chosen, settings, overrides, f"{name}_overrides", value("rules", {}))
+            rules = views.declared(name, "rules", {})
+            plans = container_plan(chosen, settings, overrides, f"{name}_overrides", rules)
         except AnsibleFilterError as error:
             raise AnsibleActionFail(str(error)) from None
         # Here too, not only where all services of the host are compared with it: a role may run alone.
         variables = {port["variable"]: port["value"] for port in contract["ports"].values()}
         if wrong := port_conflicts(plans, {}, variables):
             raise AnsibleActionFail("\n".join(wrong))
-        recreate = contracts.is_true(value("recreate", False))
+        recreate = contracts.is_true(views.declared(name, "recreate", False))
         return [{**plan, "owner": name, "recreate": recreate} for plan in plans]

@@ -17,6 +17,7 @@ import time
 from typing import Any
 from urllib.parse import urlencode
 
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import (
     PATIENCE,
@@ -29,6 +30,12 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api imp
 #: Bytes of each output that are kept: the last ones.
 KEPT = 4 * 2**20
 STDERR = 2
+#: Options of the modules that run a program, see the documentation fragment ``program``.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "stdin": {"type": "str", "default": "", "no_log": True},
+    "timeout": {"type": "int", "default": 300},
+    "expected": {"type": "list", "elements": "int", "default": [0]},
+}
 
 
 class OutOfTimeError(EngineError):
@@ -163,7 +170,6 @@ def report(conversation: Conversation, status: int, expected: list[int], what: s
         their keys.
     """
     out = conversation.text(1)
-    # Without the word, Ansible calls every other status than 0 a failure.
     found: dict[str, Any] = {"failed": False, "rc": status, "stdout": out, "stdout_lines": out.splitlines()}
     if status:
         found["stderr"] = conversation.text(STDERR)
@@ -175,3 +181,17 @@ def report(conversation: Conversation, status: int, expected: list[int], what: s
         "failed": True,
         "msg": f"{what} ended with status {status}: {said or 'it printed nothing'}",
     }
+
+
+def finish(module: AnsibleModule, result: dict[str, Any], changed: bool = False) -> None:
+    """End a module with what a program did.
+
+    Args:
+        module: The module.
+        result: What ``report`` returned.
+        changed: Whether the program changed something.
+    """
+    if result.pop("failed"):
+        module.fail_json(changed=changed, **result)
+    # Without the word, Ansible calls every other status than 0 a failure.
+    module.exit_json(changed=changed, failed=False, **result)

@@ -23,25 +23,11 @@ options:
     type: list
     elements: str
     required: true
-  stdin:
-    description: Input of the program. It is never logged.
-    type: str
-    default: ""
-  timeout:
-    description: Seconds that the program may take. It is ended then, and the task fails.
-    type: int
-    default: 300
-  expected:
-    description: Exit statuses that are no failure; an empty list for any.
-    type: list
-    elements: int
-    default: [0]
   changed_pattern:
     description: Regular expression; the task counts as a change if a part of the standard output matches it.
     type: str
     default: ""
-attributes:
-  check_mode: {support: none, description: The program is not run.}
+extends_documentation_fragment: quantops.ibkr_stack.program
 author:
   - The quantops.ibkr_stack maintainers (@quantops)
 """
@@ -86,8 +72,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_streams import (
+    OPTIONS,
     Conversation,
     OutOfTimeError,
+    finish,
     report,
 )
 
@@ -157,9 +145,7 @@ def main() -> None:
         argument_spec={
             "container": {"type": "str", "required": True},
             "command": {"type": "list", "elements": "str", "required": True},
-            "stdin": {"type": "str", "default": "", "no_log": True},
-            "timeout": {"type": "int", "default": 300},
-            "expected": {"type": "list", "elements": "int", "default": [0]},
+            **OPTIONS,
             "changed_pattern": {"type": "str", "default": ""},
         },
     )
@@ -168,10 +154,7 @@ def main() -> None:
     except EngineError as error:
         module.fail_json(msg=f"{module.params['container']}: {error}")
     pattern = module.params["changed_pattern"]
-    changed = bool(pattern and re.search(pattern, result["stdout"]))
-    if result.pop("failed"):
-        module.fail_json(changed=changed, **result)
-    module.exit_json(changed=changed, failed=False, **result)
+    finish(module, result, changed=bool(pattern and re.search(pattern, result["stdout"])))
 
 
 if __name__ == "__main__":

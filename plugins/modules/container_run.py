@@ -56,21 +56,7 @@ options:
     description: Whether its image is pulled if the host lacks it; otherwise nothing runs, and RV(rc) is not set.
     type: bool
     default: true
-  stdin:
-    description: Input of the program. It is never logged.
-    type: str
-    default: ""
-  timeout:
-    description: Seconds that the program may take. The container is removed then, and the task fails.
-    type: int
-    default: 300
-  expected:
-    description: Exit statuses that are no failure; an empty list for any.
-    type: list
-    elements: int
-    default: [0]
-attributes:
-  check_mode: {support: none, description: The program is not run.}
+extends_documentation_fragment: quantops.ibkr_stack.program
 author:
   - The quantops.ibkr_stack maintainers (@quantops)
 """

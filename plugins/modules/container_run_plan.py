@@ -24,21 +24,7 @@ options:
     description: Whether its image is pulled if the host lacks it; otherwise nothing runs, and RV(rc) is not set.
     type: bool
     default: true
-  stdin:
-    description: Input of the program. It is never logged.
-    type: str
-    default: ""
-  timeout:
-    description: Seconds that the program may take. The container is removed then, and the task fails.
-    type: int
-    default: 300
-  expected:
-    description: Exit statuses that are no failure; an empty list for any.
-    type: list
-    elements: int
-    default: [0]
-attributes:
-  check_mode: {support: none, description: The program is not run.}
+extends_documentation_fragment: quantops.ibkr_stack.program
 author:
   - The quantops.ibkr_stack maintainers (@quantops)
 """
@@ -86,8 +72,10 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api imp
     remove_container,
 )
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_streams import (
+    OPTIONS,
     Conversation,
     OutOfTimeError,
+    finish,
     report,
 )
 
@@ -217,18 +205,14 @@ def main() -> None:
             "plan": {"type": "dict", "required": True},
             "stack": {"type": "str", "required": True},
             "pull": {"type": "bool", "default": True},
-            "stdin": {"type": "str", "default": "", "no_log": True},
-            "timeout": {"type": "int", "default": 300},
-            "expected": {"type": "list", "elements": "int", "default": [0]},
+            **OPTIONS,
         },
     )
     try:
         result = run(Engine(), module.params)
     except EngineError as error:
         module.fail_json(msg=f"{module.params['plan']['name']}: {error}")
-    if result.pop("failed"):
-        module.fail_json(changed=False, **result)
-    module.exit_json(changed=False, failed=False, **result)
+    finish(module, result)
 
 
 if __name__ == "__main__":

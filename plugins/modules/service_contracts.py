@@ -62,6 +62,11 @@ waves:
   returned: always
   type: list
   elements: list
+images:
+  description: Images that the services of this host need.
+  returned: always
+  type: list
+  elements: str
 exposed:
   description: Services of this host that another host needs.
   returned: always

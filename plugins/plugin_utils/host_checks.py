@@ -37,14 +37,7 @@ def host_problems(report: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
         *firewall_problems(report),
         *disk_problems(report, int(wanted["min_disk_mb"])),
         *network_problems(report, str(wanted["network"]), str(wanted["subnet"])),
-        *(
-            []
-            if report["address_here"]
-            else [
-                f"stack_publish_address is {wanted['publish_address']}, which is not an address of this host. Set it to"
-                " one, to 127.0.0.1 for this host alone, or to 0.0.0.0 for all."
-            ]
-        ),
+        *address_problems(report, str(wanted["publish_address"])),
     ]
 
 
@@ -199,6 +192,24 @@ def network_problems(report: Mapping[str, Any], network: str, subnet: str) -> li
             f" {free_network(networks, report['occupied'])}."
         )
     return found
+
+
+def address_problems(report: Mapping[str, Any], publish_address: str) -> list[str]:
+    """Find out whether services can listen where they are published.
+
+    Args:
+        report: See ``host_problems``.
+        publish_address: Address on which they are.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    if report["address_here"]:
+        return []
+    return [
+        f"stack_publish_address is {publish_address}, which is not an address of this host. Set it to one, to 127.0.0.1"
+        " for this host alone, or to 0.0.0.0 for all."
+    ]
 
 
 def fit_problems(
