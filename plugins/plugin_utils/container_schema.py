@@ -76,7 +76,7 @@ def ids_of(user: str, where: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def known_keys(container: Iterable[str], where: str, known: Iterable[str] = CONTAINER_KEYS) -> None:
+def known_keys(container: Iterable[str], where: str, known: Iterable[str] = tuple(CONTAINER_KEYS)) -> None:
     """Refuse keys that nothing reads.
 
     Args:
