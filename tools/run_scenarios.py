@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +31,10 @@ PASSED_OVER = "Missing playbook"
 #: After these steps, images and test hosts are there.
 MADE = ("create: Executed", "converge: Executed")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+#: A failed task, or a failed test in pytest's summary.
+FAILURE = re.compile(r"✘ .+|\b(?:FAILED|ERROR) \S+::.+")
+#: How many of them the table at the end names, of each scenario.
+NAMED = 10
 #: Longer than any scenario takes, in seconds.
 PATIENCE = 3 * 3600
 
@@ -67,6 +71,7 @@ class Scenario:
     name: str
     outcome: str = "not run"
     seconds: float = 0
+    failures: list[str] = field(default_factory=list)
 
     @property
     def directory(self) -> str:
@@ -132,6 +137,8 @@ class Scenario:
                 log.write(line)
                 text = COLOUR.sub("", line)
                 passed_over = passed_over or PASSED_OVER in text
+                if (failure := FAILURE.search(text)) and failure[0] not in self.failures:
+                    self.failures.append(failure[0])
                 if any(step in text for step in MADE):
                     making.close()
         if molecule.returncode:
@@ -191,6 +198,9 @@ def main() -> int:
     print("\n── scenarios")
     for scenario in scenarios:
         print(f"{scenario.name:<24} {span(scenario.seconds):>6}  {scenario.outcome}")
+        # A scenario may provoke failures, so those of one that passed say nothing.
+        for failure in scenario.failures[-NAMED:] if scenario.outcome != "ok" else ():
+            print(f"    {failure:.200}")
     print(f"{'all':<24} {span(time.monotonic() - begun):>6}")
     return 1 if any(scenario.outcome != "ok" for scenario in scenarios) else 0
 

@@ -51,7 +51,7 @@ class Conversation:
         Args:
             engine: Where the container is.
             path: Path below the version: ``/containers/ID/attach`` or ``/exec/ID/start``.
-            body: What is sent as JSON.
+            body: What is sent as JSON. Attaching takes none: the engine would give it to the program as input.
             query: Parameters.
 
         Raises:
@@ -65,8 +65,12 @@ class Conversation:
             self.connection.request(
                 "POST",
                 f"/v{engine.version()}{path}{words}",
-                json.dumps(body or {}),
-                {"Content-Type": "application/json", "Connection": "Upgrade", "Upgrade": "tcp"},
+                None if body is None else json.dumps(body),
+                {
+                    **({} if body is None else {"Content-Type": "application/json"}),
+                    "Connection": "Upgrade",
+                    "Upgrade": "tcp",
+                },
             )
             # The answer closes the connection's own socket where the engine does not upgrade it.
             self.socket: socket.socket = self.connection.sock

@@ -26,7 +26,8 @@ printf 'INFO     %s ➜ \\033[33mcreate\\033[0m: \\033[32mExecuted: Successful\\
     sleep 0.1
 done
 echo "end $name" >> "$EVENTS"
-[ $3 != broken ]
+printf '  \033[31m✘ Refused as it should be\033[0m\n'
+[ $3 != broken ] || { printf '\033[31mFAILED\033[0m tests/test_a.py::\033[1mtest_b\033[0m - assert 1 == 2\n'; exit 1; }
 """
 
 
@@ -118,3 +119,6 @@ def test_a_failure_is_told_and_the_next_one_runs(run: Runner, name: str) -> None
     assert status == 1
     outcome = {"broken": "FAILED, see artifacts/molecule/broken", "incomplete": "FAILED: Missing playbook"}[name]
     assert said.count(f"  {outcome}\n") == 1 and "end alone" in run.events
+    table = said.partition("── scenarios\n")[2]
+    assert ("    FAILED tests/test_a.py::test_b - assert 1 == 2\n" in table) == (name == "broken")
+    assert table.count("Refused as it should be") == 1
