@@ -18,6 +18,8 @@ from pathlib import Path
 import archive
 
 PROGRAMS = archive.ROOT / ".venvs" / "publish" / "bin"
+#: The importer says so of any such file. What ours skip, and why, is in `tests/sanity`.
+ACCEPTED = re.compile(r"^WARNING: Ignore files skip ansible-test sanity tests, .*\n", re.MULTILINE)
 #: `tools/sanity.py` runs the sanity tests; galaxy-importer would need a container for them.
 IMPORTER = "[galaxy-importer]\nRUN_ANSIBLE_TEST = False\nCHECK_CHANGELOG = True\n"
 
@@ -71,10 +73,11 @@ def main() -> int:
         if arguments.documentation:
             return int(code != 0)
         (place / "importer.cfg").write_text(IMPORTER, encoding="utf-8")
-        variables["GALAXY_IMPORTER_CONFIG"] = str(place / "importer.cfg")
+        # The importer's ansible-lint looks for collections in the importer's own directory, and where Python does.
+        variables |= {"GALAXY_IMPORTER_CONFIG": str(place / "importer.cfg"), "PYTHONPATH": str(place)}
         imported, output = run([PROGRAMS / "python", "-m", "galaxy_importer.main", built], place, **variables)
         print(output, end="")
-    return int(code != 0 or imported != 0 or re.search(r"\b(WARNING|ERROR)\b", output) is not None)
+    return int(code != 0 or imported != 0 or re.search(r"\b(WARNING|ERROR)\b", ACCEPTED.sub("", output)) is not None)
 
 
 if __name__ == "__main__":
