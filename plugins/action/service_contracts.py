@@ -81,7 +81,8 @@ class ActionModule(ActionBase):
                     f"stack_service_roles names {names[name]}, and the inventory has no host in the group"
                     f" {service['group']}. Add one, or remove the role."
                 )
-        found = summary(services, inventory, self.endpoint)
+        published_on = str(self.views.value(inventory.host, "stack_publish_address"))
+        found = summary(services, inventory, self.endpoint, published_on)
         return {**found, "problems": [*self.wrong, *found["problems"]]}
 
     def groups_of_this_stack(self, declared: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -258,13 +259,16 @@ class ActionModule(ActionBase):
         return str(self.views.value(host, "stack_public_host" if known else "stack_address"))
 
 
-def summary(services: dict[str, dict[str, Any]], inventory: Inventory, endpoint: Any) -> dict[str, Any]:
+def summary(
+    services: dict[str, dict[str, Any]], inventory: Inventory, endpoint: Any, published_on: str
+) -> dict[str, Any]:
     """Put together what several services need of the contracts.
 
     Args:
         services: Service to its contract without templates.
         inventory: Who runs what.
         endpoint: Works out the endpoint of a service.
+        published_on: Address of this host on which its ports are published.
 
     Returns:
         What the module documents.
@@ -288,6 +292,7 @@ def summary(services: dict[str, dict[str, Any]], inventory: Inventory, endpoint:
     for name, service in services.items():
         service["secret_checkers"] = {each: checker for each, (_kind, checker) in wanted[name].items()}
     here = [name for name, service in services.items() if service["here"]]
+    exposed = {name: hosts for name in here if (hosts := contracts.other_hosts(services, name, inventory.host))}
     return {
         "services": services,
         "active": active,
@@ -296,13 +301,7 @@ def summary(services: dict[str, dict[str, Any]], inventory: Inventory, endpoint:
         "hosts": list(dict.fromkeys(host for name in services for host in services[name]["hosts"])),
         "waves": contracts.waves({name: services[name]["needs"] for name in active}),
         # Services of this host that another host needs.
-        "exposed": [
-            name
-            for name in here
-            if any(
-                set(services[other]["hosts"]) - {inventory.host} for other in active if name in services[other]["needs"]
-            )
-        ],
+        "exposed": list(exposed),
         "endpoints": {name: each.as_dict() for name, each in endpoints.items()},
         "links": [page for name in active for page in services[name]["web"]],
         "pages": [
@@ -349,5 +348,8 @@ def summary(services: dict[str, dict[str, Any]], inventory: Inventory, endpoint:
         "redis_databases": {
             key: number for name in services for key, number in (services[name]["redis"].get("databases") or {}).items()
         },
-        "problems": contracts.problems(services, inventory),
+        "problems": [
+            *contracts.problems(services, inventory),
+            *contracts.unreachable(services, exposed, published_on),
+        ],
     }

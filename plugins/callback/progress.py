@@ -215,6 +215,15 @@ class CallbackModule(Default):
         if self._display.verbosity == 0 and result._task.diff and "results" not in found:
             self._show_diff(found)
 
+    def v2_on_file_diff(self, result: Any) -> None:
+        """Leave differences to the lines of the changes, which follow.
+
+        Args:
+            result: What Ansible reports.
+        """
+        if self._display.verbosity:
+            super().v2_on_file_diff(result)
+
     def _show_diff(self, found: dict[str, Any]) -> None:
         diff = self._get_diff(found["diff"]) if found.get("diff") and found.get("changed") else ""
         if diff:

@@ -301,10 +301,12 @@ def main() -> None:
             "started_at": state.get("StartedAt", ""),
         }
         lines += [f"{container['name']}: {reason}\n" for reason in drift]
+    leftovers = [name for name in undeclared_names if name in existing]
+    lines += [f"{name}: is no longer declared\n" for name in leftovers]
     module.exit_json(
         changed=module.check_mode and bool(lines),
         containers=report,
-        undeclared=[name for name in undeclared_names if name in existing],
+        undeclared=leftovers,
         diff={"before": "".join(lines), "after": "".join(f"{name}: as declared\n" for name in report if lines)}
         if lines
         else {},

@@ -369,6 +369,50 @@ def problems(contracts: Mapping[str, Mapping[str, Any]], inventory: Inventory) -
     return found
 
 
+def other_hosts(services: Mapping[str, Mapping[str, Any]], name: str, host: str) -> list[str]:
+    """List the other hosts that need a service of a host.
+
+    Args:
+        services: Service to its contract without templates.
+        name: Of the service.
+        host: On which it runs.
+
+    Returns:
+        Hosts of services that need it, without this one.
+    """
+    named = [
+        each
+        for service in services.values()
+        if service["active"] and name in service["needs"]
+        for each in service["hosts"]
+    ]
+    return [each for each in dict.fromkeys(named) if each != host]
+
+
+def unreachable(
+    services: Mapping[str, Mapping[str, Any]], exposed: Mapping[str, list[str]], published_on: str
+) -> list[str]:
+    """Find services of a host that other hosts need and cannot reach.
+
+    Args:
+        services: Service to its contract without templates.
+        exposed: Services of this host to the other hosts that need them.
+        published_on: Address of this host on which its ports are published.
+
+    Returns:
+        A sentence, if the ports are published on a loopback address and the other hosts look for them elsewhere.
+    """
+    far = {name: hosts for name, hosts in exposed.items() if services[name]["address"] != published_on}
+    if not far or not published_on.startswith("127."):
+        return []
+    titles = ", ".join(services[name]["title"] for name in far)
+    hosts = ", ".join(dict.fromkeys(host for hosts in far.values() for host in hosts))
+    return [
+        f"Other hosts ({hosts}) need {titles} of this host, and stack_publish_address is {published_on}, which only"
+        " this host reaches. Set it to an address of this host that they reach."
+    ]
+
+
 def crowded(
     services: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], stacks: Mapping[str, str]
 ) -> list[str]:

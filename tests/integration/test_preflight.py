@@ -8,6 +8,7 @@ and after.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import ipaddress
 import json
@@ -15,6 +16,8 @@ import os
 import re
 import socket
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -402,6 +405,21 @@ class Site:
         assert not accepted and "Docker engine and secrets" not in done.stdout, f"{accepted} not refused\n{done.stdout}"
         assert (left, files_below(self.directory)) == (before, files)
         return said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    """Wait for another run of these tests on this machine: their hosts have the same names."""
+    with (Path(tempfile.gettempdir()) / "quantops-test-preflight.lock").open("a") as lock:
+        end = time.monotonic() + 1800
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < end, "another run of these tests has not ended within half an hour"
+                time.sleep(2)
+        yield
 
 
 @pytest.fixture

@@ -131,6 +131,11 @@ OTHER_STACKS: dict[str, dict[str, Any]] = {
     "beta": {"stack_name": "beta", "ansible_host": "10.0.0.9"},
     "odd": {"stack_name": "odd", "redis_port": "\u00b2", "airflow_worker_concurrency": "many"},
 }
+#: A stack whose owner has not said yet where its data host is reached.
+SPLIT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "split-data": ({"ansible_host": "10.0.0.7"}, ("postgres", "redis", "minio")),
+    "split-apps": ({"ansible_host": "10.0.0.8"}, ("mlflow",)),
+}
 GROUPS = {
     **{group: ["data"] for group in ("postgres", "redis", "minio", "ibkr_gateway")},
     **{group: ["apps"] for group in ("backend", "mlflow", "airflow")},
@@ -151,6 +156,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         }
     }
     del inventory["all"]["children"]["mlflow"]["hosts"]["beta"]
+    for host, (variables, services) in SPLIT.items():
+        inventory["all"]["hosts"][host] = {"stack_name": "split", **variables}
+        for group in services:
+            inventory["all"]["children"][group]["hosts"][host] = None
     (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
     copy = {
         "dest": f"{directory}/{{{{ inventory_hostname }}}}.json",
@@ -160,7 +169,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     play = {"hosts": "all", "gather_facts": False, "tasks": [CONTRACTS, {"ansible.builtin.copy": copy}]}
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
     ansible_playbook(directory, "-i", "hosts.yml", "play.yml")
-    return {host: json.loads((directory / f"{host}.json").read_text()) for host in [*HOSTS, *OTHER_STACKS, "bystander"]}
+    hosts = [*HOSTS, *OTHER_STACKS, *SPLIT, "bystander"]
+    return {host: json.loads((directory / f"{host}.json").read_text()) for host in hosts}
 
 
 def test_a_host_sees_its_own_stack_alone(found: dict[str, dict[str, Any]]) -> None:
@@ -226,6 +236,20 @@ def test_only_what_another_host_needs_is_exposed(found: dict[str, dict[str, Any]
     """Databases of a host that runs everything else elsewhere."""
     assert found["data"]["exposed"] == ["postgres", "redis", "minio", "ibkr_gateway"]
     assert found["apps"]["exposed"] == []
+
+
+def test_what_another_host_needs_is_not_published_for_this_one_only(found: dict[str, dict[str, Any]]) -> None:
+    """The default is loopback; the variable and who needs what are named."""
+    assert found["data"]["problems"] == [] and found["split-apps"]["problems"] == []
+    [sentence] = found["split-data"]["problems"]
+    assert sentence.startswith("Other hosts (split-apps) need PostgreSQL, MinIO of this host")
+    assert "stack_publish_address is 127.0.0.1" in sentence
+
+
+def test_a_host_on_loopback_reaches_loopback() -> None:
+    """Where both names in the inventory are one machine."""
+    services = {"redis": {"title": "Redis", "address": "127.0.0.1"}}
+    assert contracts.unreachable(services, {"redis": ["two"]}, "127.0.0.1") == []
 
 
 def test_pages_have_one_address(found: dict[str, dict[str, Any]]) -> None:

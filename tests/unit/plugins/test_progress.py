@@ -28,6 +28,12 @@ PLAYBOOK = """
     - name: Skip something
       ansible.builtin.command: "true"
       when: false
+    - name: Write a file
+      ansible.builtin.copy:
+        dest: "{{ playbook_dir }}/written"
+        content: "new line\\n"
+        mode: "0600"
+      diff: true
 - name: Absent service
   hosts: nobody
   gather_facts: false
@@ -95,6 +101,12 @@ def test_changes_are_shown_and_the_rest_is_not(output: list[str]) -> None:
     said = [line for line in output if not line.startswith("    …")]
     assert not any("Leave something" in line or "Skip something" in line for line in said)
     assert "  a line" in output and "  another line" in output
+
+
+def test_a_difference_is_shown_once_below_its_task(output: list[str]) -> None:
+    """Ansible's own output shows it before the task."""
+    assert output.count("+new line") == 1
+    assert output.index("  ✔ Write a file [one]") < output.index("+new line")
 
 
 def test_a_long_task_speaks(output: list[str]) -> None:
