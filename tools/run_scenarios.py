@@ -119,7 +119,7 @@ class Scenario:
         environment = os.environ | ({"DISTRIBUTION": distribution} if distribution else {})
         passed_over = False
         with (
-            (self.artifacts / "molecule.log").open("w") as log,
+            (self.artifacts / "molecule.log").open("w", buffering=1) as log,
             subprocess.Popen(
                 [str(Path(sys.executable).with_name("molecule")), "test", "--scenario-name", self.directory],
                 cwd=REPOSITORY,
