@@ -148,6 +148,13 @@ def test_a_program_that_does_not_end(run: Callable[..., Outcome], engine: FakeEn
     assert engine.containers == {}
 
 
+def test_a_program_that_keeps_talking(run: Callable[..., Outcome], engine: FakeEngine) -> None:
+    """Does not put off its end by what it prints."""
+    engine.program = lambda name, body, text: (0, b"still here\n" * 1000, b"")
+    outcome = run(timeout=0)
+    assert outcome.failed and "did not end within 0 s" in outcome.result["msg"]
+
+
 def test_what_a_killed_run_left_is_replaced(run: Callable[..., Outcome], engine: FakeEngine) -> None:
     """By the next run of that name; somebody else's container of that name is not."""
     body = {"Image": "example/web:1", "HostConfig": {"RestartPolicy": {}}, "Labels": LABELS}

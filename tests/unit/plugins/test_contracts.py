@@ -252,6 +252,12 @@ def test_a_host_on_loopback_reaches_loopback() -> None:
     assert contracts.unreachable(services, {"redis": ["two"]}, "127.0.0.1") == []
 
 
+def test_a_host_may_have_several_addresses() -> None:
+    """Ansible's way to it need not be the one on which it publishes."""
+    services = {"redis": {"title": "Redis", "address": "data.example.com"}}
+    assert contracts.unreachable(services, {"redis": ["two"]}, "10.0.0.1") == []
+
+
 def test_pages_have_one_address(found: dict[str, dict[str, Any]]) -> None:
     """Of this host's containers in the table, of all hosts' among the links."""
     assert [page["title"] for page in found["apps"]["pages"]] == [
