@@ -74,6 +74,7 @@ import stat
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX
 
 
 class Tree:
@@ -175,7 +176,7 @@ class Tree:
         if before != content or not os.path.lexists(path) or os.path.islink(path):
             self.note(path, before, content)
             if not self.check_mode:
-                handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+                handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=PREFIX)
                 try:
                     with os.fdopen(handle, "wb") as file:
                         file.write(content)

@@ -93,6 +93,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left
 
 NAME = "secrets.json"
 Record = dict[str, list[dict]]
@@ -128,7 +129,7 @@ def write(file: Path, record: Record) -> None:
         record: Name to its versions.
     """
     file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=PREFIX)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as content:
             json.dump(record, content, indent=1, sort_keys=True)
@@ -231,8 +232,10 @@ def main() -> None:
             if found := holders(record[name], [""], copies):
                 changed[name] = found
         different = json.dumps(record, sort_keys=True) != before
-        if different and not module.check_mode:
-            write(file, record)
+        if not module.check_mode:
+            remove_left(file.parent)
+            if different:
+                write(file, record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         module.fail_json(
             msg=f"The host's record of the stack's secrets, {file}, cannot be used: {error}. Run the playbook with"

@@ -100,9 +100,11 @@ import secrets as random
 import string
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left
 
 # Airflow expands variables in its settings and URLs have delimiters: letters and digits need no quoting anywhere.
 ALPHABET = string.ascii_letters + string.digits
@@ -223,7 +225,7 @@ def put(file: str, value: str) -> None:
     Raises:
         FileExistsError: If there is one already.
     """
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(file), prefix=".new-")
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(file), prefix=PREFIX)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as content:
             content.write(value)
@@ -332,6 +334,8 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         # Also when nothing is written yet: what cannot be kept later is known now.
         if os.path.lexists(path) and not os.path.isdir(path):
             raise NotADirectoryError("it is not a directory")
+        if not check_mode:
+            remove_left(Path(path))
         if write:
             os.makedirs(path, mode=0o700, exist_ok=True)
             os.chmod(path, 0o700)

@@ -290,7 +290,7 @@ def test_deleted_runs_are_removed_with_their_files(stack: Stack, artifacts: Arti
 
 
 def test_status_tells_of_kills_for_memory(stack: Stack) -> None:
-    """The kernel's count, of a process beside the container's first one, which the engine says nothing of."""
+    """The kernel's count, of a process beside the container's first one, while the container goes on."""
 
     def told() -> str:
         words = ("--inventory", f"{HOST},", "--connection", "community.docker.docker", "--args", f"stack={stack.name}")
@@ -302,8 +302,8 @@ def test_status_tells_of_kills_for_memory(stack: Stack) -> None:
     program = "open('/proc/self/oom_score_adj', 'w').write('1000'); held = bytearray(2**30); print(len(held))"
     killed = stack.execute("mlflow", "python", "-c", program)
     assert killed.returncode == 137, killed.stdout
-    found = stack.containers()["mlflow"]
-    assert (found["State"]["Running"], found["State"]["OOMKilled"]) == (True, False)
-    assert found["State"]["StartedAt"] == started
+    # Whether the engine says OOMKilled of a container that goes on is a matter of chance.
+    found = stack.containers()["mlflow"]["State"]
+    assert found["Running"] and found["StartedAt"] == started
     line = re.search(r"KILLED FOR MEMORY: (.*)", told())
     assert line and f"{stack.name}-mlflow, 1 process " in line[1] and "`memory` in mlflow_overrides" in line[1]

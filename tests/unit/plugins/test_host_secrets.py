@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,16 @@ def test_a_services_own_secret_of_which_it_has_a_hash(host: Host) -> None:
     )
     host.run("host_secrets", directory=str(host.directory), stack="stack", keep=entries)
     assert host.values() == {"redis_admin_password": [OLD]}
+
+
+def test_what_a_killed_run_left_is_removed(host: Host) -> None:
+    """A record that was never whole holds every secret."""
+    host.keep({"redis_password": OLD}, copy=OLD)
+    left = host.directory / ".new-abandoned"
+    left.write_text("{")
+    os.utime(left, (1, 1))
+    host.report({"redis_password": OLD})
+    assert not left.exists() and (host.directory / "secrets.json").exists()
 
 
 def test_nothing_is_recorded_twice(host: Host) -> None:

@@ -111,6 +111,18 @@ def test_a_full_disk_leaves_no_half_secret(run_module: Run, tmp_path: Path, monk
     assert run_module("secret_store", path=str(tmp_path), secrets={"app_password": "password"}).result["generated"]
 
 
+def test_what_a_killed_run_left_is_removed(run_module: Run, tmp_path: Path) -> None:
+    """It holds a secret that nobody uses; one that another run is writing stays."""
+    old, young = tmp_path / ".new-abandoned", tmp_path / ".new-beingmade"
+    for path in (old, young):
+        path.write_text("s3cret")
+    os.utime(old, (1, 1))
+    run_module("secret_store", path=str(tmp_path), secrets=KINDS, check=True)
+    assert old.exists()
+    run_module("secret_store", path=str(tmp_path), secrets=KINDS, write=False)
+    assert not old.exists() and young.exists()
+
+
 def test_values_of_the_inventory(run_module: Run, tmp_path: Path) -> None:
     """They win, are not written to the directory, and an empty one is named by its variable."""
     outcome = run_module(
