@@ -184,3 +184,14 @@ def test_packages_of_dags_choose_the_image(own: Containers, several: Containers)
     """All of Airflow's containers run the one that has them."""
     assert {each["image"] for each in own.values()} == {"stack/airflow-packages:def"}
     assert {each["image"] for each in several.values()} == {"stack/airflow:abc"}
+
+
+def test_skipped_dags_are_left_out(tmp_path: Path) -> None:
+    """Of all that have the DAGs, whatever the check that found them."""
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    for name in ("good.py", "bad.py"):
+        (dags / name).write_text("x = 1\n")
+    found = rendered(tmp_path, {}, airflow_dags_dir=str(dags), airflow_dags_skipped=["bad.py"])
+    for name in DAGS_RUN_IN:
+        assert set(found[name]["reloadable_files"]["dags"]["files"]) == {"good.py"}, name
