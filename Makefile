@@ -29,7 +29,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: up check status verify stop start destroy fetch-secrets
+.PHONY: up check status verify dags stop start destroy fetch-secrets
 up: .venv/controller ## Bring the whole stack up, or make it again what the inventory says
 	@$(PLAY) site.yml
 
@@ -41,6 +41,9 @@ status: .venv/controller ## Show what runs, its health, memory and version
 
 verify: .venv/controller ## Show that the stack works: train a model and follow it to MLflow and MinIO
 	@$(PLAY) playbooks/verify.yml
+
+dags: .venv/controller ## Check whether the DAGs of airflow_dags_dir can be imported; changes nothing
+	@$(PLAY) playbooks/dags.yml
 
 stop: .venv/controller ## Stop the containers
 	@$(PLAY) playbooks/stop.yml

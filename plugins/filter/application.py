@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.application import (
+    airflow_problems,
     application_image,
     application_problems,
     named_volumes,
     secret_files,
     sql_files,
 )
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.declared_build import packages_image
 
 
 class FilterModule:
@@ -26,9 +28,11 @@ class FilterModule:
             Name to function.
         """
         return {
+            "airflow_problems": airflow_problems,
             "application_image": application_image,
             "application_problems": application_problems,
             "named_volumes": named_volumes,
+            "packages_image": packages_image,
             "secret_files": secret_files,
             "sql_files": sql_files,
         }

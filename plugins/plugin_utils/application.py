@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.declared_build import (
+    PACKAGE_DEFAULTS,
+    package_args,
+    package_problems,
+    whole_build,
+)
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import (
     COLLECTION,
@@ -23,19 +28,13 @@ PYTHON = "3.13"
 #: Who the backend's containers run as, unless backend_user says otherwise.
 DEFAULT_USER = "10005:10005"
 BUILD_DEFAULTS: dict[str, Any] = {
+    **PACKAGE_DEFAULTS,
     "python": PYTHON,
     "requirements": "requirements.lock",
-    "exclude_newer": "",
-    "from_source": [],
-    "apt_build": [],
-    "apt": [],
     "folders": [],
 }
-#: Paths and packages become words of a shell command in the Dockerfile.
+#: Paths become words of a shell command in the Dockerfile.
 PATH_WORD = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$")
-PACKAGE = re.compile(r"^[a-z0-9][a-z0-9+.-]+$")
-PROJECT = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
-DATE = re.compile(r"^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2}Z)?$")
 VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 QUEUE = re.compile(r"^[A-Za-z0-9_.:-]+$")
 SQL_NAME = re.compile(r"^[A-Za-z0-9_.-]+$")
@@ -65,40 +64,15 @@ def build_problems(build: Mapping[str, Any], directory: str, files: Mapping[str,
             f"{directory} (backend_source_dir) holds no Dockerfile, and backend_build.folders names nothing that "
             "belongs into the image. Set it to the folders of the application, or bring a Dockerfile."
         )
-    debian = (PACKAGE, "the name of a Debian package")
-    words = {"folders": (PATH_WORD, "a path below it"), "from_source": (PROJECT, "the name of a Python package")}
-    for key in ("folders", "from_source", "apt", "apt_build"):
-        word, kind = words.get(key, debian)
-        for each in build[key]:
-            if not word.match(each):
-                found.append(f"backend_build.{key} holds {each!r}, expected {kind}.")
+    found += [
+        f"backend_build.folders holds {each!r}, expected a path below it."
+        for each in build["folders"]
+        if not PATH_WORD.match(each)
+    ]
     for path in [build["requirements"], *build["folders"]]:
         if not any(f"{name}/".startswith(f"{path}/") for name in files):
             found.append(f"backend_build names {path!r}, which is not in {directory} (backend_source_dir).")
-    if build["exclude_newer"] and not DATE.match(str(build["exclude_newer"])):
-        found.append(f"backend_build.exclude_newer is {build['exclude_newer']!r}, expected a date like 2026-11-20.")
-    if "--hash=" not in files.get(build["requirements"], "--hash=") and not build["exclude_newer"]:
-        found.append(
-            f"{build['requirements']} (backend_build.requirements) is not a lock file with hashes. Lock it with"
-            " `uv pip compile --generate-hashes`, or set backend_build.exclude_newer to the latest release date of"
-            " packages to use."
-        )
-    return found
-
-
-def day_of(value: Any) -> Any:
-    """Write a date as people and ``uv`` do, which YAML has read as a date if it stands there without quotes.
-
-    Args:
-        value: A text, a date, or a time.
-
-    Returns:
-        A date as text; anything else as it is.
-    """
-    if isinstance(value, datetime.datetime):
-        moment = value if value.tzinfo is None else value.astimezone(datetime.UTC)
-        return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
-    return value.isoformat() if isinstance(value, datetime.date) else value
+    return found + package_problems(build, "backend_build", files.get(build["requirements"]))
 
 
 def application_image(
@@ -136,35 +110,21 @@ def application_image(
                 "one. Remove one of them."
             )
         return {"context": [directory], "from": parents, **({"dockerfile": dockerfile} if dockerfile else {})}
-    unknown_keys(build, BUILD_DEFAULTS, "backend_build")
-    build = {**build, **({"exclude_newer": day_of(build["exclude_newer"])} if "exclude_newer" in build else {})}
-    for key, default in BUILD_DEFAULTS.items():
-        if not isinstance(build.get(key, default), type(default)):
-            kind = type(default).__name__
-            raise AnsibleFilterError(f"backend_build.{key} is {build[key]!r}, expected {kind}.")
-    wanted = {**BUILD_DEFAULTS, **build}
-    problems = build_problems(wanted, directory, context_files(directory))
+    wanted = whole_build(build, BUILD_DEFAULTS, "backend_build")
+    files = context_files(directory)
+    problems = build_problems(wanted, directory, files)
     if problems:
         raise AnsibleFilterError("\n".join(problems))
-    hashed = "--hash=" in context_files(directory)[wanted["requirements"]]
-    options = {
-        "--require-hashes": hashed,
-        f"--exclude-newer {wanted['exclude_newer']}": wanted["exclude_newer"],
-        # What may be compiled is what build packages were named for.
-        "--only-binary :all:": not wanted["apt_build"],
-        **{f"--no-binary {package}": not wanted["apt_build"] for package in sorted(wanted["from_source"])},
-    }
     return {
         "context": ["roles/backend/files/declared", directory],
         "only": ["Dockerfile", wanted["requirements"], *wanted["folders"]],
         "from": parents,
         "args": {
             "REQUIREMENTS": wanted["requirements"],
-            "UV_OPTIONS": " ".join(option for option, given in options.items() if given),
-            "APT_BUILD": " ".join(sorted(wanted["apt_build"])),
-            "APT": " ".join(sorted(wanted["apt"])),
+            **package_args(wanted, files[wanted["requirements"]]),
             **({"APP_USER": user} if user != DEFAULT_USER else {}),
         },
+        "variable": "backend_build",
     }
 
 
@@ -190,6 +150,59 @@ def mount_problems(mounts: Iterable[Mapping[str, Any]]) -> list[str]:
                 f"backend_mounts has the source {source!r}, expected an absolute path on the host or the name of a "
                 "volume."
             )
+    return found
+
+
+def environment_problems(service: str, plain: Mapping[str, Any], secret: Mapping[str, Any]) -> list[str]:
+    """Find environment variables that cannot be set.
+
+    Args:
+        service: Name of the service, with which the two variables begin.
+        plain: ``SERVICE_environment``.
+        secret: ``SERVICE_secret_environment``.
+
+    Returns:
+        A sentence for each problem. No value of a secret is in it.
+    """
+    variables = {f"{service}_environment": plain, f"{service}_secret_environment": secret}
+    found = [
+        f"{variable} has the name {name!r}, expected letters, digits and _."
+        for variable, values in variables.items()
+        for name in values
+        if not VARIABLE.match(str(name))
+    ]
+    found += [
+        f"{name} is in {' and in '.join(variables)}: remove it from one of them." for name in secret if name in plain
+    ]
+    found += [
+        f"{service}_secret_environment.{name} is empty: set a value, or remove it."
+        for name, value in secret.items()
+        if value is None or not str(value).strip()
+    ]
+    return found
+
+
+def airflow_problems(declared: Mapping[str, Any], taken: Iterable[str] = ()) -> list[str]:
+    """Find what keeps the packages and the environment of DAGs from being as declared.
+
+    Args:
+        declared: Variables of the role airflow, by their names.
+        taken: Names of Airflow's own secrets.
+
+    Returns:
+        A sentence for each problem, with the variable and the remedy. No value of a secret is in it.
+    """
+    get = declared.__getitem__
+    found = environment_problems("airflow", get("airflow_environment"), get("airflow_secret_environment"))
+    found += [
+        f"airflow_secret_environment has the name {name!r}, which is that of a secret of Airflow's own."
+        for name in get("airflow_secret_environment")
+        if name in taken
+    ]
+    if get("airflow_image") and get("airflow_build"):
+        found.append(
+            "airflow_image and airflow_build are both set: install the packages in that image, or leave one empty."
+        )
     return found
 
 
@@ -233,22 +246,7 @@ def application_problems(declared: Mapping[str, Any], names: Iterable[str] = ())
         for queue in get("backend_worker_queues")
         if not QUEUE.match(queue)
     ]
-    for variable in ("backend_environment", "backend_secret_environment"):
-        found += [
-            f"{variable} has the name {name!r}, expected letters, digits and _."
-            for name in get(variable)
-            if not VARIABLE.match(name)
-        ]
-    found += [
-        f"{name} is in backend_environment and in backend_secret_environment: remove it from one of them."
-        for name in get("backend_secret_environment")
-        if name in get("backend_environment")
-    ]
-    found += [
-        f"backend_secret_environment.{name} is empty: set a value, or remove it."
-        for name, value in get("backend_secret_environment").items()
-        if value is None or not str(value).strip()
-    ]
+    found += environment_problems("backend", get("backend_environment"), get("backend_secret_environment"))
     if not get("backend_health_path").startswith("/"):
         found.append(f"backend_health_path is {get('backend_health_path')!r}, expected a path like /health.")
     files = get("backend_sql_files")

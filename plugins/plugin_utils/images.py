@@ -23,13 +23,14 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
     Args:
         definitions: Image name to ``context`` (list of directories, laid over each other), ``only`` (files and folders
             of the context that count), ``dockerfile`` (another than ``Dockerfile``), ``from`` (parent's name), ``args``
-            (build arguments) and ``files`` (further files of the context).
+            (build arguments), ``files`` (further files of the context) and ``variable`` (the one that declares its
+            packages, for remedies).
         wanted: Names that are needed; parents are added.
         settings: ``repository``, ``args`` of every build.
 
     Returns:
         One dictionary an image: ``name``, ``ref`` (repository, name and the hash of all it is built from), ``parents``,
-        ``files``, ``args`` and ``wave`` (0 has no parent).
+        ``files``, ``args``, ``variable`` and ``wave`` (0 has no parent).
 
     Raises:
         AnsibleFilterError: If an image is not defined.
@@ -43,7 +44,9 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
             raise AnsibleFilterError(f"The image {name!r} (wanted by {child}) is not defined in stack_images.")
         definition = definitions[name]
         unknown_keys(
-            definition, {"context", "only", "dockerfile", "from", "args", "files", "base"}, f"stack_images.{name}"
+            definition,
+            {"context", "only", "dockerfile", "from", "args", "files", "base", "variable"},
+            f"stack_images.{name}",
         )
         parents = [add(parent, f"the image {name}") for parent in definition.get("from", [])]
         files: dict[str, str] = {}
@@ -75,6 +78,7 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
             "dockerfile": definition.get("dockerfile", "Dockerfile"),
             "args": args,
             "parents": [parent["name"] for parent in parents],
+            "variable": definition.get("variable", ""),
             "wave": max((parent["wave"] + 1 for parent in parents), default=0),
         }
         return plans[name]
@@ -126,15 +130,17 @@ def build_failure(text: str) -> str:
     return "\n".join([sentence, *[line for line in lines if line][-30:]])
 
 
-def build_remedy(text: str) -> str:
+def build_remedy(text: str, variable: str = "") -> str:
     """Say what to do about a failed image build.
 
     Args:
         text: What ``build_failure`` returned.
+        variable: The one that declares the image's packages, if one does.
 
     Returns:
         A sentence or two.
     """
+    variable = variable or "backend_build"
     wheel = re.search(r"Wheels are required for `([^`]+)`", text) or re.search(
         r"\b([\w.-]+?)(?:==\S+)? has no usable wheels", text
     )
@@ -142,14 +148,20 @@ def build_remedy(text: str) -> str:
         name = wheel[1] if wheel else "that package"
         return (
             f"There is no wheel of {name} for this Python and processor, only its source. Name it in"
-            " backend_build.from_source and, if it is not pure Python, the Debian packages that compile it in"
-            " backend_build.apt_build."
+            f" {variable}.from_source and, if it is not pure Python, the Debian packages that compile it in"
+            f" {variable}.apt_build."
         )
     if re.search(
         r"fatal error: \S+: No such file|command '\S+' failed|[Nn]o (C )?compiler|`?(gcc|cc|c\+\+)`?: not found", text
     ):
         return (
-            "A compiler or header is missing: name the Debian packages that the build needs in backend_build.apt_build."
+            f"A compiler or header is missing: name the Debian packages that the build needs in {variable}.apt_build."
+        )
+    if "No solution found when resolving dependencies" in text:
+        return (
+            f"The packages of {variable}.requirements do not fit together"
+            f"{', or not with those that Airflow is tested with' if variable == 'airflow_build' else ''}: change or"
+            " remove the requirement that the error names."
         )
     return (
         "Where Debian's, Python's or Go's own servers cannot be reached from here, name mirrors in"

@@ -20,7 +20,7 @@ from test_applications import (  # noqa: F401
 from test_data_services import redis, s3
 
 RUNS = "/api/v2/dags/probe/dagRuns"
-DAGS = ["backlog", "forger", "probe", "secrets_of_airflow"]
+DAGS = ["backlog", "forger", "probe", "secrets_of_airflow", "surroundings"]
 #: Tasks that the worker runs at a time, by default.
 SLOTS = 2
 #: Seconds after which the scheduler hands over a task again that nobody began: AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT.
@@ -40,12 +40,12 @@ def test_the_first_task_finds_the_api_for_tasks_ready(stack: Stack) -> None:
     assert asked and "path=/execution/health" in asked[0] and "status_code=200" in asked[0]
 
 
-def run_role(*options: str, status: int = 0) -> str:
-    """Run the role alone and return what it says."""
+def run_role(*options: str, status: int = 0, playbook: str = "airflow") -> str:
+    """Run the role alone, or another playbook, and return what it says."""
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
     done = subprocess.run(
         ["ansible-playbook", f"--inventory={os.path.dirname(inventory)}", "--inventory=molecule/shared/inventory.yml",
-         "playbooks/airflow.yml", *options],
+         f"playbooks/{playbook}.yml", *options],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == status, done.stdout + done.stderr
@@ -130,9 +130,9 @@ def test_the_log_outlives_the_worker(stack: Stack, airflow: requests.Session, ru
 SECRETS = {
     "airflow-apiserver": {"airflow_db_url", "fernet_key", "jwt_secret", "minio_logs", "session_secret"},
     "airflow-scheduler": {"airflow_db_url", "broker_url", "fernet_key", "jwt_secret", "result_backend"},
-    "airflow-dag-processor": {"airflow_db_url", "fernet_key"},
-    "airflow-triggerer": {"airflow_db_url", "fernet_key", "minio_logs"},
-    "airflow-worker": {"broker_url", "minio_logs", "result_backend"},
+    "airflow-dag-processor": {"PROBE_SECRET", "airflow_db_url", "fernet_key"},
+    "airflow-triggerer": {"PROBE_SECRET", "airflow_db_url", "fernet_key", "minio_logs"},
+    "airflow-worker": {"PROBE_SECRET", "broker_url", "minio_logs", "result_backend"},
 }
 
 
@@ -146,6 +146,24 @@ def test_each_component_holds_its_own_secrets_alone(stack: Stack, container: str
     for secret in SECRETS[container]:
         value = command("docker", "exec", name, "cat", f"/run/secrets/{secret}").strip()
         assert value and value not in environment
+
+
+def test_dags_have_one_environment_wherever_they_run(stack: Stack, airflow: requests.Session) -> None:
+    """The DAG processor and the worker see the same, the secret with its value, and no service that is not there."""
+    run = end_of(stack, airflow, "surroundings", trigger(stack, airflow, "surroundings"))
+    assert run["state"] == "success"
+    address = stack.url("airflow", "/api/v2/dags/surroundings")
+    described = airflow.get(address, timeout=TIMEOUT).json()["description"]
+    assert described == (
+        f"plain PROBE_WORD=plain PROBE_SECRET={len('a-secret-of-the-probe')} S3_ENDPOINT_URL=http://minio:9000"
+        " AIRFLOW_API_URL=http://airflow-apiserver:8080/api/v2"
+    )
+    path = f"{address}/dagRuns/{run['dag_run_id']}/taskInstances/look/xcomEntries/return_value"
+    assert airflow.get(path, timeout=TIMEOUT).json()["value"] == described
+    for container in SECRETS:
+        name = f"{stack.name}-{container}"
+        assert "a-secret-of-the-probe" not in command("docker", "inspect", name)
+        assert "a-secret-of-the-probe" not in stack.log(container)
 
 
 def test_a_dag_cannot_forge_a_token(stack: Stack, airflow: requests.Session) -> None:
@@ -278,3 +296,52 @@ def test_dags_are_judged_as_airflow_will_judge_them(stack: Stack, airflow: reque
     assert "airflow_dags_dir holds files that do not compile: broken.py, line 2: invalid syntax" in said
     there = command("ls", f"{stack.config_dir}/dags").split()
     assert "newer_syntax.py" in there and "broken.py" not in there
+
+
+#: A DAG of Airflow 2.
+OLD = b"""from airflow import DAG
+from airflow.utils.dates import days_ago
+
+with DAG("old", schedule_interval=None, start_date=days_ago(1)):
+    pass
+"""
+
+
+def test_broken_dags_are_left_out_where_that_is_asked_for(stack: Stack, tmp_path: Path) -> None:
+    """They are named, all others are deployed, another run changes nothing, and `warn` deploys them as they are."""
+    dags = tmp_path / "dags"
+    shutil.copytree(REPOSITORY / "molecule" / "airflow" / "dags", dags)
+    for name, content in {
+        "old.py": OLD,
+        "no_python.py": b"def broken(:  # airflow dag\n",
+        "new.py": DAG.encode(),
+    }.items():
+        (dags / name).write_bytes(content)
+
+    def there() -> set[str]:
+        return set(command("ls", f"{stack.config_dir}/dags").split()) & {"old.py", "no_python.py", "new.py"}
+
+    options = (f"--extra-vars=airflow_dags_dir={dags}", "--extra-vars=airflow_dags_check=skip")
+    for _ in range(2):
+        said = run_role(*options)
+        assert "old.py: line 2: ImportError" in said and "no_python.py: line 1: SyntaxError" in said
+        assert "days_ago: write a fixed date" in said and "DAG has no argument schedule_interval in Airflow 3" in said
+        assert there() == {"new.py"}
+    assert "changed=0 " in said
+    said = run_role(options[0], "--extra-vars=airflow_dags_check=warn")
+    assert "old.py: line 2: ImportError" in said and "deployed all the same" in said
+    assert there() == {"new.py", "old.py", "no_python.py"}
+
+
+def test_the_check_of_dags_alone(stack: Stack, tmp_path: Path) -> None:
+    """It lists what is wrong and fails, or says that nothing is, and changes nothing either way."""
+    before = command("ls", "-lR", "--time-style=full-iso", stack.config_dir)
+    assert "can be imported" in run_role(playbook="dags")
+    dags = tmp_path / "dags"
+    shutil.copytree(REPOSITORY / "molecule" / "airflow" / "dags", dags)
+    (dags / "old.py").write_bytes(OLD)
+    (dags / "ends.py").write_text("import os  # airflow dag\nos._exit(3)\n")
+    said = run_role(f"--extra-vars=airflow_dags_dir={dags}", status=2, playbook="dags")
+    assert "old.py: line 2: ImportError" in said and "ends.py: its process ended with status 3" in said
+    assert "probe.py" not in said
+    assert command("ls", "-lR", "--time-style=full-iso", stack.config_dir) == before

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[3] / "roles" / "airflow" / "files" / "scripts" / "import_dags.py"
-HEAD = "from airflow.sdk import BaseHook, Variable, dag\n"
+HEAD = "from airflow.sdk import DAG, BaseHook, Variable, dag\n"
 FILES = {
     "fine.py": "x = Variable.get('limit', default='5')\n",
     "variable.py": "x = Variable.get('limit')\n",
@@ -25,6 +25,43 @@ FILES = {
     "asks_and_is_broken.py": "x = Variable.get('limit', default='5')\nundefined\n",
     "no_python.py": "def broken(:\n",
     "database.py": "from airflow import settings\nsettings.Session().execute('select 1 from dag')\n",
+    "environment.py": "import os\nx = os.environ['DESK_REGION']\n",
+    "secret.py": "import os\nx = os.environ['DESK_TOKEN']\n",
+    "secret_or_none.py": "import os\nx = os.getenv('DESK_TOKEN') + 'x'\n",
+    "secret_handled.py": "import os\nx = os.environ.get('DESK_TOKEN', 'none')\n",
+    "unset.py": "import os\nx = os.environ['DESK_UNSET']\n",
+    "missing.py": "import xgboost_of_the_desk\n",
+    "slow.py": "import time\ntime.sleep(60)\n",
+    "slower.py": "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\ntime.sleep(60)\n",
+    "crash.py": "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\nos.kill(os.getpid(), signal.SIGILL)\n",
+    "leaves.py": "import os\nos._exit(0)\n",
+    "exits.py": "import sys\nsys.exit('no desk')\n",
+    "loud.py": "print('{}' * 10**6)\n",
+    "one.py": "@dag\ndef same():\n    ...\nsame()\n",
+    "two.py": "@dag\ndef same():\n    ...\nsame()\n",
+    "helper_fails.py": "import desk_broken\n",
+    "desk_broken.py": "\n\nraise ValueError('of the helper')\n",
+    "airflow_2.py": """
+from airflow.operators.python_operator import PythonOperator
+from airflow.utils.dates import days_ago
+
+with DAG("old", schedule_interval="@daily", start_date=days_ago(1)):
+    PythonOperator(task_id="a", python_callable=print, provide_context=True)
+""",
+    "schedule_interval.py": "with DAG(\n    'x',\n    schedule_interval='@daily',\n):\n    pass\n",
+    "fails_later.py": """
+from airflow.sdk import task
+
+@task
+def say(execution_date=None, **context):
+    print(context["yesterday_ds"], context.get("next_execution_date"))
+
+@dag
+def fails_later():
+    say()
+
+fails_later()
+""",
 }
 UNKNOWN = {
     "variable.py": 'asks for the variable "limit"',
@@ -33,6 +70,29 @@ UNKNOWN = {
     "handled.py": 'asks for the variable "limit"',
     "used.py": 'asks for the variable "limit"',
     "through_helper.py": 'asks for the variable "limit"',
+    "secret.py": 'asks for the secret "DESK_TOKEN"',
+    "secret_or_none.py": 'asks for the secret "DESK_TOKEN"',
+}
+BROKEN = {
+    "broken.py": "line 2: ZeroDivisionError: division by zero",
+    "asks_and_is_broken.py": "line 3: NameError: name 'undefined' is not defined",
+    "no_python.py": "line 2: SyntaxError: invalid syntax",
+    "database.py": "line 3: ",
+    "latin_1.py": "Airflow reads the file of a DAG as UTF-8 only: ",
+    "unset.py": "line 3: KeyError: 'DESK_UNSET'\n  If it is an environment variable, set DESK_UNSET in"
+    " airflow_environment",
+    "missing.py": "line 2: ModuleNotFoundError: No module named 'xgboost_of_the_desk'\n  Add the package of"
+    " xgboost_of_the_desk to airflow_build.requirements",
+    "slow.py": "line 3: its import takes more than 10 s",
+    "slower.py": "its import takes more than 20 s",
+    "crash.py": "its process ended by the signal SIGILL",
+    "leaves.py": "its process ended with status 0",
+    "exits.py": "line 3: SystemExit: no desk",
+    "two.py": "its DAG same is also in one.py",
+    "helper_fails.py": "desk_broken.py, line 4: ValueError: of the helper",
+    "desk_broken.py": "line 4: ValueError: of the helper",
+    "airflow_2.py": "line 3: ModuleNotFoundError: No module named 'airflow.operators.python_operator'",
+    "schedule_interval.py": "line 2: TypeError: DAG.__init__() got an unexpected keyword",
 }
 
 
@@ -49,6 +109,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "10",
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "20",
+        "DESK_REGION": "eu",
+        "DAGS_CHECK_SECRETS": "DESK_TOKEN DESK_OTHER",
     }
     done = subprocess.run(
         [sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=180, check=False
@@ -63,13 +127,61 @@ def test_what_needs_the_running_airflow_is_told_apart(report: dict[str, dict[str
 
 
 def test_what_no_variable_would_mend_is_broken(report: dict[str, dict[str, str]]) -> None:
-    """With the error."""
-    assert set(report["broken"]) == {
-        "broken.py", "asks_and_is_broken.py", "no_python.py", "database.py", "latin_1.py",
-    }  # fmt: skip
-    assert "ZeroDivisionError" in report["broken"]["broken.py"]
+    """With line, error and what to do; a file that is slow or ends its process leaves the others alone."""
+    said = {name: text[: len(BROKEN.get(name, ""))] for name, text in report["broken"].items()}
+    assert said == BROKEN
 
 
 def test_the_file_of_a_dag_in_another_encoding_is_broken(report: dict[str, dict[str, str]]) -> None:
     """Python reads it, and Airflow cannot keep its text; a module without a DAG is fine."""
     assert "Save it in UTF-8" in report["broken"]["latin_1.py"]
+
+
+def test_what_airflow_3_has_removed_is_named_with_its_form_now(report: dict[str, dict[str, str]]) -> None:
+    """All of it, though the import stops at the first; what only fails in a task is told of a file that is imported."""
+    assert report["broken"]["airflow_2.py"].splitlines()[1:] == [
+        "  line 3: Airflow 3 has no airflow.operators.python_operator: write from"
+        " airflow.providers.standard.operators.python import PythonOperator.",
+        "  line 4: Airflow 3 has no airflow.utils.dates.days_ago: write a fixed date, such as"
+        " pendulum.datetime(2026, 1, 1, tz='UTC').",
+        "  line 6: DAG has no argument schedule_interval in Airflow 3: write schedule.",
+        "  line 7: PythonOperator has no argument provide_context in Airflow 3: remove it, since the function gets what"
+        " it names anyway.",
+    ]
+    assert report["outdated"] == {
+        "fails_later.py": "its tasks will fail\n"
+        "  line 6: A task's context has no execution_date in Airflow 3: use logical_date.\n"
+        "  line 7: A task's context has no next_execution_date in Airflow 3: use data_interval_end.\n"
+        "  line 7: A task's context has no yesterday_ds in Airflow 3: use macros.ds_add(ds, -1)."
+    }
+
+
+def test_dags_from_standard_input(tmp_path: Path) -> None:
+    """They are written where Airflow has them, and nothing can be written beside them."""
+    folder, certificate = tmp_path / "dags", tmp_path / "config" / "gateway-ca.pem"
+    environment = os.environ | {
+        "AIRFLOW_HOME": str(tmp_path / "home"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
+        "GATEWAY_CA_FILE": str(certificate),
+    }
+    text = (
+        "# dag airflow\nimport os\nfrom desk.names import NAMES\nopen(os.environ['GATEWAY_CA_FILE']).read() + NAMES\n"
+    )
+    content = {
+        "dags": {
+            "own.py": text,
+            "bad.py": text + "1/0\n",
+            "desk/__init__.py": "",
+            "desk/names.py": "base64:TkFNRVMgPSAieCIK",
+        },
+        "files": {str(certificate): "abc"},
+    }
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "-"],
+        input=json.dumps(content), env=environment, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(json.loads(done.stdout.splitlines()[-1])["broken"]) == {"bad.py"}
+    assert (folder / "desk" / "names.py").read_text() == 'NAMES = "x"\n'
+    assert {path.stat().st_mode & 0o222 for path in (folder, folder / "desk", folder / "own.py")} == {0}

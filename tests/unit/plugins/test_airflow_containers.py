@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from collection_under_test import CONTRACTS, ansible_playbook, containers_here, role_of_variables
+from collection_under_test import CONTRACTS, REPOSITORY, ansible_playbook, containers_here, role_of_variables
 
 SECRETS = {
     "postgres_airflow_password": "PgPassword",
@@ -20,16 +21,24 @@ SECRETS = {
     "airflow_jwt_secret": "JwtSecret",
     "airflow_session_secret": "SessionSecret",
     "airflow_admin_password": "AdminPassword",
+    "airflow_backend_password": "BackendPassword",
+    "backend_api_token": "ApiToken",
+    "ibkr_gateway_tls": "-----BEGIN PRIVATE KEY-----\nxyz\n-----END PRIVATE KEY-----\n-----BEGIN CERTIFICATE-----\nabc",
 }
+#: Containers in which the code of DAGs runs.
+DAGS_RUN_IN = ("airflow-dag-processor", "airflow-triggerer", "airflow-worker")
 Containers = dict[str, dict[str, Any]]
 
 
-def rendered(directory: Path, workers: dict[str, dict[str, Any]], **variables: Any) -> Containers:
+def rendered(
+    directory: Path, workers: dict[str, dict[str, Any]], more: tuple[str, ...] = (), **variables: Any
+) -> Containers:
     """The containers of the host `services`, as Ansible renders them from the role's own defaults and variables.
 
     Args:
         directory: Where to work.
         workers: Hosts of the group airflow_worker and their variables; empty: no such group.
+        more: Further groups that the host is in.
         variables: Variables of all hosts.
     """
     role = role_of_variables(directory, "airflow")
@@ -37,9 +46,11 @@ def rendered(directory: Path, workers: dict[str, dict[str, Any]], **variables: A
         "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,
         "secrets": SECRETS,
-        "container_image_refs": {"airflow": "stack/airflow:abc"},
+        "container_image_refs": {"airflow": "stack/airflow:abc", "airflow-packages": "stack/airflow-packages:def"},
     }
-    groups = {group: {"hosts": {"services": {}}} for group in ("postgres", "redis", "minio", "mlflow", "airflow")}
+    groups = {
+        group: {"hosts": {"services": {}}} for group in ("postgres", "redis", "minio", "mlflow", "airflow", *more)
+    }
     if workers:
         groups["airflow_worker"] = {"hosts": workers}
     inventory = {"all": {"children": groups, "vars": further | variables}}
@@ -98,3 +109,89 @@ def test_the_worker_knows_where_a_browser_finds_mlflow(several: Containers) -> N
     assert environment["MLFLOW_TRACKING_URI"] == "http://mlflow-server:5500"
     assert environment["MLFLOW_PUBLIC_URL"] == "http://desk.example.com:5500"
     assert environment["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Containers:
+    """Those of a whole stack whose DAGs have packages and an environment of their own."""
+    directory = tmp_path_factory.mktemp("own")
+    return rendered(
+        directory,
+        {},
+        ("ibkr_gateway", "backend"),
+        airflow_build={"apt": ["jq"]},
+        airflow_environment={"DESK": "eu", "MLFLOW_TRACKING_URI": "http://elsewhere:5000"},
+        airflow_secret_environment={"DESK_TOKEN": "it's $secret", "AIRFLOW_CONN_DESK": "http://desk:hidden@desk"},
+    )
+
+
+def test_the_code_of_dags_finds_the_same_wherever_it_runs(own: Containers) -> None:
+    """The stack's addresses by the names that an application gets, and the inventory's own over them."""
+    expected = {
+        "S3_ENDPOINT_URL": "http://minio:9000",
+        "GATEWAY_URL": "https://ibkr-gateway:5055",
+        "GATEWAY_CA_FILE": "/run/config/gateway-ca.pem",
+        "AIRFLOW_API_URL": "http://airflow-apiserver:8080/api/v2",
+        "BACKEND_URL": "http://backend:8000",
+        "MLFLOW_PUBLIC_URL": "http://localhost:5500",
+        "MLFLOW_TRACKING_URI": "http://elsewhere:5000",
+        "DESK": "eu",
+    }
+    for name in DAGS_RUN_IN:
+        environment = own[name]["environment"]
+        assert {key: environment.get(key) for key in expected} == expected, name
+        assert own[name]["files"]["gateway-ca.pem"] == "-----BEGIN CERTIFICATE-----\nabc", name
+    for name in own.keys() - set(DAGS_RUN_IN):
+        assert not expected.keys() & own[name]["environment"].keys(), name
+
+
+def test_addresses_of_services_that_are_not_there(several: Containers) -> None:
+    """Have no variable."""
+    for name in DAGS_RUN_IN:
+        assert not {"GATEWAY_URL", "GATEWAY_CA_FILE", "BACKEND_URL"} & several[name]["environment"].keys(), name
+        assert not several[name]["files"], name
+
+
+def test_secret_variables_of_dags_are_read_from_files(own: Containers, tmp_path: Path) -> None:
+    """By a shell, so that the container's description has their names alone; each value arrives as it is."""
+    for name in DAGS_RUN_IN:
+        container = own[name]
+        assert container["secrets"]["DESK_TOKEN"] == "it's $secret", name
+        description = json.dumps({key: value for key, value in container.items() if key != "secrets"})
+        assert "$secret" not in description and "hidden" not in description, name
+        for file, value in container["secrets"].items():
+            (tmp_path / file).write_text(value)
+        shell, flag, script, zero = container["entrypoint"]
+        script = script.replace("/run/secrets", str(tmp_path))
+        show = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
+        done = subprocess.run([shell, flag, script, zero, *show], capture_output=True, text=True, check=True)
+        environment = json.loads(done.stdout)
+        assert environment["DESK_TOKEN"] == "it's $secret", name
+        assert environment["AIRFLOW_CONN_DESK"] == "http://desk:hidden@desk", name
+        assert ("AIRFLOW_CONN_MINIO_LOGS" in environment) == (name != "airflow-dag-processor")
+    for name in own.keys() - set(DAGS_RUN_IN):
+        assert "DESK_TOKEN" not in json.dumps(own[name]), name
+
+
+def test_no_secret_of_dags_can_have_the_name_of_one_of_airflows(own: Containers) -> None:
+    """The list of names that are refused has all that these containers have."""
+    taken = yaml.safe_load((REPOSITORY / "roles" / "airflow" / "vars" / "main.yml").read_text())["airflow_own_secrets"]
+    found = {secret for name in DAGS_RUN_IN for secret in own[name]["secrets"]}
+    assert found == {*taken, "DESK_TOKEN", "AIRFLOW_CONN_DESK"}
+
+
+def test_packages_of_dags_choose_the_image(own: Containers, several: Containers) -> None:
+    """All of Airflow's containers run the one that has them."""
+    assert {each["image"] for each in own.values()} == {"stack/airflow-packages:def"}
+    assert {each["image"] for each in several.values()} == {"stack/airflow:abc"}
+
+
+def test_skipped_dags_are_left_out(tmp_path: Path) -> None:
+    """Of all that have the DAGs, whatever the check that found them."""
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    for name in ("good.py", "bad.py"):
+        (dags / name).write_text("x = 1\n")
+    found = rendered(tmp_path, {}, airflow_dags_dir=str(dags), airflow_dags_skipped=["bad.py"])
+    for name in DAGS_RUN_IN:
+        assert set(found[name]["reloadable_files"]["dags"]["files"]) == {"good.py"}, name

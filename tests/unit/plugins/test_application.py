@@ -14,6 +14,7 @@ from ansible.errors import AnsibleFilterError
 from collection_under_test import REPOSITORY, plugin
 
 application = plugin("plugin_utils.application")
+declared_build = plugin("plugin_utils.declared_build")
 images = plugin("plugin_utils.images")
 source_files = plugin("plugin_utils.source_files")
 
@@ -434,3 +435,125 @@ def load(name: str) -> Any:
 def test_health_compares_what_is_expected(expected: Any, answer: Any, sentences: list[str]) -> None:
     """At every depth; what is more does not matter."""
     assert load("probe_http").missing(expected, answer) == sentences
+
+
+LOCKED = """numpy==2.3.5 \\
+    --hash=sha256:00
+Attrs==25.4.0 ; python_full_version >= '3.13'
+attrs==24.1.0 ; python_full_version < '3.13'
+"""
+
+
+@pytest.fixture
+def dags(tmp_path: Path) -> Path:
+    """A directory of DAGs with requirements beside them."""
+    (tmp_path / "train.py").write_text("x = 1\n")
+    (tmp_path / "requirements.txt").write_text("# ours\nxgboost>=3.1 # trees\nib_insync; python_version > '3'\n")
+    (tmp_path / "requirements.lock").write_text(LOCK)
+    return tmp_path
+
+
+def packages(dags: Path, **build: Any) -> dict[str, Any]:
+    """Plan of the image with the packages of DAGs."""
+    definitions = {
+        "python-build": {"context": []},
+        "airflow": {"context": []},
+        "airflow-packages": declared_build.packages_image(str(dags), build),
+    }
+    return images.image_plan(definitions, ["airflow-packages"], {"repository": "desk", "args": {}})[-1]
+
+
+def test_packages_of_dags_are_an_image_over_airflows(dags: Path) -> None:
+    """Its parent is Airflow's image, which a changed list leaves alone; nothing but the list is in its context."""
+    plan = packages(dags, requirements="requirements.txt", exclude_newer="2026-11-20", apt=["jq"])
+    assert set(plan["files"]) == {"Dockerfile", "requirements.txt"}
+    assert plan["parents"] == ["python-build", "airflow"]
+    assert plan["args"]["UV_OPTIONS"] == "--exclude-newer 2026-11-20 --only-binary :all:"
+    assert plan["args"]["APT"] == "jq"
+    assert plan["variable"] == "airflow_build"
+    (dags / "train.py").write_text("x = 2\n")
+    again = {"requirements": str(dags / "requirements.txt"), "exclude_newer": "2026-11-20", "apt": ["jq"]}
+    assert packages(dags, **again)["ref"] == plan["ref"]
+    (dags / "requirements.txt").write_text("lightgbm\n")
+    assert packages(dags, **again)["ref"] != plan["ref"]
+
+
+def test_dags_without_packages_of_their_own() -> None:
+    """Define no image."""
+    assert declared_build.packages_image("/does/not/exist", {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (
+            {"requirements": "nope.txt"},
+            "nope.txt, which airflow_build.requirements names, cannot be read: No such file",
+        ),
+        ({"requirements": "requirements.txt"}, "requirements.txt (airflow_build.requirements) is not a lock file with"),
+        ({"folders": ["x"]}, "airflow_build has the unknown key 'folders'"),
+        ({"requirements": ["xgboost"]}, "airflow_build.requirements is ['xgboost'], expected str"),
+        ({"apt": ["jq && true"]}, "airflow_build.apt holds 'jq && true', expected the name of a Debian package"),
+        ({"apt_build": ["gcc"]}, "airflow_build names no packages"),
+        ({"requirements": "requirements.txt", "exclude_newer": "soon"}, "airflow_build.exclude_newer is 'soon'"),
+    ],
+)
+def test_packages_that_cannot_be_installed_are_refused(dags: Path, build: dict[str, Any], sentence: str) -> None:
+    """With the variable and what is expected."""
+    with pytest.raises(AnsibleFilterError) as error:
+        declared_build.packages_image(str(dags), build)
+    assert sentence in str(error.value)
+
+
+def test_a_version_that_airflow_is_not_tested_with_is_refused(dags: Path) -> None:
+    """Of this repository's own lock, with the package, its version there, and the line."""
+    (dags / "requirements.txt").write_text("xgboost\ncelery>=5.7\n")
+    with pytest.raises(AnsibleFilterError) as error:
+        declared_build.packages_image(str(dags), {"requirements": "requirements.txt", "exclude_newer": "2026-11-20"})
+    assert "requirements.txt, line 2 (airflow_build.requirements) asks for celery>=5.7, and Airflow is tested with" in (
+        str(error.value)
+    )
+    assert "xgboost" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("numpy<2", "line 1 (airflow_build.requirements) asks for numpy<2, and Airflow is tested with numpy 2.3.5."),
+        ("NumPy==2.3.4 --hash=sha256:00", "asks for NumPy==2.3.4"),
+        ("numpy==2.3.4 \\\n    --hash=sha256:00 \\\n    --hash=sha256:01", "asks for numpy==2.3.4"),
+        ("attrs<25", "asks for attrs<25, and Airflow is tested with attrs 25.4.0"),
+        ("-r other.txt", "is '-r other.txt', expected the name of a package"),
+        ("./wheels/own.whl", "is './wheels/own.whl', expected the name of a package"),
+        ("numpy", ""),
+        ("numpy>=2,<3", ""),
+        ("numpy<2; python_version < '3.13'", ""),
+        ("numpy<2; sys_platform == 'win32'", ""),
+        ("xgboost[all]==1 # numpy<2", ""),
+        ("--index-url https://index.example", ""),
+    ],
+)
+def test_requirements_beside_a_lock(line: str, sentence: str) -> None:
+    """Only what the image would have to install is compared, with the lock's version for the image's Python."""
+    found = declared_build.conflicting_requirements(line + "\n", LOCKED, "requirements.txt", "airflow_build")
+    assert [sentence in each for each in found] == [True] * bool(sentence)
+
+
+def test_airflows_environment_and_image_are_checked() -> None:
+    """As the backend's are, and no secret takes the name of one of Airflow's."""
+    declared = {
+        "airflow_image": "own:1",
+        "airflow_build": {"apt": ["jq"]},
+        "airflow_environment": {"A-B": "1", "TOKEN": "x"},
+        "airflow_secret_environment": {"TOKEN": "hidden-value", "EMPTY": "", "fernet_key": "hidden-value"},
+    }
+    found = application.airflow_problems(declared, ["fernet_key"])
+    for part in (
+        "airflow_environment has the name 'A-B'",
+        "TOKEN is in airflow_environment and in airflow_secret_environment",
+        "airflow_secret_environment.EMPTY is empty",
+        "airflow_secret_environment has the name 'fernet_key', which is that of a secret of Airflow's own",
+        "airflow_image and airflow_build are both set",
+    ):
+        assert sum(part in each for each in found) == 1, part
+    assert len(found) == 5 and "hidden-value" not in "".join(found)

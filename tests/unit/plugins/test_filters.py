@@ -324,6 +324,15 @@ def test_what_to_do_about_a_failed_build(log: str, named: tuple[str, ...], other
     assert all(each in said for each in named) and other not in said
 
 
+def test_what_to_do_about_packages_that_do_not_fit() -> None:
+    """As uv 0.13 says it; the remedy names the variable that declares the image's packages."""
+    log = "error: No solution found when resolving dependencies\n  cause: Because you require numpy<2 and numpy==2.3.5"
+    said = images.build_remedy(log, "airflow_build")
+    assert "airflow_build.requirements do not fit together, or not with those that Airflow is tested with" in said
+    assert "container_image_pip_index" not in said
+    assert "airflow_build.from_source" in images.build_remedy("ta has no usable wheels", "airflow_build")
+
+
 def test_dates_without_quotes() -> None:
     """YAML reads a day as a date."""
     rule = {"value": datetime.date(2000, 1, 1), "kind": "date", "expected": "a day"}

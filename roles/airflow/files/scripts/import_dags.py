@@ -1,29 +1,62 @@
 """Imports every DAG of the configured folder, as the DAG processor would, in a place without network and database.
 
-Prints, as its last line, a JSON object: ``broken``, relative path to error of the files that cannot be imported, and
-``unknown``, the same of those of which this cannot be said here. They ask for a variable or a connection while they are
-imported, which only the running Airflow has, and what failed may have failed for want of it.
+Each file has a process and a time of its own, so that one that is slow or ends its process does not fail the others.
+
+Usage: ``import_dags.py [-]``. With ``-`` it first reads a JSON object from standard input and writes what is to be
+there: ``dags``, relative path to content, and ``files``, absolute path to content.
+
+Prints, as its last line, a JSON object. Relative path of a DAG file to what is to be said of it, in
+
+- ``broken``: it cannot be imported;
+- ``unknown``: it cannot be said here. It asks for a variable, a connection or a secret while it is imported, which only
+  the running Airflow has, and what failed may have failed for want of it;
+- ``outdated``: it can be imported, and its tasks use what Airflow 3 has removed.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import importlib
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import re
+import signal
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Airflow reads its settings when it is imported.
 os.environ["AIRFLOW__SECRETS__BACKEND"] = "import_dags.NothingKnown"
 os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "CRITICAL"
+# Otherwise an error may not show the line of the DAG file.
+os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "50"
 
 from airflow.secrets import BaseSecretsBackend
+from airflow_2 import airflow_2_forms
 
+#: What most files import, and what the import of a file needs: loaded once, and not in each process.
+PRELOADED = (
+    "airflow.dag_processing.dagbag",
+    "airflow.models.dagcode",
+    "airflow.providers.standard.operators.python",
+    "airflow.sdk.definitions.dag",
+    "airflow.sdk.execution_time.context",
+)
+#: Files that are imported at a time.
+AT_ONCE = 2
 # No value of a variable would help against these.
 HOPELESS = re.compile(r"^(SyntaxError|IndentationError|TabError|NameError|ImportError|ModuleNotFoundError)\b")
 LAST_LINE = re.compile(r"^[A-Za-z_][\w.]*(: .*)?$")
+#: Characters of an error that are shown.
+LONGEST_ERROR = 500
 
+#: Names of environment variables with secret values.
+SECRET_NAMES = os.environ.get("DAGS_CHECK_SECRETS", "").split()
 #: DAG file to what it asked for while it was imported.
 asked: dict[str, list[str]] = {}
 
@@ -38,6 +71,16 @@ class NothingKnown(BaseSecretsBackend):
     def get_connection(self, conn_id: str, **_: Any) -> None:
         """Remember that the connection was asked for."""
         remember(f'the connection "{conn_id}"')
+
+
+class SecretsUnknown(os._Environ):  # type: ignore[type-arg]
+    """Environment that remembers which DAG file asked for a secret, of which only the names are known here."""
+
+    def __getitem__(self, key: str) -> str:
+        """Remember that the secret was asked for."""
+        if key in SECRET_NAMES:
+            remember(f'the secret "{key}"')
+        return super().__getitem__(key)
 
 
 def remember(what: str) -> None:
@@ -63,28 +106,204 @@ def needs_running_airflow(path: str, error: str) -> bool:
     return bool(asked.get(path)) and not any(HOPELESS.match(line) for line in last)
 
 
-def main() -> int:
-    """Import, and report."""
+def import_one(path: str, folder: Path, results: multiprocessing.connection.Connection) -> None:
+    """Import one file, in a process of its own, and send what came of it.
+
+    Args:
+        path: The file.
+        folder: Where all DAGs are.
+        results: Where to send its DAGs' ids, its error and what it asked for.
+    """
+    # What it prints is of no use here, and may be long.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.models.dagcode import DagCode
 
-    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}}
     # As the DAG processor does, this one lets files import what lies beside them.
-    bag = BundleDagBag(str(folder), bundle_path=folder, bundle_name="dags-folder")
-    for name, error in sorted(bag.import_errors.items()):
-        path = str(folder / name)
-        if needs_running_airflow(path, error):
-            report["unknown"][name] = f"asks for {', '.join(asked[path])}\n{error}"
-        else:
-            report["broken"][name] = error
+    bag = BundleDagBag(str(folder), bundle_path=folder, bundle_name="dags-folder", collect_dags=False)
+    bag.process_file(path, only_if_updated=False)
+    error = "\n".join(bag.import_errors.values())
     for dag in bag.dags.values():
         try:
             # Airflow keeps the text of a DAG's file, and has an import error where it cannot read it.
             DagCode.get_code_from_file(dag.fileloc)
-        except UnicodeDecodeError as error:
-            name = str(Path(dag.fileloc).relative_to(folder))
-            report["broken"][name] = f"Airflow reads the file of a DAG as UTF-8 only: {error}. Save it in UTF-8."
+        except UnicodeDecodeError as reason:
+            error = f"Airflow reads the file of a DAG as UTF-8 only: {reason}. Save it in UTF-8."
+    unknown = needs_running_airflow(path, error)
+    results.send({"dags": sorted(bag.dags), "error": error, "unknown": unknown, "asked": asked.get(path, [])})
+    results.close()
+    # Threads and handlers of the file have nothing to say about it.
+    os._exit(0)
+
+
+@dataclass
+class Import:
+    """A file that is being imported."""
+
+    path: str
+    process: multiprocessing.process.BaseProcess
+    results: multiprocessing.connection.Connection
+    ends: float
+
+
+def import_all(paths: list[str], folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
+    """Import files, a process each.
+
+    Args:
+        paths: The files.
+        folder: Where all DAGs are.
+        seconds: Time of each.
+
+    Returns:
+        File to what ``import_one`` sent; of one that sent nothing its error.
+    """
+    context = multiprocessing.get_context("fork")
+    waiting, found = list(paths), {}
+    running: dict[str, Import] = {}
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            path = waiting.pop(0)
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=import_one, args=(path, folder, there))
+            process.start()
+            there.close()
+            running[path] = Import(path, process, here, time.monotonic() + seconds)
+        patience = min(each.ends for each in running.values()) - time.monotonic()
+        multiprocessing.connection.wait([each.results for each in running.values()], max(0, patience))
+        for each in list(running.values()):
+            if each.results.poll():
+                with contextlib.suppress(EOFError):
+                    found[each.path] = each.results.recv()
+                each.process.join(5)
+            elif time.monotonic() < each.ends:
+                continue
+            late = time.monotonic() >= each.ends
+            each.process.kill()
+            each.process.join()
+            each.results.close()
+            del running[each.path]
+            if each.path not in found:
+                error = too_slow(seconds) if late else ended(each.process.exitcode)
+                found[each.path] = {"dags": [], "error": error, "unknown": False, "asked": []}
+    return found
+
+
+def too_slow(seconds: float) -> str:
+    """Say that a file took too long."""
+    return (
+        f"its import takes more than {seconds:g} s, after which Airflow gives it up. Move slow work, such as requests"
+        " and queries, into the tasks: the top of a file runs each time that it is read."
+    )
+
+
+def ended(status: int | None) -> str:
+    """Say how a process ended that should have sent a result.
+
+    Args:
+        status: Its exit status, negative for a signal.
+    """
+    if status == -signal.SIGKILL:
+        return "its process was killed while it was imported, as happens when it uses more memory than the worker has."
+    how = f"by the signal {signal.Signals(-status).name}" if status and status < 0 else f"with status {status}"
+    return f"its process ended {how} while it was imported. Remove what ends it, such as os._exit()."
+
+
+def shown(error: str, folder: Path, name: str) -> str:
+    """Say what an error is and where.
+
+    Args:
+        error: Its traceback, or a sentence.
+        folder: Where all DAGs are.
+        name: The file that was imported.
+
+    Returns:
+        The line of what failed, and its file if that is another of the DAGs' files, and the exception.
+    """
+    slow = re.search(r"DagBag import timeout for .* after ([\d.]+)s", error)
+    places = re.findall(rf'File "{re.escape(str(folder))}/([^"]+)", line (\d+)', error)
+    lines = error.splitlines()
+    starts = [number for number, line in enumerate(lines) if LAST_LINE.match(line)]
+    text = " ".join(" ".join(lines[starts[-1] if starts and places else 0 :]).split())[:LONGEST_ERROR]
+    where = "" if not places or places[-1][0] == name else f"{places[-1][0]}, "
+    place = f"{where}line {places[-1][1]}: " if places else ""
+    return place + (too_slow(float(slow[1])) if slow else text)
+
+
+def remedy(error: str) -> list[str]:
+    """Say what to do about some common errors.
+
+    Args:
+        error: What ``shown`` returned.
+    """
+    missing = re.search(r"\bModuleNotFoundError: No module named '([\w.]+)'", error)
+    if missing and missing[1].startswith("airflow.providers."):
+        return ["Add the package of that provider (apache-airflow-providers-…) to airflow_build.requirements."]
+    if missing and not missing[1].startswith("airflow."):
+        return [f"Add the package of {missing[1]} to airflow_build.requirements, or the module to airflow_dags_dir."]
+    if re.search(r"name resolution|Network is unreachable|ConnectionError|ConnectError|getaddrinfo", error):
+        return ["It uses the network at its top, which the check does not have: do so in a task."]
+    key = re.search(r"\bKeyError: '([A-Z][A-Z0-9_]*)'", error)
+    if key:
+        return [f"If it is an environment variable, set {key[1]} in airflow_environment or airflow_secret_environment."]
+    return []
+
+
+def listed(findings: list[tuple[int, str]]) -> list[str]:
+    """Write findings, a line each."""
+    return [f"line {line}: {text}" for line, text in findings]
+
+
+def unpack(folder: Path) -> None:
+    """Write what standard input holds.
+
+    Args:
+        folder: Where all DAGs are. They can be read only there, as in Airflow's containers.
+    """
+    content = json.load(sys.stdin)
+    places = {folder / name: text for name, text in content["dags"].items()}
+    places |= {Path(name): text for name, text in content["files"].items()}
+    for place, text in places.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(base64.b64decode(text[7:]) if text.startswith("base64:") else text.encode())
+        place.chmod(0o400)
+    for directory in [*(each for each in folder.rglob("*") if each.is_dir()), folder]:
+        directory.chmod(0o500)
+
+
+def main(arguments: list[str]) -> int:
+    """Import, and report."""
+    from airflow.configuration import conf
+    from airflow.dag_processing.importers import get_importer_registry
+
+    for module in PRELOADED:
+        importlib.import_module(module)
+    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    if arguments == ["-"]:
+        unpack(folder)
+    report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}, "outdated": {}}
+    safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
+    paths = sorted(map(str, get_importer_registry().list_dag_files(str(folder), safe_mode=safe_mode)))
+    os.environ.__class__ = SecretsUnknown
+    found = import_all(paths, folder, conf.getfloat("dag_processor", "dag_file_processor_timeout"))
+    owners: dict[str, str] = {}
+    for path in paths:
+        name, result = str(Path(path).relative_to(folder)), found[path]
+        for dag in result["dags"]:
+            other = owners.setdefault(dag, name)
+            if other != name and not result["error"]:
+                result["error"] = f"its DAG {dag} is also in {other}. Give it another id."
+        old, runs = airflow_2_forms(Path(path).read_bytes())
+        error = shown(result["error"], folder, name)
+        if result["error"] and result["unknown"]:
+            wants = f"asks for {', '.join(result['asked'])}"
+            report["unknown"][name] = "\n  ".join([wants, error, *listed(old + runs)])
+        elif result["error"]:
+            report["broken"][name] = "\n  ".join([error, *(listed(old) or remedy(error)), *listed(runs)])
+        elif runs:
+            report["outdated"][name] = "\n  ".join(["its tasks will fail", *listed(runs)])
     print(f"\n{json.dumps(report)}", flush=True)
     return 0
 
@@ -93,4 +312,4 @@ if __name__ == "__main__":
     # The backend of secrets is imported by its module's name: both must be the same module.
     import import_dags
 
-    sys.exit(import_dags.main())
+    sys.exit(import_dags.main(sys.argv[1:]))
