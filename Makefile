@@ -29,7 +29,10 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: up check status verify stop start destroy fetch-secrets
+.PHONY: configure up check status verify stop start destroy fetch-secrets
+configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
+	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
+
 up: .venv/controller ## Bring the whole stack up, or make it again what the inventory says
 	@$(PLAY) site.yml
 
