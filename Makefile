@@ -29,7 +29,10 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: up check status verify dags stop start destroy fetch-secrets
+.PHONY: configure up check status verify dags stop start destroy fetch-secrets mlflow-gc
+configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
+	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
+
 up: .venv/controller ## Bring the whole stack up, or make it again what the inventory says
 	@$(PLAY) site.yml
 
@@ -56,6 +59,9 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 
 fetch-secrets: .venv/controller ## Restore lost secrets from the hosts; overwrites nothing
 	@$(PLAY) playbooks/fetch_secrets.yml
+
+mlflow-gc: .venv/controller ## Show what was deleted in MLflow and is still stored; OPTIONS='-e mlflow_gc_confirm=NAME' removes it
+	@$(PLAY) playbooks/mlflow_gc.yml
 
 # ---- tests
 

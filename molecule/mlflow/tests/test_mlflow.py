@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import requests
 from client_programs import run_client
-from stack_under_test import HOST, Stack, ansible_command, command, eventually
+from stack_under_test import HOST, REPOSITORY, Stack, ansible_command, command, eventually, play
 from test_applications import (  # noqa: F401
     MLflow,
     test_mlflow_proxies_artifacts,
@@ -47,6 +47,18 @@ def test_run_artifact_and_model(stack: Stack) -> None:
     key = "artifacts/" + found["artifact_uri"].removeprefix("mlflow-artifacts:/").lstrip("/") + "/notes/note.txt"
     assert s3(stack, "mlflow").get_object(Bucket="mlflow", Key=key)["Body"].read() == b"kept\n"
     query = f"SELECT count(*) FROM model_versions WHERE name = '{name}'"
+    assert psql(stack, "mlflow", "mlflow", query) == (0, "1")
+
+
+def test_the_example_for_a_laptop(stack: Stack, tmp_path: Path) -> None:
+    """As docs/mlflow.md has it, at this stack's address."""
+    page = (REPOSITORY / "docs" / "mlflow.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "http://localhost:5500" in example
+    program = tmp_path / "example.py"
+    program.write_text(example.replace("http://localhost:5500", stack.url("mlflow")))
+    assert run_client("dags", str(program)).splitlines()[-1] == "[8.]"
+    query = "SELECT count(*) FROM model_versions WHERE name = 'line'"
     assert psql(stack, "mlflow", "mlflow", query) == (0, "1")
 
 
@@ -287,6 +299,64 @@ def test_deleted_runs_are_removed_with_their_files(stack: Stack, artifacts: Arti
     assert psql(stack, "mlflow", "mlflow", query) == (0, artifacts.run["run_id"])
     refused = stack.execute("mlflow", "mlflow-gc", "--run-ids", artifacts.run["run_id"])
     assert refused.returncode != 0 and artifacts.keys() == ["note.txt"]
+
+
+def log_model(found: Artifacts, name: str) -> None:
+    """Log a model with one file in a run, and register it if it has a name."""
+    run = found.run["run_id"]
+    model = found.api.post("logged-models", experiment_id=found.experiment, name="probe", source_run_id=run)
+    info = model["model"]["info"]
+    place = info["artifact_uri"].removeprefix("mlflow-artifacts:/").lstrip("/")
+    address = f"{found.api.base}/mlflow-artifacts/artifacts/{place}/model.bin"
+    assert requests.put(address, data=b"model", timeout=TIMEOUT).status_code == 200
+    if name:
+        found.api.post("registered-models/create", name=name)
+        source = f"models:/{info['model_id']}"
+        found.api.post("model-versions/create", name=name, source=source, model_id=info["model_id"])
+
+
+def objects(found: Artifacts) -> int:
+    """How many objects MinIO holds of an experiment."""
+    return found.store.list_objects_v2(Bucket="mlflow", Prefix=f"artifacts/{found.experiment}/")["KeyCount"]
+
+
+def test_what_was_deleted_is_shown_and_then_removed(stack: Stack, artifacts: Artifacts) -> None:
+    """With its objects, those of models too; neither what is younger, nor what runs on, nor a registered model's."""
+    name = f"probe {uuid.uuid4()}"
+    gone, whole, used = artifacts.new_run(), Artifacts(stack), Artifacts(stack)
+    for found, run in ((artifacts, artifacts.run), (artifacts, gone), (whole, whole.run), (used, used.run)):
+        assert requests.put(found.address("note.txt", run), data=b"kept", timeout=TIMEOUT).status_code == 200
+    log_model(whole, "")
+    log_model(used, name)
+    artifacts.api.post("runs/delete", run_id=gone["run_id"])
+    for found in (whole, used):
+        found.api.post("experiments/delete", experiment_id=found.experiment)
+
+    def collect(*options: str, status: int = 0) -> str:
+        words = [word for option in options for word in ("--extra-vars", option)]
+        host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+        words.append("--inventory=molecule/shared/inventory.yml")
+        return play("playbooks/mlflow_gc.yml", *words, inventory=host, status=status)
+
+    def stored() -> tuple[list[str], list[str], int, int]:
+        return artifacts.keys(), artifacts.keys(gone), objects(whole), objects(used)
+
+    before = (["note.txt"], ["note.txt"], 2, 2)
+    now, confirmed = "mlflow_gc_older_than=0d", f"mlflow_gc_confirm={stack.name}"
+    shown = collect(now)
+    assert "To remove: " in shown and f"is kept for {name} version 1" in shown
+    assert "To remove: 0 experiments, 0 runs and 0 models with 0 objects" in collect()
+    assert "Removed: 0 experiments, 0 runs and 0 models with 0 objects" in collect(confirmed)
+    assert "the stack is named" in collect(now, "mlflow_gc_confirm=yes", status=2)
+    assert "expected a time such as 30d" in collect("mlflow_gc_older_than=30", confirmed, status=2)
+    assert stored() == before
+    assert "Removed: " in collect(now, confirmed)
+    assert stored() == (["note.txt"], [], 0, 2)
+    query = f"SELECT experiment_id FROM experiments WHERE experiment_id IN ({whole.experiment}, {used.experiment})"
+    assert psql(stack, "mlflow", "mlflow", query) == (0, used.experiment)
+    query = f"SELECT run_uuid FROM runs WHERE experiment_id IN ({artifacts.experiment}, {whole.experiment})"
+    assert psql(stack, "mlflow", "mlflow", query) == (0, artifacts.run["run_id"])
+    assert "To remove: 0 experiments, 0 runs and 0 models with 0 objects" in collect(now)
 
 
 def test_status_tells_of_kills_for_memory(stack: Stack) -> None:
