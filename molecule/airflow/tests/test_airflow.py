@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from test_applications import (  # noqa: F401
 from test_data_services import redis, s3
 
 RUNS = "/api/v2/dags/probe/dagRuns"
-DAGS = ["backlog", "forger", "probe", "secrets_of_airflow", "surroundings"]
+DAGS = ["backlog", "declared", "forger", "probe", "secrets_of_airflow", "surroundings"]
 #: Tasks that the worker runs at a time, by default.
 SLOTS = 2
 #: Seconds after which the scheduler hands over a task again that nobody began: AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT.
@@ -103,6 +104,58 @@ def test_all_that_airflow_keeps_in_redis_is_its_own(stack: Stack, run: dict[str,
     assert any(key.startswith("@airflow:celery-task-meta-") for key in keys), keys
     assert [key for key in keys if key and not key.startswith("@airflow:")] == []
     assert redis(stack, "ACL", "LOG", user="admin") == ""
+
+
+#: As in molecule.yml.
+PASSWORD = "p@ss'word {{x}}"
+
+
+def test_connections_variables_and_pools_of_the_inventory(stack: Stack, airflow: requests.Session) -> None:
+    """A task reads them, beside what a person has made; a declared one that is removed goes, and a person's stays."""
+    for path, json in {
+        "variables": {"key": "made_by_hand", "value": "7"},
+        "pools": {"name": "by_hand", "slots": 3},
+    }.items():
+        made = airflow.post(stack.url("airflow", f"/api/v2/{path}"), json=json, timeout=TIMEOUT)
+        assert made.status_code in (201, 409), made.text
+
+    ended = end_of(stack, airflow, "declared", trigger(stack, airflow, "declared"))
+    assert ended["state"] == "success"
+    entry = f"/api/v2/dags/declared/dagRuns/{ended['dag_run_id']}/taskInstances/read/xcomEntries/return_value"
+    said = airflow.get(stack.url("airflow", entry), params={"stringify": "false"}, timeout=TIMEOUT).json()["value"]
+    assert said == {
+        "host": "desk.example.com",
+        "port": 8443,
+        "password": hashlib.sha256(PASSWORD.encode()).hexdigest(),
+        "extra": {"timeout": 5},
+        "uri_login": "reader",
+        "symbols": ["AAPL", "BRK B"],
+        "made_by_hand": "7",
+    }
+
+    def pools() -> dict[str, tuple[int, bool]]:
+        found = airflow.get(stack.url("airflow", "/api/v2/pools"), timeout=TIMEOUT).json()["pools"]
+        return {each["name"]: (each["slots"], each["include_deferred"]) for each in found}
+
+    assert pools() == {"default_pool": (128, False), "ibkr": (1, False), "night": (4, True), "by_hand": (3, False)}
+    # Nowhere but in files that the programs read.
+    for name in ("apiserver", "worker", "dag-processor", "triggerer", "scheduler", "init"):
+        container = f"{stack.name}-airflow-{name}"
+        shown = command("docker", "inspect", container) + command("docker", "logs", container)
+        assert "p@ss'word" not in shown and "s3cr%2Ft" not in shown
+    holders = command("sh", "-c", f"grep --files-with-matches --recursive 'desk.example.com' {stack.config_dir}")
+    assert {Path(path).parents[1].name for path in holders.split()} == {
+        "airflow-apiserver", "airflow-dag-processor", "airflow-triggerer",
+    }  # fmt: skip
+
+    try:
+        run_role("--extra-vars={airflow_pools: {ibkr: 2}, airflow_connections: {}}")
+        assert pools() == {"default_pool": (128, False), "ibkr": (2, False), "by_hand": (3, False)}
+        failed = end_of(stack, airflow, "declared", trigger(stack, airflow, "declared"))
+        assert failed["state"] == "failed"
+    finally:
+        run_role()
+    assert pools()["ibkr"] == (1, False)
 
 
 def test_only_the_declared_dag(stack: Stack, airflow: requests.Session, run: dict[str, Any]) -> None:

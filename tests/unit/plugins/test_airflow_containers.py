@@ -195,3 +195,23 @@ def test_skipped_dags_are_left_out(tmp_path: Path) -> None:
     found = rendered(tmp_path, {}, airflow_dags_dir=str(dags), airflow_dags_skipped=["bad.py"])
     for name in DAGS_RUN_IN:
         assert set(found[name]["reloadable_files"]["dags"]["files"]) == {"good.py"}, name
+
+
+def test_declared_connections_are_files_of_those_who_look_them_up(tmp_path: Path) -> None:
+    """The API server for the tasks, and those that run DAGs' code themselves; no value is in a setting."""
+    declared = {
+        "airflow_connections": {"desk": "http://me:s3cret@desk.example.com"},
+        "airflow_variables": {"symbols": ["AAPL"]},
+    }
+    found = rendered(tmp_path, {}, **declared)
+    files = {"declared_connections.json", "declared_variables.json"}
+    for name, container in found.items():
+        reads = name in ("airflow-apiserver", "airflow-dag-processor", "airflow-triggerer")
+        assert files & set(container["secrets"]) == (files if reads else set()), name
+        assert ("AIRFLOW__SECRETS__BACKEND" in container["environment"]) == reads, name
+        assert "s3cret" not in json.dumps(container["environment"]), name
+    settings = found["airflow-triggerer"]["environment"]["AIRFLOW__SECRETS__BACKEND_KWARGS"]
+    assert json.loads(settings) == {
+        "connections_file_path": "/run/secrets/declared_connections.json",
+        "variables_file_path": "/run/secrets/declared_variables.json",
+    }

@@ -1,7 +1,7 @@
 """Prepares Airflow's database before any component starts.
 
 Waits for it, migrates it, encrypts connections and variables with the new Fernet key where the setting holds old ones
-too, and makes the accounts as declared.
+too, and makes the accounts and the pools as declared.
 
 One process for all of it, because importing Airflow is most of what each of them costs. Ends with CHANGED or UNCHANGED
 (of the accounts) and exit code 0, or with a line that begins with "airflow init failed" and exit code 1.
@@ -40,6 +40,10 @@ def main() -> int:
         import sync_accounts
 
         sync_accounts.main()
+        step = "pools"
+        import sync_pools
+
+        sync_pools.main()
     except (Exception, SystemExit) as error:
         # The first line says what is wrong; SQLAlchemy adds links and statements below it.
         reason = str(error).partition("\n")[0]

@@ -1,0 +1,32 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters of Airflow's connections, variables and pools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.airflow import (
+    airflow_declared_problems,
+    connections_file,
+    pool_list,
+    variables_file,
+)
+
+
+class FilterModule:
+    """Filters of Airflow's connections, variables and pools."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name the filters.
+
+        Returns:
+            Name to function.
+        """
+        return {
+            "airflow_declared_problems": airflow_declared_problems,
+            "connections_file": connections_file,
+            "pool_list": pool_list,
+            "variables_file": variables_file,
+        }
