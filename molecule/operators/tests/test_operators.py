@@ -79,6 +79,12 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     return operator
 
 
+@pytest.fixture(scope="module")
+def stack(ours: Operator) -> Stack:
+    """The stack, once it is up."""
+    return Stack()
+
+
 @pytest.fixture
 def other(tmp_path: Path) -> Operator:
     """Another operator, whose clone has no secrets."""
