@@ -199,12 +199,12 @@ def address_problems(report: Mapping[str, Any], publish_address: str) -> list[st
 
     Args:
         report: See ``host_problems``.
-        publish_address: Address on which they are.
+        publish_address: Address on which they are; empty if none are published.
 
     Returns:
         A sentence, or nothing.
     """
-    if report["address_here"]:
+    if report["address_here"] or not publish_address:
         return []
     return [
         f"stack_publish_address is {publish_address}, which is not an address of this host. Set it to one, to 127.0.0.1"

@@ -69,6 +69,11 @@ def test_a_suitable_host(changes: dict[str, Any]) -> None:
     assert checks.host_problems({**REPORT, **changes}, WANTED) == []
 
 
+def test_a_host_on_which_nothing_is_published() -> None:
+    """A VPN may bring the address later."""
+    assert checks.host_problems({**REPORT, "address_here": False}, {**WANTED, "publish_address": ""}) == []
+
+
 def test_an_engine_that_may_be_installed() -> None:
     """With what the modules need from Debian, nothing is missing."""
     bare = {**REPORT, "engine": {**ENGINE, "daemon": False, "answers": False}, "python": {**PYTHON, "error": "no"}}
