@@ -179,12 +179,14 @@ def test_the_log_outlives_the_worker(stack: Stack, airflow: requests.Session, ru
     assert any(run["dag_run_id"] in key and "task_id=say/" in key for key in keys)
 
 
+#: Connections and variables of the inventory.
+DECLARED = {"declared_connections.json", "declared_variables.json"}
 #: The secrets of each container. Users' code runs in the DAG processor, the triggerer and the worker.
 SECRETS = {
-    "airflow-apiserver": {"airflow_db_url", "fernet_key", "jwt_secret", "minio_logs", "session_secret"},
+    "airflow-apiserver": {"airflow_db_url", "fernet_key", "jwt_secret", "minio_logs", "session_secret", *DECLARED},
     "airflow-scheduler": {"airflow_db_url", "broker_url", "fernet_key", "jwt_secret", "result_backend"},
-    "airflow-dag-processor": {"PROBE_SECRET", "airflow_db_url", "fernet_key"},
-    "airflow-triggerer": {"PROBE_SECRET", "airflow_db_url", "fernet_key", "minio_logs"},
+    "airflow-dag-processor": {"PROBE_SECRET", "airflow_db_url", "fernet_key", *DECLARED},
+    "airflow-triggerer": {"PROBE_SECRET", "airflow_db_url", "fernet_key", "minio_logs", *DECLARED},
     "airflow-worker": {"PROBE_SECRET", "broker_url", "minio_logs", "result_backend"},
 }
 
