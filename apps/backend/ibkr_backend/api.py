@@ -444,10 +444,11 @@ def queue_refresh(symbol: NormalSymbol, settings: Configured) -> QueuedOut:
 
     try:
         task = _sender().send_task("ibkr_backend.tasks.refresh_bars", (symbol,))
-    except BrokerError as error:
-        raise HTTPException(503, f"Redis does not answer: {one_line(error)}") from None
-    except ResponseError as error:
-        raise HTTPException(503, f"Redis rejected the task: {one_line(error)}") from None
+    except (BrokerError, ResponseError) as error:
+        # Kombu raises an error of its own for both; what Redis said is its cause.
+        rejected = isinstance(error.__cause__ or error, ResponseError)
+        said = "rejected the task" if rejected else "does not answer"
+        raise HTTPException(503, f"Redis {said}: {one_line(error)}") from None
     return QueuedOut(symbol=symbol, task_id=task.id)
 
 

@@ -17,7 +17,8 @@ from ibkr_backend.gateway import Gateway
 from ibkr_backend.history import refresh
 from ibkr_backend.readiness import Dependency
 from ibkr_backend.settings import ApiSettings
-from redis.exceptions import ResponseError
+from kombu.exceptions import OperationalError
+from redis.exceptions import OutOfMemoryError
 from sqlalchemy.orm import Session
 
 NOW = datetime(TODAY.year, TODAY.month, TODAY.day, 22, tzinfo=UTC)
@@ -248,15 +249,21 @@ def test_a_refresh_without_a_broker_says_so(client: TestClient) -> None:
     assert "Redis does not answer" in answer.json()["detail"]
 
 
-def test_a_refresh_that_redis_refuses_says_so(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "as an error of Kombu's"])
+def test_a_refresh_that_redis_refuses_says_so(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
     class Sender:
         def send_task(self, *_: object) -> None:
-            raise ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
+            error = OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+            if wrapped:
+                raise OperationalError(str(error)) from error
+            raise error
 
     monkeypatch.setattr(api, "_sender", Sender)
     answer = client.post("/api/v1/bars/AAPL/refresh")
     assert answer.status_code == 503
-    assert "Redis rejected the task: OOM command not allowed" in answer.json()["detail"]
+    assert "Redis rejected the task: command not allowed" in answer.json()["detail"]
 
 
 def test_the_page_with_data(browser: TestClient, session: Session, gateway: Gateway, ibkr: FakeIbkr) -> None:
