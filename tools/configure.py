@@ -403,6 +403,11 @@ def stack_exists(name: str, report: Mapping[str, Any]) -> bool:
     return name in report["networks"] or any(volume.startswith(f"{name}-") for volume in report["volumes"])
 
 
+def users_of(subnet: str, stack: str, report: Mapping[str, Any]) -> list[str]:
+    """Find out what uses addresses of a subnet, apart from the stack's own network."""
+    return overlapping_networks(subnet, stack, report["networks"]) + occupied_addresses(subnet, report["occupied"])
+
+
 # ---- the questions
 
 
@@ -472,12 +477,14 @@ def reads(pattern: re.Pattern[str], expected: str) -> Callable[[str], str]:
     return read
 
 
+read_plain_name = reads(NAME, "a name of up to 40 of a-z, 0-9, _ and -, with a letter or digit first")
+
+
 def read_name(inventories: Path) -> Callable[[str], str]:
     """Make a reader of the inventory's name; one that exists is refused."""
-    plain = reads(NAME, "a name of up to 40 of a-z, 0-9, _ and -, with a letter or digit first")
 
     def read(answer: str) -> str:
-        if (inventories / plain(answer)).exists():
+        if (inventories / read_plain_name(answer)).exists():
             raise ValueError(
                 f"{inventories / answer} exists, and is not overwritten. Choose another name, edit its files, or remove"
                 " it. Its .secrets are the keys to its stack's data: keep them as long as you keep the data."
@@ -555,7 +562,7 @@ def read_subnet(stack: str, report: Mapping[str, Any]) -> Callable[[str], str]:
             raise ValueError(f"{answer!r} is not a network, expected one such as 172.29.64.0/24.") from None
         if network.prefixlen > 27:
             raise ValueError(f"{answer} is too small: the network needs room for 30 addresses, such as a /24.")
-        used = overlapping_networks(answer, stack, report["networks"]) + occupied_addresses(answer, report["occupied"])
+        used = users_of(answer, stack, report)
         if used and stack not in report["networks"]:
             raise ValueError(f"{answer} is in use: {', '.join(used[:5])}.")
         return answer
@@ -689,7 +696,7 @@ def stack_settings(questions: Questions, found: Inventory) -> None:
                 "stack_name",
                 f"A stack named {stack} is on the host already. Name of the new one, or {stack} to take that over",
                 proposal,
-                reads(NAME, "a name of up to 40 of a-z, 0-9, _ and -, with a letter or digit first"),
+                read_plain_name,
             ),
         )
         if stack != usual:
@@ -703,7 +710,7 @@ def stack_settings(questions: Questions, found: Inventory) -> None:
     found.stack = stack
     subnet = str(defaults["stack_network_subnet"])
     held = report["networks"].get(stack)
-    used = overlapping_networks(subnet, stack, report["networks"]) + occupied_addresses(subnet, report["occupied"])
+    used = users_of(subnet, stack, report)
     proposal = held[0] if held else free_network(report["networks"], report["occupied"]) if used else subnet
     if proposal != subnet or questions.options.subnet:
         # Nobody has an opinion about it: it is not asked for.

@@ -96,6 +96,18 @@ def connection_problems(name: str, value: Any) -> list[str]:
     return found
 
 
+def whole_pool(value: Any) -> Mapping[str, Any]:
+    """Write a pool in its long form.
+
+    Args:
+        value: Its slots, or a dictionary with ``POOL_KEYS``.
+
+    Returns:
+        The dictionary.
+    """
+    return value if isinstance(value, Mapping) else {"slots": value}
+
+
 def pool_problems(value: Any) -> list[str]:
     """Find what is wrong with a pool.
 
@@ -105,7 +117,7 @@ def pool_problems(value: Any) -> list[str]:
     Returns:
         The rest of a sentence for each.
     """
-    pool = value if isinstance(value, Mapping) else {"slots": value}
+    pool = whole_pool(value)
     found = [
         f"has the unknown key {key!r}, expected {', '.join(POOL_KEYS)}." for key in sorted(set(pool) - set(POOL_KEYS))
     ]
@@ -162,7 +174,7 @@ def pool_list(pools: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     found = []
     for name, value in sorted(pools.items()):
-        pool = value if isinstance(value, Mapping) else {"slots": value}
+        pool = whole_pool(value)
         found.append(
             {
                 "name": name,
