@@ -31,10 +31,10 @@ PASSED_OVER = "Missing playbook"
 #: After these steps, images and test hosts are there.
 MADE = ("create: Executed", "converge: Executed")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-#: A failed task, or a failed test in pytest's summary.
-FAILURE = re.compile(r"✘ .+|\b(?:FAILED|ERROR) \S+::.+")
+#: A failed task, a line of what a test saw, or a failed test in the summary, which has only the first of these lines.
+FAILURE = re.compile(r"✘ .+|^E {3,}\S.*|\b(?:FAILED|ERROR) \S+::.+")
 #: How many of them the table at the end names, of each scenario.
-NAMED = 10
+NAMED = 30
 #: Longer than any scenario takes, in seconds.
 PATIENCE = 3 * 3600
 

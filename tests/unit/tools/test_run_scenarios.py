@@ -27,7 +27,11 @@ printf 'INFO     %s ➜ \\033[33mcreate\\033[0m: \\033[32mExecuted: Successful\\
 done
 echo "end $name" >> "$EVENTS"
 printf '  \033[31m✘ Refused as it should be\033[0m\n'
-[ $3 != broken ] || { printf '\033[31mFAILED\033[0m tests/test_a.py::\033[1mtest_b\033[0m - assert 1 == 2\n'; exit 1; }
+[ $3 != broken ] || {
+    printf '\033[1m\033[31mE       AssertionError: first line\033[0m\n\033[1m\033[31mE         the second\033[0m\n'
+    printf '\033[31mFAILED\033[0m tests/test_a.py::\033[1mtest_b\033[0m - assert 1 == 2\n'
+    exit 1
+}
 """
 
 
@@ -121,4 +125,5 @@ def test_a_failure_is_told_and_the_next_one_runs(run: Runner, name: str) -> None
     assert said.count(f"  {outcome}\n") == 1 and "end alone" in run.events
     table = said.partition("── scenarios\n")[2]
     assert ("    FAILED tests/test_a.py::test_b - assert 1 == 2\n" in table) == (name == "broken")
+    assert ("the second\n" in table) == (name == "broken")
     assert table.count("Refused as it should be") == 1
