@@ -245,12 +245,15 @@ def test_the_reference_application_reads_its_secrets_from_files(cases: dict[str,
         beat = cases[case]["celery-beat"]
         redis = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "REDIS_URL", "REDIS_PASSWORD")
         assert beat["secrets"] == {name: passwords(at)[name] for name in redis}
-        for container in (flower, beat):
+        migrate = cases[case]["backend-migrate"]
+        assert migrate["secrets"] == {"DATABASE_URL": passwords(at)["DATABASE_URL"]}
+        for container in (flower, beat, migrate):
             assert {f"{name}_FILE" for name in container["secrets"]} == {
                 name for name in container["environment"] if name.endswith("_FILE") and name != "GATEWAY_CA_FILE"
             }
             held = " ".join(map(str, (*container["secrets"].values(), *container["environment"].values())))
-            assert not [name for name in ("PgPassword", "MINIOACCESSKEY", "MinioSecret") if name in held]
+            foreign = {"MINIOACCESSKEY", "MinioSecret"} | ({"RedisPassword"} if container is migrate else {"PgPassword"})
+            assert not [name for name in foreign if name in held]
         assert cases[case]["backend-migrate"]["command"] == ["alembic", "upgrade", "head"]
         assert {each["image"] for each in cases[case].values()} == {"stack/backend:abc"}
 
