@@ -32,7 +32,7 @@ PASSED_OVER = "Missing playbook"
 MADE = ("create: Executed", "converge: Executed")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: A failed task, a line of what a test saw, or a failed test in the summary, which has only the first of these lines.
-FAILURE = re.compile(r"✘ .+|^E {3,}\S.*|\b(?:FAILED|ERROR) \S+::.+")
+FAILURE = re.compile(r"✘ .+|(?:^|│ )E {3,}\S.*|\b(?:FAILED|ERROR) \S+::.+")
 #: How many of them the table at the end names, of each scenario.
 NAMED = 30
 #: Longer than any scenario takes, in seconds.

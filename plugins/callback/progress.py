@@ -205,6 +205,7 @@ class CallbackModule(Default):
             super().v2_runner_on_ok(result)
             return
         found = result._result
+        self._handle_warnings(found)
         if result._task.action in C._ACTION_DEBUG:
             if "results" not in found:
                 self.message(found)
@@ -247,7 +248,9 @@ class CallbackModule(Default):
         """
         if self._display.verbosity:
             super().v2_runner_item_on_ok(result)
-        elif result._task.action in C._ACTION_DEBUG:
+            return
+        self._handle_warnings(result._result)
+        if result._task.action in C._ACTION_DEBUG:
             self.message(result._result)
         elif result._result.get("changed") and not (
             result._result.get("started") and not result._result.get("finished")
@@ -291,13 +294,12 @@ class CallbackModule(Default):
             ignore_errors: Whether the play goes on.
         """
         found = result._result
-        if self._display.verbosity or "results" in found or not found.get("msg") or ignore_errors:
-            if not (ignore_errors and not self._display.verbosity) and not (
-                "results" in found and not self._display.verbosity
-            ):
-                super().v2_runner_on_failed(result, ignore_errors)
+        if self._display.verbosity or not (found.get("msg") or ignore_errors or "results" in found):
+            super().v2_runner_on_failed(result, ignore_errors)
             return
-        self.failure(result)
+        self._handle_warnings(found)
+        if not ignore_errors and "results" not in found:
+            self.failure(result)
 
     def failure(self, result: Any) -> None:
         """Show a failure.
@@ -323,6 +325,7 @@ class CallbackModule(Default):
         if self._display.verbosity:
             super().v2_runner_item_on_failed(result)
         else:
+            self._handle_warnings(result._result)
             self.failure(result)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:

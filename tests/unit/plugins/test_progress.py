@@ -60,6 +60,40 @@ PLAYBOOK = """
         quiet: true
 """
 
+# A module's warning is part of its result; so is that of an action plugin since ansible-core 2.19.
+WARNING_MODULE = """#!/usr/bin/python
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule({"text": {"type": "str"}, "fails": {"type": "bool", "default": False}})
+module.warn("Beware of " + module.params["text"])
+(module.fail_json if module.params["fails"] else module.exit_json)(msg="Said so.")
+"""
+WARNING_ACTION = """
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        Display().warning("Beware of an action")
+        return super().run(tmp, task_vars)
+"""
+WARNING_PLAYBOOK = """
+- name: First
+  hosts: one
+  gather_facts: false
+  tasks:
+    - name: Warn
+      beware: {text: a result}
+    - name: Warn in an action plugin
+      beware_action:
+    - name: Warn of each item
+      beware: {text: "{{ item }}"}
+      loop: [an item, another item]
+    - name: Warn and go on
+      beware: {text: an ignored failure, fails: true}
+      ignore_errors: true
+    - name: Warn and fail
+      beware: {text: a failure, fails: true}
+"""
+
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -77,12 +111,13 @@ def run(directory: Path, status: int) -> list[str]:
         ["ansible-playbook", "-i", str(directory / "hosts"), str(directory / "play.yml")],
         cwd=REPOSITORY,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=300,
         check=False,
     )
-    assert done.returncode == status, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout
     # On a busy machine any task may take the seconds from which on they are told.
     return [re.sub(r" \(\d+ s\)$", "", line) for line in done.stdout.splitlines()]
 
@@ -120,6 +155,22 @@ def test_a_failure_is_told_with_its_remedy(output: list[str]) -> None:
     at = output.index("  ✘ Go wrong [one]")
     assert output[at + 1] == "    The variable x is wrong. Set it to 1."
     assert any(line.startswith("one: failed (ok=") and "failed=1" in line for line in output)
+
+
+def test_warnings_are_shown(tmp_path: Path) -> None:
+    """Of modules and of action plugins, whether the task ends well or not, each once."""
+    for folder, name, text in (
+        ("library", "beware.py", WARNING_MODULE),
+        ("library", "beware_action.py", WARNING_MODULE),
+        ("action_plugins", "beware_action.py", WARNING_ACTION),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(text)
+    (tmp_path / "play.yml").write_text(WARNING_PLAYBOOK)
+    (tmp_path / "hosts").write_text(HOSTS)
+    said = "\n".join(run(tmp_path, status=2))
+    for what in ("a result", "an action", "an item", "another item", "an ignored failure", "a failure"):
+        assert len(re.findall(rf"\[WARNING\]: (Module warning: )?Beware of {what}$", said, re.MULTILINE)) == 1, said
 
 
 def test_no_log_is_kept(output: list[str]) -> None:
