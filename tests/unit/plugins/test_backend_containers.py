@@ -252,7 +252,9 @@ def test_the_reference_application_reads_its_secrets_from_files(cases: dict[str,
                 name for name in container["environment"] if name.endswith("_FILE") and name != "GATEWAY_CA_FILE"
             }
             held = " ".join(map(str, (*container["secrets"].values(), *container["environment"].values())))
-            foreign = {"MINIOACCESSKEY", "MinioSecret"} | ({"RedisPassword"} if container is migrate else {"PgPassword"})
+            foreign = {"MINIOACCESSKEY", "MinioSecret"} | (
+                {"RedisPassword"} if container is migrate else {"PgPassword"}
+            )
             assert not [name for name in foreign if name in held]
         assert cases[case]["backend-migrate"]["command"] == ["alembic", "upgrade", "head"]
         assert {each["image"] for each in cases[case].values()} == {"stack/backend:abc"}

@@ -28,7 +28,7 @@ done
 echo "end $name" >> "$EVENTS"
 printf '  \033[31m✘ Refused as it should be\033[0m\n'
 [ $3 != broken ] || {
-    printf '\033[1m\033[31mE       AssertionError: first line\033[0m\n  \033[2m│ \033[1m\033[31mE         the second\033[0m\n'
+    printf '\033[31mE       AssertionError: first line\033[0m\n  \033[2m│ \033[31mE         the second\033[0m\n'
     printf '\033[31mFAILED\033[0m tests/test_a.py::\033[1mtest_b\033[0m - assert 1 == 2\n'
     exit 1
 }
