@@ -67,6 +67,7 @@ containers:
 import calendar
 import os
 import time
+from collections import Counter
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import (
@@ -75,6 +76,8 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
 )
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine
 
+# Changed parts that are named one by one; of more, the kinds are.
+NAMED = 8
 # What `docker update` can set and no declaration has.
 UNDECLARED = (
     "BlkioWeight",
@@ -216,6 +219,10 @@ def changed_parts(declared: dict, labels: dict) -> str:
     )
     # A container of an earlier version has no such label.
     names = sorted(name for name in have.keys() | want.keys() if have and have.get(name) != want.get(name))
+    if len(names) > NAMED:
+        kinds = Counter(name.split(" ", 1)[0] for name in names)
+        named = {name.split(" ", 1)[0]: name for name in names}
+        names = [f"{kind} ({count} entries)" if count > 1 else named[kind] for kind, count in kinds.items()]
     return f"changed: {', '.join(names)}" if names else "image, settings, configuration or secrets changed"
 
 

@@ -101,6 +101,11 @@ def test_drift_of_a_service(changes: dict[str, Any], sentence: str) -> None:
         ("2 image", "changed: environment A"),
         ("2 image\n3 environment A\n5 environment B", "changed: environment B"),
         ("1 image\n4 environment A\n5 mount /data", "changed: environment A, image, mount /data"),
+        # After an upgrade, more than a person would read.
+        (
+            "\n".join(["1 image", "3 environment A", "4 mount /data", *(f"1 environment {each}" for each in range(9))]),
+            "changed: environment (9 entries), image, mount /data",
+        ),
         # What nothing names, as in a container of an earlier version.
         ("2 image\n3 environment A", "image, settings, configuration or secrets changed"),
         ("", "image, settings, configuration or secrets changed"),
