@@ -11,7 +11,7 @@ BIN := .venv/bin
 OPTIONS ?=
 # A password is asked for only where sudo wants one.
 ASK := $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2> /dev/null || echo --ask-become-pass)
-PLAY := $(BIN)/ansible-playbook -i $(INVENTORY) $(ASK) $(OPTIONS)
+PLAY := $(BIN)/ansible-playbook -i "$(INVENTORY)" $(ASK) $(OPTIONS)
 
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # Trust what this machine trusts, as pip does: a network may have an authority of its own.
@@ -21,6 +21,8 @@ export UV_NATIVE_TLS := true
 export PYTHONUNBUFFERED := 1
 # Without bytecode, each start of Ansible compiles it anew: a third of its processor time.
 unexport PYTHONDONTWRITEBYTECODE
+# Ansible needs UTF-8, and a locale that was forwarded from elsewhere may not exist here.
+export LC_ALL := C.UTF-8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help

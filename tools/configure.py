@@ -978,6 +978,7 @@ def main(
         "network": defaults["stack_name"],
         "subnet": defaults["stack_network_subnet"],
         "publish_address": defaults["stack_publish_address"],
+        "config_dir": f"/etc/quantops/{defaults['stack_name']}",
     }
     for problem in host_problems(found.report, wanted):
         print(f"Before `make up`: {problem}")

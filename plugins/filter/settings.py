@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import (
     broken_rules,
+    ignored_variable_files,
     misspelt_variables,
     renamed_variables,
 )
@@ -25,6 +26,7 @@ class FilterModule:
         """
         return {
             "broken_rules": broken_rules,
+            "ignored_variable_files": ignored_variable_files,
             "misspelt_variables": misspelt_variables,
             "renamed_variables": renamed_variables,
         }

@@ -21,6 +21,10 @@ options:
     description: Address on which services will listen.
     type: str
     default: ""
+  config_dir:
+    description: Directory of the stack's configuration.
+    type: path
+    default: ""
   writes:
     description: Directories in which something will be written. The nearest existing parent counts.
     type: list
@@ -55,6 +59,7 @@ host:
     cores: {description: Number of processors., type: int}
     address_here: {description: Whether the wanted address is one of this host., type: bool}
     disk_free_mb: {description: Free disk space in MiB where the engine keeps images and volumes., type: dict}
+    config_files: {description: Names in O(config_dir)., type: list}
     read_only: {description: Those of the wanted directories in which nothing can be written., type: list}
     init: {description: Name of the first process., type: str}
     engine: {description: Whether it answers or refuses this user and its version and lost rules., type: dict}
@@ -304,6 +309,18 @@ def read_volume_files(wanted: list[str], volumes: dict[str, str]) -> dict[str, s
     return found
 
 
+def names_in(directory: str) -> list[str]:
+    """List a directory.
+
+    Args:
+        directory: Its path.
+
+    Returns:
+        Names, sorted; none if it does not exist or is none.
+    """
+    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+
+
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
@@ -312,6 +329,7 @@ def main() -> None:
             "address": {"type": "str", "default": ""},
             "subnet": {"type": "str", "default": ""},
             "writes": {"type": "list", "elements": "path", "default": []},
+            "config_dir": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -342,6 +360,7 @@ def main() -> None:
             "cores": os.cpu_count(),
             "address_here": is_here(module.params["address"]),
             "disk_free_mb": {path: free_mb(path) for path in places(info)},
+            "config_files": names_in(module.params["config_dir"]),
             "read_only": [path for path in module.params["writes"] if not os.access(existing(path), os.W_OK)],
             "init": init,
             "engine": report,

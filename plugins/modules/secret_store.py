@@ -264,8 +264,29 @@ def kept(file: str, make: Callable[[], str], write: bool) -> tuple[str, bool]:
             return value, True
     if write and os.stat(file).st_mode & 0o077:
         os.chmod(file, 0o600)
-    with open(file, encoding="utf-8") as content:
-        return content.read(), False
+    return text_of(file), False
+
+
+def text_of(file: str) -> str:
+    """Read a secret.
+
+    Args:
+        file: Its path.
+
+    Returns:
+        The text.
+
+    Raises:
+        SecretError: If it is none.
+    """
+    try:
+        with open(file, encoding="utf-8") as content:
+            return content.read()
+    except UnicodeDecodeError:
+        raise SecretError(
+            f"The secret {os.path.basename(file)} cannot be used ({file}): expected text in UTF-8. Correct it, or"
+            " remove it to have one generated."
+        ) from None
 
 
 def checked(name: str, kind: str, value: str, source: str) -> str:
@@ -419,9 +440,8 @@ def restore(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             if not os.path.lexists(file):
                 restored.append(name)
                 continue
-            with open(file, encoding="utf-8") as content:
-                if content.read().strip() != value.strip():
-                    other.append(name)
+            if text_of(file).strip() != value.strip():
+                other.append(name)
         if other:
             raise SecretError(
                 f"Nothing was restored: {path}, which secrets_dir names, has other values of {', '.join(other)} than"

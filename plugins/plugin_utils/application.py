@@ -172,6 +172,12 @@ def environment_problems(service: str, plain: Mapping[str, Any], secret: Mapping
         if not VARIABLE.match(str(name))
     ]
     found += [
+        f"{variable}.{name} is {'empty' if value is None else 'a list or a dictionary'}: expected a text or a number."
+        for variable, values in variables.items()
+        for name, value in values.items()
+        if (value is None and values is plain) or isinstance(value, list | dict)
+    ]
+    found += [
         f"{name} is in {' and in '.join(variables)}: remove it from one of them." for name in secret if name in plain
     ]
     found += [

@@ -17,6 +17,8 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.plan_checks im
 
 #: The oldest supported releases, by ``ID`` of os-release.
 OLDEST = {"debian": (12,), "ubuntu": (22, 4)}
+#: The record of a stack's secrets among its configuration.
+RECORD = "secrets.json"
 ARCHITECTURES = ("x86_64", "aarch64")
 
 
@@ -26,7 +28,7 @@ def host_problems(report: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
     Args:
         report: What the module ``host_report`` returned as ``host``.
         wanted: ``install`` (an engine may be installed), ``min_disk_mb``, ``network``, ``subnet`` and
-            ``publish_address``.
+            ``publish_address`` and ``config_dir``.
 
     Returns:
         A sentence for each problem, with its remedy.
@@ -36,6 +38,7 @@ def host_problems(report: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
         *engine_problems(report, bool(wanted["install"])),
         *firewall_problems(report),
         *disk_problems(report, int(wanted["min_disk_mb"])),
+        *config_problems(report, str(wanted["config_dir"]), str(wanted["network"])),
         *network_problems(report, str(wanted["network"]), str(wanted["subnet"])),
         *address_problems(report, str(wanted["publish_address"])),
     ]
@@ -154,6 +157,28 @@ def disk_problems(report: Mapping[str, Any], min_disk_mb: int) -> list[str]:
         if free < min_disk_mb
     ]
     return found
+
+
+def config_problems(report: Mapping[str, Any], config_dir: str, network: str) -> list[str]:
+    """Find out whether the directory of the configuration is somebody else's.
+
+    Args:
+        report: See ``host_problems``.
+        config_dir: The directory, in which a run deletes what it does not know.
+        network: Name of the stack's network.
+
+    Returns:
+        A sentence for each problem.
+    """
+    files = report["config_files"]
+    # The record of secrets is written before anything else there; stacks of earlier versions may lack it.
+    if not files or RECORD in files or network in report["networks"]:
+        return []
+    named = ", ".join([*files[:5], *(["…"] if len(files) > 5 else [])])
+    return [
+        f"{config_dir} holds files that are not of this stack ({named}), and would be deleted with it."
+        " Set stack_config_dir to a directory of the stack's own, or move these files."
+    ]
 
 
 def network_problems(report: Mapping[str, Any], network: str, subnet: str) -> list[str]:

@@ -16,6 +16,9 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils import sizes
 
+#: Those that Ansible reads variables from.
+SUFFIXES = (".yml", ".yaml", ".json")
+
 
 def size_in_bytes(value: Any, where: str) -> int:
     """Read a size of the inventory or of a declaration.
@@ -41,14 +44,16 @@ def fits_rule(value: Any, rule: dict[str, Any]) -> bool:
 
     Args:
         value: What the inventory says.
-        rule: ``kind`` (``number`` by default, ``size``, ``text``, ``network``, ``address`` or ``date``), ``from`` and
-            ``to`` (numbers and sizes) and ``matches`` (the whole of a text).
+        rule: ``kind`` (``number`` by default, ``size``, ``text``, ``scalar``, ``network``, ``address`` or ``date``),
+            ``from`` and ``to`` (numbers and sizes) and ``matches`` (the whole of a text).
 
     Returns:
         Whether it can work.
     """
     kind = rule.get("kind", "number")
     try:
+        if kind == "scalar":
+            return isinstance(value, str | int | float) and not re.search(r"[\0\r\n]", str(value))
         if kind == "text":
             return re.fullmatch(rule["matches"], str(value)) is not None
         if kind == "network":
@@ -86,6 +91,27 @@ def broken_rules(rules: dict[str, dict[str, Any]]) -> list[str]:
             if not fits_rule(value, rule):
                 span = f"a number from {rule.get('from', 0)}" + (f" to {rule['to']}" if "to" in rule else "")
                 found.append(f"{variable} is {value!r}, expected {rule.get('expected', span)}.")
+    return found
+
+
+def ignored_variable_files(sources: Iterable[str]) -> list[str]:
+    """Find files of variables that Ansible passes over, because a directory of the same name is beside them.
+
+    Args:
+        sources: What inventories were read from: files and directories.
+
+    Returns:
+        A sentence for each, with the remedy.
+    """
+    found = []
+    for source in dict.fromkeys(Path(one) if Path(one).is_dir() else Path(one).parent for one in sources):
+        for file in sorted(source.glob("*_vars/*")):
+            directory = file.with_suffix("")
+            if file.parent.name in ("group_vars", "host_vars") and file.suffix in SUFFIXES and directory.is_dir():
+                found.append(
+                    f"Ansible ignores {file}, because the directory {directory} is beside it. Move the file into the"
+                    f" directory, such as to {directory / ('main' + file.suffix)}."
+                )
     return found
 
 

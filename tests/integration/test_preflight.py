@@ -113,6 +113,8 @@ BAD = (
         ("airflow_settings is 'core.parallelism', expected a name such as AIRFLOW__CORE__PARALLELISM",)),
     Bad("setting-of-postgresql", {"postgres_settings": {"Work Mem": "1MB"}},
         ("postgres_settings is 'Work Mem', expected a name of a setting",)),
+    Bad("setting-of-two-lines", {"postgres_settings": {"work_mem": "4MB\nfsync = off"}},
+        ("a value of postgres_settings is '4MB\\nfsync = off', expected a number, or a text of one line",)),
     Bad("connections-too-few", {"postgres_settings": {"max_connections": 60}},
         ("max_connections is 60, too few: its clients may open 83 connections (airflow 50, backend 18, mlflow 15)",
          "Set max_connections in postgres_settings to 86 or more"),

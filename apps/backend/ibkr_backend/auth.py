@@ -30,7 +30,8 @@ bearer = HTTPBearer(auto_error=False, description="The API token", scheme_name="
 
 def equal(given: str, expected: str) -> bool:
     """Compare two secrets in constant time."""
-    return hmac.compare_digest(given.encode(), expected.encode())
+    # A form may name an encoding by which a lone surrogate arrives, which UTF-8 has no form for.
+    return hmac.compare_digest(given.encode(errors="surrogatepass"), expected.encode())
 
 
 class Turnstile:

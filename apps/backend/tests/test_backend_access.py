@@ -24,6 +24,17 @@ def log_in(client: TestClient, password: str = PASSWORD, user: str = "trader") -
     return client.post("/login", data={"user": user, "password": password}).status_code
 
 
+@pytest.mark.parametrize(("charset", "user"), [("unicode_escape", rb"\ud800"), ("utf-7", b"+2AA-")])
+def test_a_form_in_an_encoding_of_its_own(client: TestClient, charset: str, user: bytes) -> None:
+    """A lone surrogate has no form in UTF-8."""
+    fields = {b"user": user, b"password": user}
+    form = b"".join(
+        b'--B\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % field for field in fields.items()
+    )
+    headers = {"Content-Type": f"multipart/form-data; boundary=B; charset={charset}"}
+    assert client.post("/login", content=form + b"--B--\r\n", headers=headers).status_code == 401
+
+
 def test_every_operation_of_the_api_asks_for_the_token(client: TestClient) -> None:
     operations = [
         (method, path.replace("{symbol}", "AAPL").replace("{account_id}", "DU0000001"))

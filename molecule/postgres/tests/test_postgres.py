@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+from stack_under_test import Stack, run_playbook
 from test_data_services import (  # noqa: F401
     test_a_wrong_password_is_refused,
     test_an_owner_rules_its_database,
@@ -13,3 +17,17 @@ from test_data_services import (  # noqa: F401
     test_the_administrator_comes_from_inside_only,
     test_the_health_check_of_postgresql_leaves_no_line_in_its_log,
 )
+
+
+def test_a_value_that_postgresql_refuses(stack: Stack, tmp_path: Path) -> None:
+    """The server that runs is not replaced by one that cannot start."""
+    before = stack.identity()
+    host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    (tmp_path / "bad.yml").write_text("postgres_settings: {shared_buffers: lots, nonsense: 1}")
+    options = ("--inventory=molecule/shared/inventory.yml", f"--extra-vars=@{tmp_path / 'bad.yml'}")
+    told = run_playbook("playbooks/postgres.yml", host, *options)
+    said = " ".join(told.stdout.split())
+    assert told.returncode == 2, said
+    assert 'PostgreSQL refuses postgres_settings: invalid value for parameter "shared_buffers": "lots"' in said
+    assert 'unrecognized configuration parameter "nonsense"' in said
+    assert stack.identity() == before and stack.well("postgres")

@@ -102,3 +102,16 @@ def test_a_full_redis_is_shown(stack: Stack) -> None:
     host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
     told = run_playbook("playbooks/status.yml", host, "--inventory=molecule/shared/inventory.yml")
     assert re.search(r"NEARLY FULL: \S+-redis uses \d+ of 8 MiB of memory", told.stdout), told.stdout + told.stderr
+
+
+def test_no_client_has_it_killed_for_memory(stack: Stack) -> None:
+    """An answer of 400 MB that is asked for and never read: its connection ends, and the server runs on."""
+    key, before = f"probe-{uuid.uuid4()}", stack.identity()
+    fill = "redis.call('SET', KEYS[1], string.rep('x', 20 * 1024 * 1024), 'EX', 60) return 'full'"
+    assert redis(stack, "EVAL", fill, "1", key, user="backend") == "full"
+    script = "redis-cli --no-auth-warning --user backend MGET $(yes $KEY | head -n 20) | wc -c"
+    given = {"REDISCLI_AUTH": stack.secret("redis_backend_password"), "KEY": key}
+    read = stack.execute("redis", "sh", stdin=script, environment=given).stdout
+    assert int(read) < 40 * 2**20
+    assert redis(stack, "DEL", key, user="backend") == "1"
+    assert stack.identity() == before

@@ -353,6 +353,9 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "no concurrency": ({"backend_worker_concurrency": 0}, "backend_worker_concurrency is 0"),
     "queue": ({"backend_worker_queues": ["a,b"]}, "backend_worker_queues holds 'a,b'"),
     "name": ({"backend_environment": {"A-B": 1}}, "backend_environment has the name 'A-B'"),
+    "null": ({"backend_environment": {"A": None}}, "backend_environment.A is empty: expected a text or a number"),
+    "dictionary": ({"backend_environment": {"A": {"b": 1}}}, "backend_environment.A is a list or a dictionary"),
+    "secret list": ({"backend_secret_environment": {"B": ["hidden-value"]}}, "backend_secret_environment.B is a list"),
     "secret name": ({"backend_secret_environment": {"../x": "1"}}, "backend_secret_environment has the name '../x'"),
     "both": (
         {"backend_secret_environment": {"A": "1"}},

@@ -13,11 +13,13 @@ ENGINE = {"daemon": True, "answers": True, "denied": False, "error": "", "lost_r
 PYTHON = {"executable": "/usr/bin/python3", "error": "", "debian": True}
 REPORT: dict[str, Any] = {
     "distribution": "debian", "version": "13", "like": "", "architecture": "x86_64", "init": "systemd",
-    "memory_mb": 8000, "cores": 4, "disk_free_mb": {"/var/lib/docker": 50000}, "read_only": [], "ports": {},
+    "memory_mb": 8000, "cores": 4, "disk_free_mb": {"/var/lib/docker": 50000}, "read_only": [], "config_files": [],
+    "ports": {},
     "networks": {}, "occupied": [], "address_here": True, "engine": ENGINE, "python": PYTHON,
 }  # fmt: skip
 WANTED = {
     "install": False, "min_disk_mb": 10240, "network": "desk", "subnet": "10.1.0.0/24", "publish_address": "10.0.0.9",
+    "config_dir": "/etc/quantops/desk",
 }  # fmt: skip
 PLANS: list[dict[str, Any]] = [
     {
@@ -41,6 +43,10 @@ PLANS: list[dict[str, Any]] = [
         ({"python": {**PYTHON, "error": "ImportError"}}, "Install python3-requests, or set docker_host_install"),
         ({"python": {**PYTHON, "error": "ImportError", "debian": False}}, "set ansible_python_interpreter"),
         ({"read_only": ["/etc/quantops/desk"]}, "Cannot write to /etc/quantops/desk:"),
+        (
+            {"config_files": ["main.py", "redis"]},
+            "/etc/quantops/desk holds files that are not of this stack (main.py, redis)",
+        ),
         ({"disk_free_mb": {"/srv": 10}}, "/srv has 10 MiB free, stack_min_disk_mb asks for 10240."),
         ({"networks": {"desk": ["10.2.0.0/24"]}}, "The network desk exists with 10.2.0.0/24"),
         ({"networks": {"other": ["10.1.0.0/16"]}}, "networks on the same addresses: other (10.1.0.0/16)."),
@@ -58,6 +64,8 @@ def test_an_unsuitable_host(changes: dict[str, Any], sentence: str) -> None:
     "changes",
     [
         {},
+        {"config_files": ["redis", "secrets.json"]},
+        {"config_files": ["redis"], "networks": {"desk": ["10.1.0.0/24"]}},
         {"distribution": "debian", "version": ""},
         {"distribution": "ubuntu", "version": "22.04"},
         {"distribution": "raspbian", "like": "debian", "version": "10"},

@@ -274,6 +274,15 @@ def test_a_name_of_an_earlier_version(run_module: Run, tmp_path: Path) -> None:
     assert (tmp_path / "redis_password").read_text() == "old\n"
 
 
+def test_a_file_that_is_no_text(run_module: Run, tmp_path: Path) -> None:
+    """The error names it, since no_log hides whatever Ansible would say."""
+    (tmp_path / "app").write_bytes(b"\xff\xfe\n")
+    outcome = run_module("secret_store", path=str(tmp_path), secrets={"app": "password"})
+    assert outcome.failed
+    assert f"The secret app cannot be used ({tmp_path / 'app'}): expected text in UTF-8." in outcome.result["msg"]
+    assert (tmp_path / "app").read_bytes() == b"\xff\xfe\n"
+
+
 def test_a_path_that_is_no_directory(run_module: Run, tmp_path: Path) -> None:
     """Known also when nothing would be written yet."""
     (tmp_path / "file").write_text("")

@@ -33,6 +33,7 @@ REPORT: dict[str, Any] = {
     "address_here": True,
     "disk_free_mb": {"/var/lib/docker": 90_000},
     "read_only": [],
+    "config_files": [],
     "init": "systemd",
     "engine": {"daemon": False, "client": False, "answers": False, "error": "there is no docker client on this host"},
     "ports": {},

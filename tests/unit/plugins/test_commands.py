@@ -1,0 +1,55 @@
+"""What a run says to words that it cannot serve, before it reaches a host."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from collection_under_test import REPOSITORY, ansible_environment
+
+INVENTORY = """
+redis:
+  hosts:
+    one: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}", ansible_become: false}
+"""
+
+
+def run(inventory: Path, playbook: str, *options: str) -> tuple[int, str]:
+    """Run a playbook; returns its status and what it says."""
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(inventory), playbook, *options], cwd=REPOSITORY, env=ansible_environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("playbook", ["destroy", "start", "status", "stop", "verify"])
+def test_tags_where_there_are_none(tmp_path: Path, playbook: str) -> None:
+    """Ansible would pass over the plays, and end well."""
+    (tmp_path / "hosts.yml").write_text(INVENTORY)
+    status, said = run(tmp_path / "hosts.yml", f"playbooks/{playbook}.yml", "--tags", "redis")
+    assert status == 2, said
+    assert "This playbook has no tags, and always does the whole." in said
+
+
+def test_an_inventory_that_does_not_exist(tmp_path: Path) -> None:
+    """Ansible would run without hosts, and end well."""
+    status, said = run(tmp_path / "nowhere", "playbooks/verify.yml")
+    assert status == 1, said
+    assert f"Completely failed to parse inventory source {tmp_path / 'nowhere'}" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("playbook", ["site", "destroy"])
+def test_variables_that_ansible_ignores(tmp_path: Path, playbook: str) -> None:
+    """A directory for the vault beside the file: the run would act on the stack of the default name."""
+    (tmp_path / "hosts.yml").write_text(INVENTORY)
+    (tmp_path / "group_vars" / "all").mkdir(parents=True)
+    (tmp_path / "group_vars" / "all.yml").write_text("stack_name: desk")
+    (tmp_path / "group_vars" / "all" / "vault.yml").write_text("secrets_values: {}")
+    for source in (tmp_path, tmp_path / "hosts.yml"):
+        status, said = run(source, f"playbooks/{playbook}.yml")
+        assert status == 2, said
+        assert (
+            f"Ansible ignores {tmp_path}/group_vars/all.yml, because the directory {tmp_path}/group_vars/all is" in said
+        )
