@@ -225,7 +225,8 @@ def main() -> None:
     usage_lines: list[str] = []
     notes: list[str] = []
     kills = memory_kills(found, kernel_log())
-    row = "{:<28} {:<12} {:<11} {:>16} {:>9}  {}".format
+    width = max([28, *map(len, found)])
+    row = (f"{{:<{width}}} " + "{:<12} {:<11} {:>16} {:>9}  {}").format
     lines = [row("Container", "State", "Health", "Memory/limit MiB", "Restarts", "Version or image")]
     for name, item in sorted(found.items()):
         state = item["State"]
