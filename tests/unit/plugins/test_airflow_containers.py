@@ -118,6 +118,7 @@ def test_the_worker_knows_where_a_browser_finds_mlflow(several: Containers) -> N
     assert environment["MLFLOW_TRACKING_URI"] == "http://mlflow-server:5500"
     assert environment["MLFLOW_PUBLIC_URL"] == "http://desk.example.com:5500"
     assert environment["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
+    assert environment["GIT_PYTHON_REFRESH"] == "quiet"
 
 
 @pytest.fixture(scope="module")
