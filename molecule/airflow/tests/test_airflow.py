@@ -553,8 +553,10 @@ def research(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def own_dags(repository: tuple[Repository, str], research: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The DAGs of `examples/own_dags`, of a second directory and of a repository; returns the option that says so."""
+def own_dags(
+    repository: tuple[Repository, str], research: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The DAGs of `examples/own_dags`, of a second directory and of a repository; yields the option that says so."""
     example = REPOSITORY / "examples" / "own_dags"
     text = (example / "inventory" / "group_vars" / "airflow.yml").read_text()
     values = yaml.safe_load(text.replace("{{ inventory_dir }}", str(example / "inventory")))
@@ -570,7 +572,9 @@ def own_dags(repository: tuple[Repository, str], research: Path, tmp_path_factor
     file = tmp_path_factory.mktemp("vars") / "own_dags.yml"
     file.write_text(yaml.safe_dump(values))
     run_role(f"--extra-vars=@{file}")
-    return f"--extra-vars=@{file}"
+    yield f"--extra-vars=@{file}"
+    # What follows expects the scenario's own settings.
+    run_role()
 
 
 def returned(stack: Stack, airflow: requests.Session, dag: str, task: str) -> Any:
