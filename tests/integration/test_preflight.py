@@ -313,6 +313,7 @@ REPORT: dict[str, Any] = {
     "init": "systemd", "memory_mb": 64000, "cores": 16, "disk_free_mb": {"/var/lib/docker": 500000}, "ports": {},
     "networks": {}, "occupied": [], "volumes": [], "volume_files": {}, "images": [], "address_here": True,
     "read_only": [],
+    "config_files": [],
     "engine": {"daemon": True, "client": True, "answers": True, "error": "", "version": "28", "lost_rules": []},
     "python": {"executable": "/usr/bin/python3", "error": "", "debian": True},
 }  # fmt: skip
@@ -322,6 +323,8 @@ HOSTS = (
     Bad("distribution", {"distribution": "fedora"},
         ("This host runs fedora 13. Supported are Debian 12 and later and Ubuntu 22.04 and later.",)),
     Bad("old-debian", {"version": "11"}, ("This host runs debian 11. Supported are Debian 12 and later",)),
+    Bad("foreign-directory", {"config_files": ["main.py"]},
+        ("holds files that are not of this stack (main.py), and would be deleted", "Set stack_config_dir to a directory")),
     Bad("processor", {"architecture": "armv7l"},
         ("This host's processor is armv7l. The images are built from packages for x86_64 and aarch64",)),
     Bad("python-of-its-own",
