@@ -324,7 +324,7 @@ HOSTS = (
         ("This host runs fedora 13. Supported are Debian 12 and later and Ubuntu 22.04 and later.",)),
     Bad("old-debian", {"version": "11"}, ("This host runs debian 11. Supported are Debian 12 and later",)),
     Bad("foreign-directory", {"config_files": ["main.py"]},
-        ("holds files that are not of this stack (main.py), and would be deleted", "Set stack_config_dir to a directory")),
+        ("holds files that are not of this stack (main.py), and would be deleted", "Set stack_config_dir to")),
     Bad("processor", {"architecture": "armv7l"},
         ("This host's processor is armv7l. The images are built from packages for x86_64 and aarch64",)),
     Bad("python-of-its-own",

@@ -298,8 +298,9 @@ def test_addresses_of_this_machine() -> None:
 
 def test_files_that_are_no_container_s(run_module: Run, engine: FakeEngine, tmp_path: Path) -> None:
     """Directories of containers are known by what is in them; a directory that does not exist holds nothing."""
-    (tmp_path / "redis" / "secrets").mkdir(parents=True)
-    (tmp_path / "backend" / "src").mkdir(parents=True)
-    (tmp_path / ".hidden").write_text("")
-    for directory, expected in ((tmp_path, [".hidden", "backend"]), (tmp_path / "nowhere", [])):
+    config = tmp_path / "config"
+    (config / "redis" / "secrets").mkdir(parents=True)
+    (config / "backend" / "src").mkdir(parents=True)
+    (config / ".hidden").write_text("")
+    for directory, expected in ((config, [".hidden", "backend"]), (tmp_path / "nowhere", [])):
         assert run_module("host_report", config_dir=str(directory)).result["host"]["config_files"] == expected
