@@ -66,7 +66,8 @@ def test_the_example_for_a_laptop(stack: Stack, tmp_path: Path) -> None:
 def test_what_was_logged_outlives_the_server(stack: Stack) -> None:
     """The container keeps nothing itself."""
     added = [line[2:] for line in command("docker", "diff", f"{stack.name}-mlflow").splitlines() if line[0] == "A"]
-    assert set(added) <= {"/run/secrets", "/run/config", "/usr/sbin/docker-init"}  # places that the engine makes for its mounts
+    # Places that the engine makes for its mounts.
+    assert set(added) <= {"/run/secrets", "/run/config", "/usr/sbin/docker-init"}
     mounts = command("docker", "inspect", "--format", "{{range .Mounts}}{{.Type}} {{end}}", f"{stack.name}-mlflow")
     assert "volume" not in mounts
 
