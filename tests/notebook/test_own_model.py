@@ -19,6 +19,7 @@ SYMBOL, MODEL = "MSFT", "daily_strategy_MSFT"
 # The worker looks every minute, and a scoring takes a while.
 WORKER_LOOKS_S = 180
 LAST_DAY = "2013-03-01"
+WORDS = {1: "long", 0: "flat", -1: "short"}
 #: What people try first: a classifier as it is, which takes features instead of bars.
 CLASSIFIER = """
 import mlflow, sys
@@ -106,6 +107,18 @@ def test_the_backend_scores_the_example_once_it_is_the_champion(stack: Stack) ->
     found = known(stack)
     assert (found["champion"]["version"], found["problem"]) == (version, None)
     assert len(signals(stack, version, "out_of_sample")) == found["metrics"]["oos_days"] > 500
+    page = eventually(lambda: page_with(stack, "Champion because: chosen by its author"), seconds=60)
+    assert f"Newest signal: {WORDS[live[-1]['position']]} at the close of {LAST_DAY}, by version {version}." in page
+
+
+def page_with(stack: Stack, words: str) -> str | None:
+    """The stack's page about the symbol, once it has these words: it looks the champion up now and then."""
+    with requests.Session() as browser:
+        login = {"user": "trader", "password": stack.secret("backend_page_password")}
+        browser.post(stack.url("backend", "/login"), data=login, timeout=TIMEOUT).raise_for_status()
+        answer = browser.get(stack.url("backend", f"/?symbol={SYMBOL}"), timeout=TIMEOUT)
+    answer.raise_for_status()
+    return answer.text if words in answer.text else None
 
 
 def requests_of_bars(stack: Stack) -> int:

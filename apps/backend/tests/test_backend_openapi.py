@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from conftest import AUTHORISED
+from conftest import AUTHORISED, PASSWORD
 from fake_ibkr import serve
 from fastapi.testclient import TestClient
 from ibkr_backend import api, brokerage_session
@@ -139,3 +139,12 @@ def test_models_and_runs(whole: Any, session: Session) -> None:
     assert (run["run_id"], run["state"], run["symbol"]) == ("manual__1", "running", "AAPL")
     assert client.post("/api/v1/training-runs/aapl").status_code == 202
     assert client.post("/api/v1/training-runs/TSLA").status_code == 404
+
+
+def test_the_page_says_why_a_champion_cannot_score(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tag names another symbol than its name. It has no other tags than it needs, unlike one of the DAG."""
+    monkeypatch.setitem(VERSION, "tags", [{"key": "symbol", "value": "MSFT"}, {"key": "simulated", "value": "true"}])
+    client = TestClient(whole)
+    client.post("/login", data={"user": "trader", "password": PASSWORD})
+    shown = client.get("/?symbol=AAPL").text
+    assert "It cannot score: version 3 of daily_strategy_AAPL" in shown
