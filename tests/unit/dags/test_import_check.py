@@ -24,6 +24,10 @@ FILES = {
     "broken.py": "1 / 0\n",
     "asks_and_is_broken.py": "x = Variable.get('limit', default='5')\nundefined\n",
     "no_python.py": "def broken(:\n",
+    "declared.py": "x = Variable.get('symbols', deserialize_json=True)[0] + BaseHook.get_connection('desk').host\n"
+    "assert (x, BaseHook.get_connection('feed').password) == ('AAPLdesk.example.com', 's3cr/t')\n",
+    "declared_shown.py": "desk, feed = (BaseHook.get_connection(name) for name in ('desk', 'feed'))\n"
+    "raise ValueError(feed.password, desk.extra_dejson, desk.password, feed.get_uri(), Variable.get('pin'))\n",
     "database.py": "from airflow import settings\nsettings.Session().execute('select 1 from dag')\n",
     "environment.py": "import os\nx = os.environ['DESK_REGION']\n",
     "secret.py": "import os\nx = os.environ['DESK_TOKEN']\n",
@@ -77,6 +81,7 @@ BROKEN = {
     "broken.py": "line 2: ZeroDivisionError: division by zero",
     "asks_and_is_broken.py": "line 3: NameError: name 'undefined' is not defined",
     "no_python.py": "line 2: SyntaxError: invalid syntax",
+    "declared_shown.py": "line 3: ValueError: (",
     "database.py": "line 3: ",
     "latin_1.py": "Airflow reads the file of a DAG as UTF-8 only: ",
     "unset.py": "line 3: KeyError: 'DESK_UNSET'\n  If it is an environment variable, set DESK_UNSET in"
@@ -94,6 +99,17 @@ BROKEN = {
     "airflow_2.py": "line 3: ModuleNotFoundError: No module named 'airflow.operators.python_operator'",
     "schedule_interval.py": "line 2: TypeError: DAG.__init__() got an unexpected keyword",
 }
+#: As the inventory declares them.
+DECLARED_CONNECTIONS = {
+    "desk": {
+        "conn_type": "http",
+        "host": "desk.example.com",
+        "password": "it's \n hidden",
+        "extra": {"key": "of-the-desk"},
+    },
+    "feed": "postgresql://reader:s3cr%2Ft@feed.example.com/prices",
+}
+DECLARED_VARIABLES = {"symbols": '["AAPL", "MSFT"]', "pin": "271"}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +121,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
     latin = "# coding: latin-1\nCITY = 'Zürich'\n".encode("latin-1")
     (folder / "latin_1.py").write_bytes(latin + f"{HEAD}@dag\ndef latin_1():\n    ...\nlatin_1()\n".encode())
     (folder / "latin_1_names.py").write_bytes(latin)
+    connections, variables = home / "connections.json", home / "variables.json"
+    connections.write_text(json.dumps(DECLARED_CONNECTIONS))
+    variables.write_text(json.dumps(DECLARED_VARIABLES))
+    declared = {"connections_file_path": str(connections), "variables_file_path": str(variables)}
     environment = os.environ | {
+        "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps(declared),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
@@ -124,6 +145,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
 def test_what_needs_the_running_airflow_is_told_apart(report: dict[str, dict[str, str]]) -> None:
     """It is named with what it asks for; a file may import what lies beside it, as in the DAG processor."""
     assert {name: text.splitlines()[0] for name, text in report["unknown"].items()} == UNKNOWN
+
+
+def test_declared_connections_and_variables_are_known(report: dict[str, dict[str, str]]) -> None:
+    """A file that reads them is as good as its code; an error that shows their values arrives without them."""
+    assert "declared.py" not in {**report["unknown"], **report["broken"]}
+    error = report["broken"]["declared_shown.py"].partition("ValueError: ")[2]
+    assert error.startswith("(") and "***" in error
+    for secret in ("s3cr", "hidden", "of-the-desk", "271"):
+        assert secret not in error, error
 
 
 def test_what_no_variable_would_mend_is_broken(report: dict[str, dict[str, str]]) -> None:

@@ -8,14 +8,13 @@ there: ``dags``, relative path to content, and ``files``, absolute path to conte
 Prints, as its last line, a JSON object. Relative path of a DAG file to what is to be said of it, in
 
 - ``broken``: it cannot be imported;
-- ``unknown``: it cannot be said here. It asks for a variable, a connection or a secret while it is imported, which only
-  the running Airflow has, and what failed may have failed for want of it;
+- ``unknown``: it cannot be said here. While it is imported, it asks for a secret, or for a variable or a connection
+  that the inventory does not declare, and what failed may have failed for want of it;
 - ``outdated``: it can be imported, and its tasks use what Airflow 3 has removed.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import importlib
 import json
@@ -31,13 +30,14 @@ from pathlib import Path
 from typing import Any
 
 # Airflow reads its settings when it is imported.
-os.environ["AIRFLOW__SECRETS__BACKEND"] = "import_dags.NothingKnown"
+os.environ["AIRFLOW__SECRETS__BACKEND"] = "import_dags.OnlyDeclared"
 os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "CRITICAL"
 # Otherwise an error may not show the line of the DAG file.
 os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "50"
 
-from airflow.secrets import BaseSecretsBackend
+from airflow.secrets.local_filesystem import LocalFilesystemBackend
 from airflow_2 import airflow_2_forms
+from dag_inputs import connection_secrets, leaves, masked, read_declared, write_files
 
 #: What most files import, and what the import of a file needs: loaded once, and not in each process.
 PRELOADED = (
@@ -57,20 +57,28 @@ LONGEST_ERROR = 500
 
 #: Names of environment variables with secret values.
 SECRET_NAMES = os.environ.get("DAGS_CHECK_SECRETS", "").split()
+#: Values that the report must not show.
+hidden: set[str] = set()
 #: DAG file to what it asked for while it was imported.
 asked: dict[str, list[str]] = {}
 
 
-class NothingKnown(BaseSecretsBackend):
-    """Backend of secrets that knows none, and remembers which DAG file asked for which."""
+class OnlyDeclared(LocalFilesystemBackend):
+    """Backend of secrets that knows what the inventory declares, and remembers which DAG file asked for more."""
 
-    def get_variable(self, key: str, **_: Any) -> None:
-        """Remember that the variable was asked for."""
-        remember(f'the variable "{key}"')
+    def get_variable(self, key: str, **_: Any) -> str | None:
+        """Look a variable up."""
+        value = super().get_variable(key)
+        if value is None:
+            remember(f'the variable "{key}"')
+        return value
 
-    def get_connection(self, conn_id: str, **_: Any) -> None:
-        """Remember that the connection was asked for."""
-        remember(f'the connection "{conn_id}"')
+    def get_connection(self, conn_id: str, **_: Any) -> Any:
+        """Look a connection up."""
+        connection = super().get_connection(conn_id)
+        if connection is None:
+            remember(f'the connection "{conn_id}"')
+        return connection
 
 
 class SecretsUnknown(os._Environ):  # type: ignore[type-arg]
@@ -226,7 +234,8 @@ def shown(error: str, folder: Path, name: str) -> str:
     places = re.findall(rf'File "{re.escape(str(folder))}/([^"]+)", line (\d+)', error)
     lines = error.splitlines()
     starts = [number for number, line in enumerate(lines) if LAST_LINE.match(line)]
-    text = " ".join(" ".join(lines[starts[-1] if starts and places else 0 :]).split())[:LONGEST_ERROR]
+    text = masked("\n".join(lines[starts[-1] if starts and places else 0 :]), hidden)
+    text = " ".join(text.split())[:LONGEST_ERROR]
     where = "" if not places or places[-1][0] == name else f"{places[-1][0]}, "
     place = f"{where}line {places[-1][1]}: " if places else ""
     return place + (too_slow(float(slow[1])) if slow else text)
@@ -265,10 +274,7 @@ def unpack(folder: Path) -> None:
     content = json.load(sys.stdin)
     places = {folder / name: text for name, text in content["dags"].items()}
     places |= {Path(name): text for name, text in content["files"].items()}
-    for place, text in places.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(base64.b64decode(text[7:]) if text.startswith("base64:") else text.encode())
-        place.chmod(0o400)
+    write_files(places)
     for directory in [*(each for each in folder.rglob("*") if each.is_dir()), folder]:
         directory.chmod(0o500)
 
@@ -283,6 +289,10 @@ def main(arguments: list[str]) -> int:
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     if arguments == ["-"]:
         unpack(folder)
+    connections, variables = read_declared(json.loads(conf.get("secrets", "backend_kwargs", fallback="") or "{}"))
+    hidden.update(leaves(variables))
+    for connection in connections.values():
+        hidden.update(connection_secrets(connection))
     report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}, "outdated": {}}
     safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
     paths = sorted(map(str, get_importer_registry().list_dag_files(str(folder), safe_mode=safe_mode)))
