@@ -10,7 +10,11 @@ from typing import Any
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.airflow import (
     airflow_declared_problems,
     connections_file,
+    generated_user_secrets,
     pool_list,
+    user_accounts,
+    user_passwords,
+    user_problems,
     variables_file,
 )
 
@@ -27,6 +31,10 @@ class FilterModule:
         return {
             "airflow_declared_problems": airflow_declared_problems,
             "connections_file": connections_file,
+            "generated_user_secrets": generated_user_secrets,
             "pool_list": pool_list,
+            "user_accounts": user_accounts,
+            "user_passwords": user_passwords,
+            "user_problems": user_problems,
             "variables_file": variables_file,
         }
