@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -214,4 +215,50 @@ def test_declared_connections_are_files_of_those_who_look_them_up(tmp_path: Path
     assert json.loads(settings) == {
         "connections_file_path": "/run/secrets/declared_connections.json",
         "variables_file_path": "/run/secrets/declared_variables.json",
+    }
+
+
+def test_users_are_files_of_the_job_that_makes_them(tmp_path: Path) -> None:
+    """No other container has a password, and no environment."""
+    users = [{"name": "anna", "role": "Viewer"}, {"name": "bo", "role": "Op", "password": "p4ss {{ 'word' }}"}]
+    secrets = {**SECRETS, "airflow_user_anna_password": "AnnaPassword"}
+    found = rendered(tmp_path, {}, airflow_users=users, secrets=secrets)
+    held = {"airflow_user_anna_password": "AnnaPassword", "airflow_user_bo_password": "p4ss word"}
+    for name, container in found.items():
+        if name == "airflow-init":
+            assert held.items() <= container["secrets"].items()
+            accounts = json.loads(container["environment"]["AIRFLOW_ACCOUNTS"])
+            assert [(each["username"], each["role"]) for each in accounts] == [
+                ("admin", "Admin"),
+                ("anna", "Viewer"),
+                ("bo", "Op"),
+            ]
+        else:
+            assert not held.keys() & container["secrets"].keys(), name
+        rest = json.dumps({key: value for key, value in container.items() if key != "secrets"})
+        assert "AnnaPassword" not in rest and "p4ss" not in rest, name
+
+
+def test_environments_of_tasks_come_from_the_index_of_the_builds(tmp_path: Path, several: Containers) -> None:
+    """With its proxy, both in a file, as their addresses may hold a password; uv keeps packages in a volume."""
+    worker = several["airflow-worker"]
+    assert worker["environment"]["UV_CACHE_DIR"].startswith("/opt/environments/")
+    assert {"name": "airflow-worker-environments", "path": "/opt/environments"} in worker["volumes"]
+    assert "UV_CONFIG_FILE" not in worker["environment"] and "uv.toml" not in worker["secrets"]
+    found = rendered(
+        tmp_path,
+        {},
+        container_image_pip_index="https://me:t0ken@pypi.example.com/simple",
+        container_image_http_proxy="http://proxy.example.com:3128",
+        container_image_no_proxy="localhost,pypi.example.com",
+    )
+    for name, container in found.items():
+        assert "t0ken" not in json.dumps({key: value for key, value in container.items() if key != "secrets"}), name
+        assert ("uv.toml" in container["secrets"]) == (name == "airflow-worker"), name
+    assert found["airflow-worker"]["environment"]["UV_CONFIG_FILE"] == "/run/secrets/uv.toml"
+    assert tomllib.loads(found["airflow-worker"]["secrets"]["uv.toml"]) == {
+        "index-url": "https://me:t0ken@pypi.example.com/simple",
+        "http-proxy": "http://proxy.example.com:3128",
+        "https-proxy": "http://proxy.example.com:3128",
+        "no-proxy": ["localhost", "pypi.example.com"],
     }

@@ -1,0 +1,123 @@
+"""One run of a DAG without a scheduler: what it prints, and what is said of a task that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[3] / "roles" / "airflow" / "files" / "scripts" / "run_dag.py"
+DAGS = {
+    "sample.py": """
+import logging, os
+from airflow.sdk import BaseHook, Variable, dag, task
+
+@dag(schedule=None, default_args={"retries": 3})
+def sample():
+    @task
+    def read(ds=None, dag_run=None):
+        print("conf", dag_run.conf, "on", ds, "with", os.environ["DESK_TOKEN"])
+        print("password", BaseHook.get_connection("desk").password)
+        return Variable.get("symbols", deserialize_json=True)
+
+    @task
+    def trade(symbol):
+        logging.getLogger("desk").warning("trading %s", symbol)
+        if symbol == "BAD":
+            raise ValueError(f"no such symbol: {symbol}, {os.environ['DESK_TOKEN']}")
+
+    @task
+    def tell():
+        print("told")
+
+    trade.expand(symbol=read()) >> tell()
+
+sample()
+""",
+    "broken.py": "from airflow.sdk import dag\n1 / 0\n",
+}
+
+
+def run(tmp_path: Path, symbols: list[str] | None = None, **asked: Any) -> tuple[dict[str, Any], str]:
+    """Run the script.
+
+    Args:
+        tmp_path: Where everything is made.
+        symbols: What the declared variable holds.
+        asked: What it reads, over the defaults.
+
+    Returns:
+        Its report, and what it printed before.
+    """
+    declared = {
+        "connections_file_path": f"{tmp_path}/secrets/connections.json",
+        "variables_file_path": f"{tmp_path}/secrets/variables.json",
+    }
+    environment = os.environ | {
+        "AIRFLOW_HOME": str(tmp_path / "home"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
+        "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps(declared),
+    }
+    files = {
+        declared["connections_file_path"]: json.dumps({"desk": "http://me:hidden-word@desk"}),
+        declared["variables_file_path"]: json.dumps({"symbols": json.dumps(symbols or ["AAPL"])}),
+    }
+    content = {"dags": DAGS, "files": files, "environment": {"DESK_TOKEN": "the-token"}, "dag": "sample"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], env=environment, input=json.dumps({"date": "", "conf": "", **content, **asked}),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    *printed, last = done.stdout.splitlines()
+    return json.loads(last), "\n".join(printed)
+
+
+def test_a_run_with_date_and_configuration(tmp_path: Path) -> None:
+    """Tasks see both, and the declared connection and variable; no secret is shown, and no migration."""
+    report, said = run(tmp_path, date="2026-11-02", conf='{"cash": 5}')
+    assert (report["state"], report["failed"]) == ("success", {})
+    assert report["tasks"] == {"read": "success", "trade[0]": "success", "tell": "success"}
+    assert "conf {'cash': 5} on 2026-11-02 with ***" in said and "password ***" in said and "told" in said
+    assert "trading AAPL" in said
+    assert "the-token" not in said and "hidden-word" not in said and "alembic" not in said
+
+
+def test_a_task_that_fails_is_named_with_its_lines(tmp_path: Path) -> None:
+    """The exception, what the task said before, and where in the DAG's file; it is not retried."""
+    report, said = run(tmp_path, symbols=["AAPL", "BAD"])
+    assert report["state"] == "failed"
+    assert report["tasks"] == {
+        "read": "success",
+        "trade[0]": "success",
+        "trade[1]": "failed",
+        "tell": "upstream_failed",
+    }
+    assert set(report["failed"]) == {"trade[1]"}
+    lines = "\n".join(report["failed"]["trade[1]"])
+    assert "ValueError: no such symbol: BAD, ***" in lines and "trading BAD" in lines and "sample.py" in lines
+    assert "site-packages" not in lines and "trading AAPL" not in lines and "the-token" not in lines + said
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"dag": "sampel"}, ("There is no DAG sampel; did you mean sample?", "These are there: sample.",
+                             "broken.py cannot be imported: ZeroDivisionError: division by zero")),
+        ({"date": "tomorrow"}, ("DATE is 'tomorrow', expected a date such as 2026-11-27",)),
+        ({"conf": "{symbol: AAPL}"}, ("CONF is not JSON: ",)),
+        ({"conf": "[1]"}, ("CONF is not a JSON object.",)),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_explained(tmp_path: Path, asked: dict[str, str], said: tuple[str, ...]) -> None:
+    """With what is wrong and what is there, and without a run."""
+    report, _ = run(tmp_path, **asked)
+    assert set(report) == {"problem"}
+    for each in said:
+        assert each in report["problem"]
