@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,12 +44,11 @@ sample()
 }
 
 
-def run(tmp_path: Path, symbols: list[str] | None = None, **asked: Any) -> tuple[dict[str, Any], str]:
+def run(tmp_path: Path, **asked: Any) -> tuple[dict[str, Any], str]:
     """Run the script.
 
     Args:
         tmp_path: Where everything is made.
-        symbols: What the declared variable holds.
         asked: What it reads, over the defaults.
 
     Returns:
@@ -67,57 +67,58 @@ def run(tmp_path: Path, symbols: list[str] | None = None, **asked: Any) -> tuple
     }
     files = {
         declared["connections_file_path"]: json.dumps({"desk": "http://me:hidden-word@desk"}),
-        declared["variables_file_path"]: json.dumps({"symbols": json.dumps(symbols or ["AAPL"])}),
+        declared["variables_file_path"]: json.dumps({"symbols": '["AAPL", "BAD"]'}),
     }
     content = {"dags": DAGS, "files": files, "environment": {"DESK_TOKEN": "the-token"}, "dag": "sample"}
     done = subprocess.run(
         [sys.executable, str(SCRIPT)], env=environment, input=json.dumps({"date": "", "conf": "", **content, **asked}),
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     *printed, last = done.stdout.splitlines()
     return json.loads(last), "\n".join(printed)
 
 
-def test_a_run_with_date_and_configuration(tmp_path: Path) -> None:
-    """Tasks see both, and the declared connection and variable; no secret is shown, and no migration."""
+def test_a_run_whose_task_fails(tmp_path: Path) -> None:
+    """Tasks see date, configuration and declarations; the failed one is named with its lines, and is not retried."""
     report, said = run(tmp_path, date="2026-11-02", conf='{"cash": 5}')
-    assert (report["state"], report["failed"]) == ("success", {})
-    assert report["tasks"] == {"read": "success", "trade[0]": "success", "tell": "success"}
-    assert "conf {'cash': 5} on 2026-11-02 with ***" in said and "password ***" in said and "told" in said
-    assert "trading AAPL" in said
-    assert "the-token" not in said and "hidden-word" not in said and "alembic" not in said
-
-
-def test_a_task_that_fails_is_named_with_its_lines(tmp_path: Path) -> None:
-    """The exception, what the task said before, and where in the DAG's file; it is not retried."""
-    report, said = run(tmp_path, symbols=["AAPL", "BAD"])
-    assert report["state"] == "failed"
+    assert (report["state"], report["date"]) == ("failed", "2026-11-02T00:00:00+00:00")
     assert report["tasks"] == {
         "read": "success",
         "trade[0]": "success",
         "trade[1]": "failed",
         "tell": "upstream_failed",
     }
+    assert "conf {'cash': 5} on 2026-11-02 with ***" in said and "password ***" in said and "trading AAPL" in said
+    assert said.startswith("── read\n") and "── trade[1]\n" in said and "Pushing xcom" not in said
+    assert "the-token" not in said and "hidden-word" not in said and "alembic" not in said
+
     assert set(report["failed"]) == {"trade[1]"}
     lines = "\n".join(report["failed"]["trade[1]"])
     assert "ValueError: no such symbol: BAD, ***" in lines and "trading BAD" in lines and "sample.py" in lines
-    assert "site-packages" not in lines and "trading AAPL" not in lines and "the-token" not in lines + said
+    assert "site-packages" not in lines and "trading AAPL" not in lines and "the-token" not in lines
+
+
+def test_an_unknown_dag(tmp_path: Path) -> None:
+    """Is named with what there is, and what cannot be imported."""
+    report, _ = run(tmp_path, dag="sampel")
+    [problem] = report.values()
+    assert "There is no DAG sampel; did you mean sample?\nThese are there: sample." in problem
+    assert "broken.py cannot be imported: ZeroDivisionError: division by zero" in problem
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"dag": "sampel"}, ("There is no DAG sampel; did you mean sample?", "These are there: sample.",
-                             "broken.py cannot be imported: ZeroDivisionError: division by zero")),
-        ({"date": "tomorrow"}, ("DATE is 'tomorrow', expected a date such as 2026-11-27",)),
-        ({"conf": "{symbol: AAPL}"}, ("CONF is not JSON: ",)),
-        ({"conf": "[1]"}, ("CONF is not a JSON object.",)),
+        ({"date": "tomorrow"}, "DATE is 'tomorrow', expected a date such as 2026-11-27"),
+        ({"conf": "{symbol: AAPL}"}, "CONF is not JSON: "),
+        ({"conf": "[1]"}, "CONF is not a JSON object."),
     ],
-)  # fmt: skip
-def test_what_cannot_run_is_explained(tmp_path: Path, asked: dict[str, str], said: tuple[str, ...]) -> None:
-    """With what is wrong and what is there, and without a run."""
-    report, _ = run(tmp_path, **asked)
-    assert set(report) == {"problem"}
-    for each in said:
-        assert each in report["problem"]
+)
+def test_options_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], said: str) -> None:
+    """What is wrong, and how to write it."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import run_dag
+
+    with pytest.raises(run_dag.Unable, match=re.escape(said)):
+        run_dag.options({"date": "", "conf": "", **asked})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -42,41 +43,59 @@ def read_declared(paths: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, s
     return connections, variables
 
 
-def leaves(value: Any) -> Iterator[str]:
-    """List the texts and numbers in a value of JSON."""
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif isinstance(value, str) and value[:1] in ("{", "["):
-        yield value
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return
-        yield from leaves(value)
-        return
-    if isinstance(value, str | int | float):
-        if not isinstance(value, bool):
-            yield str(value)
-    elif value is not None and not isinstance(value, bool):
+def every(_: str) -> bool:
+    """Take what is below any key for a secret."""
+    return True
+
+
+def leaves(value: Any, hides: Callable[[str], bool] = every) -> Iterator[str]:
+    """List the texts in a value.
+
+    Args:
+        value: Of JSON; a text may be JSON itself.
+        hides: Whether what is below a key of a dictionary is secret.
+
+    Yields:
+        The texts that are secret. Numbers are none.
+    """
+    if isinstance(value, str):
+        decoded = None
+        if value[:1] in ("{", "["):
+            with contextlib.suppress(ValueError):
+                decoded = json.loads(value)
+        if decoded is None or hides is every:
+            yield value
+        if decoded is not None:
+            yield from leaves(decoded, hides)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            if hides(str(key)):
+                yield from leaves(each)
+            elif isinstance(each, Mapping):
+                yield from leaves(each, hides)
+    elif isinstance(value, list):
         for each in value:
-            yield from leaves(each)
+            yield from leaves(each, hides)
 
 
-def connection_secrets(connection: Any) -> Iterator[str]:
+def connection_secrets(connection: Any, hides: Callable[[str], bool] = every) -> Iterator[str]:
     """List what of a connection is secret: its password, what it has in ``extra``, and a URI as a whole.
 
     Args:
         connection: A URI, or its keys.
+        hides: Whether what ``extra`` has below a key is secret.
     """
     if not isinstance(connection, str):
-        yield from leaves([connection.get("password"), connection.get("extra")])
+        yield from leaves(connection.get("password") or "")
+        yield from leaves(connection.get("extra") or {}, hides)
         return
     yield connection
     parts = urlsplit(connection)
     _, _, password = parts.netloc.rpartition("@")[0].partition(":")
     yield from (password, unquote(password))
-    for _, value in parse_qsl(parts.query):
-        yield from leaves(value)
+    for key, value in parse_qsl(parts.query):
+        # Airflow writes the whole of "extra" so where it is no flat dictionary.
+        yield from leaves(value, hides) if hides(key) or key == "__extra__" else ()
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:

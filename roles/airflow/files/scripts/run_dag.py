@@ -6,7 +6,7 @@ configuration of the run as JSON, empty for none.
 
 Prints what the tasks print, without the values of secrets, and, as its last line, a JSON object: ``problem`` if there
 was no run, otherwise ``dag``, ``state``, ``date``, ``tasks`` (name to state) and ``failed`` (name to the last lines of
-its log). A task that fails is not retried.
+its log). A task that fails is not retried. Ends with another status than 0 if there is no such object.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ OWN = re.compile(
     r"^\d{4}-\d\d-\d\dT\S+ \[(debug|info) *\] (?!\s*Output:)(.*\[(task|airflow\.(sdk|api_fastapi|models)[\w.]*)\])"
 )
 #: The frames of a traceback that lie in installed packages, with the lines of code and marks below each.
-FRAMES = re.compile(r'(?m)^ +File "[^"]*/site-packages/[^"]*", line .*\n(?: +(?!File ").*\n)*')
+FRAMES = re.compile(r'(?m)^ +File "[^"]*/site-packages/[^"]*", line .*\n(?: +(?! |File ").*\n)*')
 
 
 class Unable(Exception):
@@ -49,8 +50,8 @@ class Output:
             secrets: Values that are not shown.
         """
         self.secrets, self.kept, self.mark, self.seen = secrets, [], "", threading.Event()
-        #: Whether it is only kept.
-        self.silent = False
+        #: Whether it is only kept: until the first task runs.
+        self.silent = True
         self.real = os.fdopen(os.dup(1), "w")
         reading, writing = os.pipe()
         for stream in (1, 2):
@@ -70,7 +71,7 @@ class Output:
                 line += "\n"
             line = masked(line, self.secrets)
             self.kept.append(line)
-            if not self.silent:
+            if not self.silent and not OWN.match(line):
                 print(line, end="", file=self.real, flush=True)
 
     def settle(self) -> None:
@@ -123,11 +124,14 @@ def logs_kept(output: Output) -> Iterator[dict[str, list[str]]]:
     found: dict[str, list[str]] = {}
 
     def watched(*, ti: Any, **rest: Any) -> Any:
+        name = named(ti.task_id, ti.map_index)
         output.take()
+        output.silent = False
+        print(f"── {name}", flush=True)
         try:
             return run(ti=ti, **rest)
         finally:
-            found[named(ti.task_id, ti.map_index)] = what_matters(output.take())
+            found[name] = what_matters(output.take())[1:]
 
     definition._run_task = watched
     try:
@@ -167,7 +171,7 @@ def wanted_dag(dag_id: str, folder: Path) -> Any:
         said.append(f"These are there: {', '.join(sorted(bag.dags)) or 'none'}.")
         for path, error in sorted(bag.import_errors.items()):
             last = error.strip().splitlines()[-1]
-            said.append(f"{Path(path).relative_to(folder)} cannot be imported: {last}")
+            said.append(f"{path.removeprefix(f'{folder}/')} cannot be imported: {last}")
         raise Unable("\n".join(said))
     for task in dag.tasks:
         if task.is_mapped:
@@ -218,11 +222,7 @@ def run_dag(asked: dict[str, Any], folder: Path, output: Output) -> dict[str, An
     """
     date, conf = options(asked)
     dag = wanted_dag(asked["dag"], folder)
-    output.take()
-    output.silent = True
     airflow_command("db", "migrate")
-    output.take()
-    output.silent = False
     try:
         with logs_kept(output) as logs:
             run = dag.test(logical_date=date, run_conf=conf)
@@ -238,7 +238,7 @@ def run_dag(asked: dict[str, Any], folder: Path, output: Output) -> dict[str, An
 
 
 def secrets_of(asked: dict[str, Any]) -> set[str]:
-    """Collect the values that are not shown. As on Airflow's page, a variable counts if its name says so.
+    """Collect the values that are not shown. As in Airflow's logs, a variable or a key of ``extra`` counts by its name.
 
     Args:
         asked: What was read from standard input.
@@ -247,7 +247,11 @@ def secrets_of(asked: dict[str, Any]) -> set[str]:
 
     kwargs = json.loads(os.environ.get("AIRFLOW__SECRETS__BACKEND_KWARGS") or "{}")
     connections, variables = read_declared(kwargs)
-    found = {each for connection in connections.values() for each in connection_secrets(connection)}
+    found = {
+        each
+        for connection in connections.values()
+        for each in connection_secrets(connection, should_hide_value_for_key)
+    }
     found |= {each for name, value in variables.items() if should_hide_value_for_key(name) for each in leaves(value)}
     return found | set(asked["environment"].values())
 
@@ -264,6 +268,10 @@ def main() -> int:
         report = run_dag(asked, folder, output)
     except Unable as error:
         report = {"problem": masked(str(error), output.secrets)}
+    except Exception:
+        said = output.take() if output.silent else ""
+        print(said, masked(traceback.format_exc(), output.secrets), file=output.real, flush=True)
+        return 1
     output.settle()
     print(f"\n{json.dumps(report)}", file=output.real, flush=True)
     return 0
