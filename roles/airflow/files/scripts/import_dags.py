@@ -42,8 +42,10 @@ from dag_inputs import connection_secrets, leaves, masked, read_declared, write_
 #: What most files import, and what the import of a file needs: loaded once, and not in each process.
 PRELOADED = (
     "airflow.dag_processing.dagbag",
+    "airflow.models.connection",
     "airflow.models.dagcode",
     "airflow.providers.standard.operators.python",
+    "airflow.sdk.definitions.connection",
     "airflow.sdk.definitions.dag",
     "airflow.sdk.execution_time.context",
 )
