@@ -30,7 +30,7 @@ PORTS = {
     "minio_console": 9001,
     "ibkr_gateway": 5055,
     "backend": 8000,
-    "flower": 5555,
+    "backend_flower": 5555,
     "mlflow": 5500,
     "airflow": 8080,
 }
@@ -49,7 +49,7 @@ def playbook(name: str, secrets: str, *more: str) -> None:
         "stack_name": STACK,
         "stack_network_subnet": "172.29.66.0/24",
         "secrets_dir": secrets,
-        **{f"stack_port_{key}": port + OFFSET for key, port in PORTS.items()},
+        **{f"{key}_port": port + OFFSET for key, port in PORTS.items()},
     }
     try:
         run(str(ROOT / ".venv/bin/ansible-playbook"), name, "-e", json.dumps(variables), *more)

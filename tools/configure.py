@@ -398,9 +398,13 @@ def taken_by(port: int, own: set[str], report: Mapping[str, Any]) -> str:
     return ""
 
 
+#: Services whose volumes every stack has that holds any data.
+STORES = ("postgres", "redis", "minio")
+
+
 def stack_exists(name: str, report: Mapping[str, Any]) -> bool:
     """Find out whether a host has something of a stack: its network, or the volumes that stay without it."""
-    return name in report["networks"] or any(volume.startswith(f"{name}-") for volume in report["volumes"])
+    return name in report["networks"] or any(f"{name}-{each}-data" in report["volumes"] for each in STORES)
 
 
 def users_of(subnet: str, stack: str, report: Mapping[str, Any]) -> list[str]:

@@ -42,10 +42,10 @@ class ActionModule(ActionBase):
         names: list[str] = self._task.args["services"]
         directories = {name: Path(services[name]["directory"]) for name in names}
         views = Views(self._templar, task_vars, directories, {name: services[name]["owner"] for name in names})
-        wrong = [sentence for name in names for sentence in self.invalid_arguments(views, name)]
-        if wrong:
-            raise AnsibleActionFail("\n".join(wrong))
         if self._task.args.get("validate_only"):
+            wrong = [sentence for name in names for sentence in self.invalid_arguments(views, name)]
+            if wrong:
+                raise AnsibleActionFail("\n".join(wrong))
             return {**result, "changed": False, "plans": {}}
         plans = {name: self.plan(views, name, services[name], self._task.args["settings"]) for name in names}
         return {**result, "changed": False, "plans": plans}

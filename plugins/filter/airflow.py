@@ -1,6 +1,6 @@
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters of Airflow's connections, variables and pools."""
+"""Filters of Airflow's connections, variables and pools, and of the sources of its DAGs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.airflow import
     user_problems,
     variables_file,
 )
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.dag_sources import (
+    dag_bundles,
+    dag_config_trees,
+    dag_connections,
+    dag_files,
+    dag_source_problems,
+    dag_trees,
+    git_packages,
+    known_hosts_files,
+)
 
 
 class FilterModule:
@@ -31,7 +41,15 @@ class FilterModule:
         return {
             "airflow_declared_problems": airflow_declared_problems,
             "connections_file": connections_file,
+            "dag_bundles": dag_bundles,
+            "dag_config_trees": dag_config_trees,
+            "dag_connections": dag_connections,
+            "dag_files": dag_files,
+            "dag_source_problems": dag_source_problems,
+            "dag_trees": dag_trees,
             "generated_user_secrets": generated_user_secrets,
+            "git_packages": git_packages,
+            "known_hosts_files": known_hosts_files,
             "pool_list": pool_list,
             "user_accounts": user_accounts,
             "user_passwords": user_passwords,

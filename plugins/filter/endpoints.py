@@ -20,6 +20,7 @@ class FilterModule:
             Name to function.
         """
         return {
+            "data_secrets": endpoints.data_secrets,
             "postgres_url": endpoints.postgres_url,
             "libpq_dsn": endpoints.libpq_dsn,
             "redis_url": endpoints.redis_url,

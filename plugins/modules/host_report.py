@@ -59,7 +59,7 @@ host:
     cores: {description: Number of processors., type: int}
     address_here: {description: Whether the wanted address is one of this host., type: bool}
     disk_free_mb: {description: Free disk space in MiB where the engine keeps images and volumes., type: dict}
-    config_files: {description: Names in O(config_dir)., type: list}
+    config_files: {description: Names in O(config_dir) other than those of containers., type: list}
     read_only: {description: Those of the wanted directories in which nothing can be written., type: list}
     init: {description: Name of the first process., type: str}
     engine: {description: Whether it answers or refuses this user and its version and lost rules., type: dict}
@@ -309,16 +309,21 @@ def read_volume_files(wanted: list[str], volumes: dict[str, str]) -> dict[str, s
     return found
 
 
-def names_in(directory: str) -> list[str]:
-    """List a directory.
+def foreign_names(directory: str) -> list[str]:
+    """List what no container's configuration is.
 
     Args:
-        directory: Its path.
+        directory: Path of the stack's configuration.
 
     Returns:
-        Names, sorted; none if it does not exist or is none.
+        Names, sorted; none if it does not exist or is no directory.
     """
-    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    return [
+        name
+        for name in names
+        if not any(os.path.isdir(os.path.join(directory, name, part)) for part in ("config", "secrets"))
+    ]
 
 
 def main() -> None:
@@ -360,7 +365,7 @@ def main() -> None:
             "cores": os.cpu_count(),
             "address_here": is_here(module.params["address"]),
             "disk_free_mb": {path: free_mb(path) for path in places(info)},
-            "config_files": names_in(module.params["config_dir"]),
+            "config_files": foreign_names(module.params["config_dir"]),
             "read_only": [path for path in module.params["writes"] if not os.access(existing(path), os.W_OK)],
             "init": init,
             "engine": report,

@@ -9,9 +9,8 @@ DOCUMENTATION = r"""
 module: service_plans
 short_description: Plan the containers of services
 description:
-  - Renders the variable C(NAME_containers) of each service's role with the role's own variables, checks it and the
-    variables that the
-    inventory sets, and turns it into plans as the filter P(quantops.ibkr_stack.container_plan#filter) does.
+  - Renders the variable C(NAME_containers) of each service's role with the role's own variables, checks it,
+    and turns it into plans as the filter P(quantops.ibkr_stack.container_plan#filter) does.
   - Runs on the controller without connecting to a host. Plans hold secrets, so hide the result.
 options:
   services:
@@ -30,7 +29,7 @@ options:
     type: dict
     default: {}
   validate_only:
-    description: Only compare the variables of the inventory with the argument specs of the roles.
+    description: Compare the variables of the inventory with the argument specs of the roles, and plan nothing.
     type: bool
     default: false
 author:

@@ -34,7 +34,7 @@ ENTRY_KEYS: dict[str, set[str]] = {
     "ports": {"container", "variable", "scheme"},
     "images": {"context", "from", "only", "dockerfile", "args", "files", "base", "when", "definition"},
     "containers": {"job", "process", "when"},
-    "databases": {"connections"},
+    "databases": {"connections", "prepared"},
     "data": {"backup", "version_file", "when"},
     "metrics": {"port", "path"},
     "web": {"title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"},

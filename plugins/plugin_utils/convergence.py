@@ -118,7 +118,11 @@ def wave_work(
     empty = set(empty_databases)
     work: dict[str, Any] = {"now": [], "jobs": {}, "later": {}, "states": {}}
     for service, declared in plans.items():
-        again = bool(empty & set(contracts[service]["databases"]))
+        # One that no job prepares is empty until somebody writes to it.
+        prepared = {
+            name for name, entry in contracts[service]["databases"].items() if (entry or {}).get("prepared", True)
+        }
+        again = bool(empty & prepared)
         jobs, services, awaited = [], [], []
         for plan in declared:
             state = dict(states[plan["name"]])

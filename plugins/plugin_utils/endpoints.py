@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import bucket_secrets, database_secret
+
 
 @dataclass(frozen=True)
 class Node:
@@ -116,6 +118,35 @@ def libpq_dsn(endpoint: Mapping[str, Any], database: str, user: str = "", passwo
         return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
     return " ".join(f"{key}={quoted(value)}" for key, value in words.items())
+
+
+def data_secrets(endpoint: Mapping[str, Any], secrets: Mapping[str, str], database: str, bucket: str) -> dict[str, str]:
+    """Write the variables with which a program logs in to its own database and bucket.
+
+    Args:
+        endpoint: Of PostgreSQL.
+        secrets: The stack's secrets by their names.
+        database: Name of the database and of its owner.
+        bucket: Name of the bucket.
+
+    Returns:
+        Name of each variable to its value: URLs and keywords of the database, its password, and the bucket's keys.
+    """
+    password = secrets[database_secret(database)]
+    access_key, secret_key = (secrets[name] for name in bucket_secrets(bucket))
+    return {
+        "DATABASE_URL": postgres_url(endpoint, database, "", password),
+        **{
+            f"DATABASE_URL_{driver.upper()}": postgres_url(endpoint, database, "", password, driver)
+            for driver in ("psycopg", "psycopg2", "asyncpg")
+        },
+        "DATABASE_DSN": libpq_dsn(endpoint, database, "", password),
+        "PGPASSWORD": password,
+        "S3_ACCESS_KEY": access_key,
+        "AWS_ACCESS_KEY_ID": access_key,
+        "S3_SECRET_KEY": secret_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+    }
 
 
 def redis_url(endpoint: Mapping[str, Any], user: str, password: str, database: int) -> str:

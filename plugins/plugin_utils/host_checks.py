@@ -27,7 +27,7 @@ def host_problems(report: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
 
     Args:
         report: What the module ``host_report`` returned as ``host``.
-        wanted: ``install`` (an engine may be installed), ``min_disk_mb``, ``network``, ``subnet`` and
+        wanted: ``install`` (an engine may be installed), ``min_disk_mb``, ``network``, ``subnet``,
             ``publish_address`` and ``config_dir``.
 
     Returns:

@@ -17,8 +17,8 @@ import pytest
 import requests
 from stack_under_test import Stack, command, eventually, play
 
-OWNERS = ("airflow", "backend", "mlflow")
-BUCKETS = ("airflow-logs", "mlflow", "trading-charts")
+OWNERS = ("airflow", "backend", "dags", "mlflow")
+BUCKETS = ("airflow-logs", "dags", "mlflow", "trading-charts")
 
 
 def psql(stack: Stack, user: str, database: str, query: str, password: str | None = None) -> tuple[int, str]:

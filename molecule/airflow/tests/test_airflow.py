@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import hashlib
+import hmac
+import http.server
+import json
 import os
 import shutil
+import socket
+import ssl
+import struct
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
 import pytest
 import requests
+import yaml
 from stack_under_test import REPOSITORY, Stack, command, eventually
 from test_applications import (  # noqa: F401
     TIMEOUT,
     test_airflow_is_healthy,
     test_airflow_lets_in_its_administrator_only,
 )
-from test_data_services import redis, s3
+from test_data_services import psql, redis, s3
 
 RUNS = "/api/v2/dags/probe/dagRuns"
 DAGS = ["backlog", "declared", "forger", "isolated", "probe", "secrets_of_airflow", "surroundings"]
@@ -112,11 +124,11 @@ PASSWORD = "p@ss'word {{x}}"
 
 def test_connections_variables_and_pools_of_the_inventory(stack: Stack, airflow: requests.Session) -> None:
     """A task reads them, beside what a person has made; a declared one that is removed goes, and a person's stays."""
-    for path, json in {
+    for path, body in {
         "variables": {"key": "made_by_hand", "value": "7"},
         "pools": {"name": "by_hand", "slots": 3},
     }.items():
-        made = airflow.post(stack.url("airflow", f"/api/v2/{path}"), json=json, timeout=TIMEOUT)
+        made = airflow.post(stack.url("airflow", f"/api/v2/{path}"), json=body, timeout=TIMEOUT)
         assert made.status_code in (201, 409), made.text
 
     ended = end_of(stack, airflow, "declared", trigger(stack, airflow, "declared"))
@@ -286,13 +298,18 @@ def test_the_log_outlives_the_worker(stack: Stack, airflow: requests.Session, ru
 
 #: Connections and variables of the inventory.
 DECLARED = {"declared_connections.json", "declared_variables.json"}
+#: Keys of the DAGs' own database and bucket.
+DATA = {
+    "DATABASE_URL", "DATABASE_URL_PSYCOPG", "DATABASE_URL_PSYCOPG2", "DATABASE_URL_ASYNCPG", "DATABASE_DSN",
+    "PGPASSWORD", "S3_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "S3_SECRET_KEY", "AWS_SECRET_ACCESS_KEY",
+}  # fmt: skip
 #: The secrets of each container. Users' code runs in the DAG processor, the triggerer and the worker.
 SECRETS = {
     "airflow-apiserver": {"airflow_db_url", "fernet_key", "jwt_secret", "minio_logs", "session_secret", *DECLARED},
     "airflow-scheduler": {"airflow_db_url", "broker_url", "fernet_key", "jwt_secret", "result_backend"},
-    "airflow-dag-processor": {"PROBE_SECRET", "airflow_db_url", "fernet_key", *DECLARED},
-    "airflow-triggerer": {"PROBE_SECRET", "airflow_db_url", "fernet_key", "minio_logs", *DECLARED},
-    "airflow-worker": {"PROBE_SECRET", "broker_url", "minio_logs", "result_backend"},
+    "airflow-dag-processor": {"PROBE_SECRET", "airflow_db_url", "fernet_key", *DATA, *DECLARED},
+    "airflow-triggerer": {"PROBE_SECRET", "airflow_db_url", "fernet_key", "minio_logs", *DATA, *DECLARED},
+    "airflow-worker": {"PROBE_SECRET", "broker_url", "minio_logs", "result_backend", *DATA},
 }
 
 
@@ -453,7 +470,7 @@ def test_dags_are_judged_as_airflow_will_judge_them(stack: Stack, airflow: reque
     assert "broken.py" in said and "ZeroDivisionError" in said and "top_variable.py" not in said
     (dags / "broken.py").write_text("import airflow.sdk\ndef broken(:  # dag\n")
     said = run_role(f"--extra-vars=airflow_dags_dir={dags}", status=2)
-    assert "airflow_dags_dir holds files that do not compile: broken.py, line 2: invalid syntax" in said
+    assert f"airflow_dags_dir ({dags}) holds files that do not compile: broken.py, line 2: invalid syntax" in said
     there = command("ls", f"{stack.config_dir}/dags").split()
     assert "newer_syntax.py" in there and "broken.py" not in there
 
@@ -530,3 +547,249 @@ def test_the_check_of_dags_alone(stack: Stack, tmp_path: Path) -> None:
     assert "old.py: line 2: ImportError" in said and "ends.py: its process ended with status 3" in said
     assert "probe.py" not in said
     assert command("ls", "-lR", "--time-style=full-iso", stack.config_dir) == before
+
+
+def test_the_dags_own_keys_open_nothing_else(stack: Stack) -> None:
+    """Their bucket's key is refused at that of Airflow's logs, and their database's owner at Airflow's database."""
+    client = s3(stack, "dags")
+    client.put_object(Bucket="dags", Key="probe", Body=b"kept")
+    for attempt in (
+        lambda: client.list_objects_v2(Bucket="airflow-logs"),
+        lambda: client.put_object(Bucket="airflow-logs", Key="intruder", Body=b""),
+    ):
+        with pytest.raises(botocore.exceptions.ClientError) as error:
+            attempt()
+        assert error.value.response["Error"]["Code"] == "AccessDenied"
+    assert psql(stack, "dags", "dags", "CREATE TABLE probe (x int); DROP TABLE probe")[0] == 0
+    status, said = psql(stack, "dags", "airflow", "SELECT 1")
+    assert status != 0 and 'permission denied for database "airflow"' in said
+
+
+#: The token of the repository, and the key with which the example's workflow signs.
+TOKEN, SIGNING_KEY = "t0ken-of-the-repository", "signing-key-of-the-desk"
+#: A DAG that says its word in its description, which the DAG processor reads, and in a task of the worker.
+WORD = """
+from airflow.sdk import dag, task
+from {package} import OTHER
+
+WORD = "{word}"
+
+@dag("{name}", schedule=None, description=WORD)
+def say_word():
+    @task
+    def say():
+        return WORD + " " + OTHER
+
+    say()
+
+say_word()
+"""
+
+
+class Repository:
+    """A git repository with DAGs in a subfolder, and a bare one from which a server on this machine delivers it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.work, self.bare = directory / "work", directory / "served" / "desk.git"
+        self.bare.parent.mkdir()
+        self.git("init", "--quiet", "--bare", str(self.bare), where=directory)
+        self.git("init", "--quiet", "--initial-branch=live", str(self.work), where=directory)
+
+    def git(self, *words: str, where: Path | None = None) -> None:
+        """Run git."""
+        names = ("-c", "user.name=probe", "-c", "user.email=probe@localhost")
+        subprocess.run(["git", *names, *words], cwd=where or self.work, check=True, timeout=60)
+
+    def publish(self, files: dict[str, str]) -> None:
+        """Commit files and let the server deliver them."""
+        for name, text in files.items():
+            (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.work / name).write_text(text)
+        self.git("add", ".")
+        self.git("commit", "--quiet", "--message=Change")
+        self.git("push", "--quiet", str(self.bare), "live")
+        # For a server that delivers files only.
+        self.git("update-server-info", where=self.bare)
+
+
+class Guarded(http.server.SimpleHTTPRequestHandler):
+    """Delivers files to who has the token."""
+
+    refused = 0
+
+    def do_GET(self) -> None:
+        """Answer, or ask for a login."""
+        login = base64.b64encode(f"git:{TOKEN}".encode()).decode()
+        if self.headers.get("Authorization") == f"Basic {login}":
+            return super().do_GET()
+        type(self).refused += 1
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="desk"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+
+def this_machine() -> str:
+    """Address of this machine as the stack's host reaches it: its gateway."""
+    for line in command("cat", "/proc/net/route").splitlines()[1:]:
+        _, destination, gateway, *_ = line.split()
+        if destination == "00000000":
+            return socket.inet_ntoa(struct.pack("<L", int(gateway, 16)))
+    raise AssertionError("the host has no gateway")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Repository, str]]:
+    """A repository that asks for a token, and its URL."""
+    directory = tmp_path_factory.mktemp("git")
+    made = Repository(directory)
+    made.publish(
+        {
+            "dags/from_git.py": WORD.format(package="git_words", name="from_git", word="first"),
+            "dags/git_words/__init__.py": 'OTHER = "of the repository"\n',
+        }
+    )
+    certificate = directory / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=git",
+         "-keyout", str(certificate), "-out", str(directory / "cert.pem")],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "cert.pem", certificate)
+    handler = functools.partial(Guarded, directory=str(made.bare.parent))
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield made, f"https://{this_machine()}:{server.server_port}/desk.git"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def research(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second directory of DAGs, with a package that two of its files share."""
+    directory = tmp_path_factory.mktemp("research")
+    for name in ("research_one", "research_two"):
+        (directory / f"{name}.py").write_text(WORD.format(package="research_words", name=name, word=name))
+    (directory / "research_words").mkdir()
+    (directory / "research_words" / "__init__.py").write_text('OTHER = "of the directory"\n')
+    return directory
+
+
+@pytest.fixture(scope="module")
+def own_dags(
+    repository: tuple[Repository, str], research: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The DAGs of `examples/own_dags`, of a second directory and of a repository; yields the option that says so."""
+    example = REPOSITORY / "examples" / "own_dags"
+    text = (example / "inventory" / "group_vars" / "airflow.yml").read_text()
+    values = yaml.safe_load(text.replace("{{ inventory_dir }}", str(example / "inventory")))
+    values |= {
+        "vault_desk_signing_key": SIGNING_KEY,
+        "airflow_dag_sources": [
+            {"name": "research", "path": str(research)},
+            {"name": "desk", "git": repository[1], "ref": "live", "subfolder": "dags", "token": TOKEN},
+        ],
+        # The server's certificate is its own.
+        "airflow_environment": {"GIT_SSL_NO_VERIFY": "true"},
+    }
+    file = tmp_path_factory.mktemp("vars") / "own_dags.yml"
+    file.write_text(yaml.safe_dump(values))
+    run_role(f"--extra-vars=@{file}")
+    yield f"--extra-vars=@{file}"
+    # What follows expects the scenario's own settings.
+    run_role()
+
+
+def returned(stack: Stack, airflow: requests.Session, dag: str, task: str) -> Any:
+    """Run a DAG and tell what a task of it returned."""
+    ended = end_of(stack, airflow, dag, trigger(stack, airflow, dag))
+    assert ended["state"] == "success", ended
+    path = f"/api/v2/dags/{dag}/dagRuns/{ended['dag_run_id']}/taskInstances/{task}/xcomEntries/return_value"
+    answer = airflow.get(stack.url("airflow", path), params={"stringify": "false"}, timeout=TIMEOUT)
+    return answer.json()["value"]
+
+
+def test_the_example_of_own_dags(stack: Stack, airflow: requests.Session, own_dags: str) -> None:
+    """One workflow fills the DAGs' database, the other trains by it with a package of its own and signs a report."""
+    train = stack.url("airflow", "/api/v2/dags/train_direction")
+    assert eventually(lambda: airflow.get(train, timeout=TIMEOUT).status_code == 200, seconds=240)
+    airflow.patch(train, json={"is_paused": False}, timeout=TIMEOUT)
+    assert returned(stack, airflow, "import_prices", "store") == 300
+    assert psql(stack, "dags", "dags", "SELECT count(*) FROM prices WHERE symbol = 'DEMO'") == (0, "300")
+
+    def ended() -> dict[str, Any] | None:
+        runs = airflow.get(f"{train}/dagRuns", timeout=TIMEOUT).json()["dag_runs"]
+        return next((each for each in runs if each["state"] in ("success", "failed")), None)
+
+    run = eventually(ended, seconds=240)
+    assert run["state"] == "success", run
+    report = s3(stack, "dags").get_object(Bucket="dags", Key=f"reports/{run['dag_run_id']}.json")
+    content = report["Body"].read()
+    assert json.loads(content)["rows"] == 300
+    assert report["Metadata"]["signature"] == hmac.new(SIGNING_KEY.encode(), content, hashlib.sha256).hexdigest()
+    pools = airflow.get(stack.url("airflow", "/api/v2/pools"), timeout=TIMEOUT).json()["pools"]
+    assert ("desk_database", 1) in [(each["name"], each["slots"]) for each in pools]
+
+
+def identity(stack: Stack) -> list[str]:
+    """Ids and starts of Airflow's containers."""
+    names = [f"{stack.name}-{name}" for name in SECRETS]
+    return command("docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", *names).splitlines()
+
+
+def test_dags_from_several_places(
+    stack: Stack, airflow: requests.Session, own_dags: str, repository: tuple[Repository, str], research: Path
+) -> None:
+    """A second directory and a repository; what changes there arrives in containers that run on."""
+    assert returned(stack, airflow, "research_one", "say") == "research_one of the directory"
+    assert returned(stack, airflow, "research_two", "say") == "research_two of the directory"
+    assert returned(stack, airflow, "from_git", "say") == "first of the repository"
+    before = identity(stack)
+
+    def says(dag: str, word: str) -> bool:
+        answer = airflow.get(stack.url("airflow", f"/api/v2/dags/{dag}"), timeout=TIMEOUT)
+        return answer.status_code == 200 and answer.json()["description"] == word
+
+    repository[0].publish({"dags/from_git.py": WORD.format(package="git_words", name="from_git", word="second")})
+    (research / "research_three.py").write_text(
+        WORD.format(package="research_words", name="research_three", word="third")
+    )
+    run_role(own_dags)
+    assert eventually(lambda: says("from_git", "second"), seconds=300)
+    assert returned(stack, airflow, "from_git", "say") == "second of the repository"
+    assert returned(stack, airflow, "research_three", "say") == "third of the directory"
+    assert identity(stack) == before
+
+    # Who has no token gets nothing, and the token is nowhere but in files that programs read.
+    assert requests.get(repository[1] + "/info/refs", verify=False, timeout=TIMEOUT).status_code == 401
+    for name in SECRETS:
+        container = f"{stack.name}-{name}"
+        assert TOKEN not in command("docker", "inspect", container) + stack.log(name)
+        assert TOKEN not in command("docker", "exec", container, "sh", "-c", "cat /proc/1/cmdline /proc/1/environ")
+    holders = command("grep", "--files-with-matches", "--recursive", TOKEN, str(stack.config_dir))
+    assert {Path(path).parents[1].name for path in holders.split()} == {
+        "airflow-apiserver", "airflow-dag-processor", "airflow-triggerer",
+    }  # fmt: skip
+    for name in ("airflow-dag-processor", "airflow-worker"):
+        found = stack.execute(name, "grep", "--recursive", "--quiet", TOKEN, "/opt/airflow/bundles")
+        assert found.returncode == 1, found
+        assert stack.execute(name, "test", "-d", "/opt/airflow/bundles/desk/bare").returncode == 0
+
+
+def test_broken_dags_of_a_source_are_refused(own_dags: str, research: Path) -> None:
+    """By the check alone and before a deployment, with the name of the source."""
+    broken = research / "research_broken.py"
+    broken.write_text("from airflow.sdk import dag\nfrom research_words import NOTHING\n")
+    try:
+        said = run_role(own_dags, status=2, playbook="dags")
+        assert "research:research_broken.py: line 2: ImportError" in said and "from_git" not in said
+        assert "research:research_broken.py" in run_role(own_dags, status=2)
+    finally:
+        broken.unlink()

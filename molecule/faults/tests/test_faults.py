@@ -347,12 +347,15 @@ AIRFLOW_CORE = {
     "airflow-dag-processor",
     "airflow-triggerer",
 }
+# Where the code of DAGs runs.
+DAGS = {"airflow-dag-processor", "airflow-triggerer", "airflow-worker"}
 AIRFLOW_LOGS = {"airflow-apiserver", "airflow-triggerer", "airflow-worker"}
 # The containers that hold each secret, and so are new after it changed.
 HOLDERS = {
     "postgres_admin_password": {"postgres"},
     "postgres_airflow_password": AIRFLOW_CORE,
     "postgres_backend_password": BACKEND_DATA,
+    "postgres_dags_password": DAGS,
     "postgres_mlflow_password": {"mlflow", "mlflow-upgrade"},
     "redis_admin_password": {"redis"},
     "redis_health_password": {"redis"},
@@ -363,6 +366,8 @@ HOLDERS = {
     "minio_root_password": {"minio"},
     "minio_airflow_logs_access_key": AIRFLOW_LOGS,
     "minio_airflow_logs_secret": AIRFLOW_LOGS,
+    "minio_dags_access_key": DAGS,
+    "minio_dags_secret": DAGS,
     "minio_mlflow_access_key": {"mlflow"},
     "minio_mlflow_secret": {"mlflow"},
     "minio_trading_charts_access_key": BACKEND_DATA,

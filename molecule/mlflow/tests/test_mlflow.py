@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 import requests
 from client_programs import run_client
-from stack_under_test import HOST, REPOSITORY, Stack, ansible_command, command, eventually, play
+from stack_under_test import HOST, REPOSITORY, Stack, ansible_command, as_root, command, eventually, play
 from test_applications import (  # noqa: F401
     MLflow,
     test_mlflow_proxies_artifacts,
@@ -65,7 +66,8 @@ def test_the_example_for_a_laptop(stack: Stack, tmp_path: Path) -> None:
 def test_what_was_logged_outlives_the_server(stack: Stack) -> None:
     """The container keeps nothing itself."""
     added = [line[2:] for line in command("docker", "diff", f"{stack.name}-mlflow").splitlines() if line[0] == "A"]
-    assert set(added) <= {"/run/secrets", "/usr/sbin/docker-init"}  # places that the engine makes for its mounts
+    # Places that the engine makes for its mounts.
+    assert set(added) <= {"/run/secrets", "/run/config", "/usr/sbin/docker-init"}
     mounts = command("docker", "inspect", "--format", "{{range .Mounts}}{{.Type}} {{end}}", f"{stack.name}-mlflow")
     assert "volume" not in mounts
 
@@ -357,6 +359,57 @@ def test_what_was_deleted_is_shown_and_then_removed(stack: Stack, artifacts: Art
     query = f"SELECT run_uuid FROM runs WHERE experiment_id IN ({artifacts.experiment}, {whole.experiment})"
     assert psql(stack, "mlflow", "mlflow", query) == (0, artifacts.run["run_id"])
     assert "To remove: 0 experiments, 0 runs and 0 models with 0 objects" in collect(now)
+
+
+def test_what_was_deleted_is_removed_once_a_day(stack: Stack, artifacts: Artifacts) -> None:
+    """At the declared time, and only what was deleted as long ago as declared; the same program, at the next minute."""
+    address, keys = artifacts.address("note.txt"), artifacts.keys
+    assert requests.put(address, data=b"kept", timeout=TIMEOUT).status_code == 200
+    artifacts.api.post("runs/delete", run_id=artifacts.run["run_id"])
+    program, script, _time, url, age = stack.containers()["mlflow-gc-daily"]["Config"]["Cmd"]
+    assert age == "30d" and stack.well("mlflow-gc-daily")
+
+    kept = stack.execute("mlflow-gc-daily", program, script.replace("gc_daily", "gc"), url, age, "remove")
+    assert "Removed: 0 experiments, 0 runs and 0 models with 0 objects" in kept.stdout, kept.stderr
+    assert keys() == ["note.txt"]
+    soon = time.strftime("%H:%M", time.gmtime(time.time() + 90))
+    words = as_root(
+        "docker", "exec", f"{stack.name}-mlflow-gc-daily", "timeout", "400", program, script, soon, url, "0d"
+    )
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
+        said = []
+        for line in running.stdout or ():
+            said.append(line)
+            if line.startswith(("Removed: ", "Failed")):
+                break
+        running.terminate()
+    assert said[-1].startswith("Removed: "), said
+    assert keys() == []
+    query = f"SELECT run_uuid FROM runs WHERE experiment_id = {artifacts.experiment}"
+    assert psql(stack, "mlflow", "mlflow", query) == (0, "")
+
+
+def test_status_tells_what_experiments_store(stack: Stack, artifacts: Artifacts) -> None:
+    """With the largest by name; without MinIO, status still succeeds and says why this is missing."""
+    assert requests.put(artifacts.address("large"), data=os.urandom(3 * MIB), timeout=TIMEOUT).status_code == 200
+    name = psql(
+        stack, "mlflow", "mlflow", f"SELECT name FROM experiments WHERE experiment_id = {artifacts.experiment}"
+    )[1]
+
+    def told() -> str:
+        host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+        return play("playbooks/status.yml", "--inventory=molecule/shared/inventory.yml", inventory=host)
+
+    said = told()
+    assert f"{stack.name}-mlflow uses 3 MiB of artifacts of experiment {name}, without a limit" in said
+    assert re.search(rf"{stack.name}-mlflow uses \d+ MiB of artifacts \(\d+ objects\)", said)
+    command("docker", "stop", f"{stack.name}-minio")
+    try:
+        said = told()
+    finally:
+        command("docker", "start", f"{stack.name}-minio")
+        eventually(lambda: stack.well("minio"), seconds=120)
+    assert "of artifacts" not in said and f"{stack.name}-mlflow does not say what it uses: " in said
 
 
 def test_status_tells_of_kills_for_memory(stack: Stack) -> None:

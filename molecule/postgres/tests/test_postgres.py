@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from stack_under_test import Stack, run_playbook
 from test_data_services import (  # noqa: F401
     test_a_wrong_password_is_refused,
@@ -19,15 +20,20 @@ from test_data_services import (  # noqa: F401
 )
 
 
-def test_a_value_that_postgresql_refuses(stack: Stack, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("shared_buffers", "lots", 'invalid value for parameter "shared_buffers": "lots"'),
+        ("nonsense", "1", 'unrecognized configuration parameter "nonsense"'),
+    ],
+)
+def test_a_value_that_postgresql_refuses(stack: Stack, name: str, value: str, reason: str) -> None:
     """The server that runs is not replaced by one that cannot start."""
     before = stack.identity()
     host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
-    (tmp_path / "bad.yml").write_text("postgres_settings: {shared_buffers: lots, nonsense: 1}")
-    options = ("--inventory=molecule/shared/inventory.yml", f"--extra-vars=@{tmp_path / 'bad.yml'}")
-    told = run_playbook("playbooks/postgres.yml", host, *options)
+    bad = f'--extra-vars={{"postgres_settings": {{"{name}": "{value}"}}}}'
+    told = run_playbook("playbooks/postgres.yml", host, "--inventory=molecule/shared/inventory.yml", bad)
     said = " ".join(told.stdout.split())
     assert told.returncode == 2, said
-    assert 'PostgreSQL refuses postgres_settings: invalid value for parameter "shared_buffers": "lots"' in said
-    assert 'unrecognized configuration parameter "nonsense"' in said
+    assert f"PostgreSQL refuses postgres_settings: {reason}" in said
     assert stack.identity() == before and stack.well("postgres")

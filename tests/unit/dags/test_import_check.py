@@ -204,7 +204,14 @@ def test_dags_from_standard_input(tmp_path: Path) -> None:
             "bad.py": text + "1/0\n",
             "desk/__init__.py": "",
             "desk/names.py": "base64:TkFNRVMgPSAieCIK",
+            # A source has modules of its own, also under the same name.
+            "research:desk/__init__.py": "",
+            "research:desk/names.py": "NAMES = 'y'\nOTHER = 'z'\n",
+            "research:own.py": "from desk.names import OTHER\n" + HEAD + "@dag\ndef own():\n    ...\nown()\n",
+            "research:twice.py": HEAD + "@dag\ndef own():\n    ...\nown()\n",
+            "research:bad.py": "# dag airflow\nfrom desk.names import NOTHING\n",
         },
+        "sources": {"research": str(tmp_path / "sources" / "research")},
         "files": {str(certificate): "abc"},
     }
     done = subprocess.run(
@@ -212,6 +219,12 @@ def test_dags_from_standard_input(tmp_path: Path) -> None:
         input=json.dumps(content), env=environment, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(json.loads(done.stdout.splitlines()[-1])["broken"]) == {"bad.py"}
+    broken = json.loads(done.stdout.splitlines()[-1])["broken"]
+    assert set(broken) == {"bad.py", "research:bad.py", "research:twice.py"}
+    assert broken["research:bad.py"].startswith("line 2: ImportError: cannot import name 'NOTHING'")
+    assert broken["research:twice.py"].startswith("its DAG own is also in research:own.py")
     assert (folder / "desk" / "names.py").read_text() == 'NAMES = "x"\n'
-    assert {path.stat().st_mode & 0o222 for path in (folder, folder / "desk", folder / "own.py")} == {0}
+    assert {
+        path.stat().st_mode & 0o222
+        for path in (folder, folder / "desk", folder / "own.py", tmp_path / "sources/research")
+    } == {0}

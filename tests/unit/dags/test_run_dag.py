@@ -41,6 +41,26 @@ def sample():
 sample()
 """,
     "broken.py": "from airflow.sdk import dag\n1 / 0\n",
+    "uses_words.py": "from airflow.sdk import dag\nfrom words import WORD\n",
+    "words.py": "WORD = 'of the folder'\n",
+    # A source has modules of its own, also under the same name.
+    "research:words.py": "WORD, OTHER = 'of the source', 'x'\n",
+    "research:wrong.py": "from airflow.sdk import dag\nfrom words import NOTHING\n",
+    "research:second.py": """
+from airflow.sdk import dag, task
+from words import OTHER, WORD
+
+@dag(schedule=None)
+def second():
+    @task
+    def say():
+        from words import WORD
+        print("the word", WORD)
+
+    say()
+
+second()
+""",
 }
 
 
@@ -58,7 +78,13 @@ def run(tmp_path: Path, **asked: Any) -> tuple[dict[str, Any], str]:
         "connections_file_path": f"{tmp_path}/secrets/connections.json",
         "variables_file_path": f"{tmp_path}/secrets/variables.json",
     }
+    sources = {"research": str(tmp_path / "sources" / "research")}
+    bundles = [
+        {"name": name, "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs": {"path": path}}
+        for name, path in {"dags-folder": str(tmp_path / "dags"), **sources}.items()
+    ]
     environment = os.environ | {
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
         "AIRFLOW_HOME": str(tmp_path / "home"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -69,9 +95,12 @@ def run(tmp_path: Path, **asked: Any) -> tuple[dict[str, Any], str]:
         declared["connections_file_path"]: json.dumps({"desk": "http://me:hidden-word@desk"}),
         declared["variables_file_path"]: json.dumps({"symbols": '["AAPL", "BAD"]'}),
     }
-    content = {"dags": DAGS, "files": files, "environment": {"DESK_TOKEN": "the-token"}, "dag": "sample"}
+    content = {
+        "dags": DAGS, "sources": sources, "files": files, "environment": {"DESK_TOKEN": "the-token"},
+        "dag": "sample", "date": "", "conf": "",
+    }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)], env=environment, input=json.dumps({"date": "", "conf": "", **content, **asked}),
+        [sys.executable, str(SCRIPT)], env=environment, input=json.dumps({**content, **asked}),
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,12 +128,29 @@ def test_a_run_whose_task_fails(tmp_path: Path) -> None:
     assert "site-packages" not in lines and "trading AAPL" not in lines and "the-token" not in lines
 
 
+def test_a_dag_of_another_source(tmp_path: Path) -> None:
+    """Is run with the modules of its source, though another source has modules under the same names."""
+    report, said = run(tmp_path, dag="second")
+    assert (report["state"], report["tasks"]) == ("success", {"say": "success"}), said
+    assert "the word of the source" in said
+
+
+def test_a_source_whose_import_ends_the_process(tmp_path: Path) -> None:
+    """It does not keep a DAG of another source from running, and is named where the DAG is not found."""
+    ends = {**DAGS, "ends.py": "from airflow.sdk import dag\nimport os\nos._exit(3)\n"}
+    report, said = run(tmp_path, dag="second", dags=ends)
+    assert report["state"] == "success", said
+    report, _ = run(tmp_path, dag="sample", dags=ends)
+    assert "One of the files of dags-folder ends its process" in report["problem"]
+
+
 def test_an_unknown_dag(tmp_path: Path) -> None:
     """Is named with what there is, and what cannot be imported."""
     report, _ = run(tmp_path, dag="sampel")
     [problem] = report.values()
-    assert "There is no DAG sampel; did you mean sample?\nThese are there: sample." in problem
-    assert "broken.py cannot be imported: ZeroDivisionError: division by zero" in problem
+    assert "There is no DAG sampel; did you mean sample?\nThese are there: sample, second." in problem
+    assert "research:wrong.py cannot be imported: ImportError: cannot import name 'NOTHING'" in problem
+    assert "\nbroken.py cannot be imported: ZeroDivisionError: division by zero" in problem
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,9 @@ from collection_under_test import CONTRACTS, REPOSITORY, ansible_playbook, conta
 
 SECRETS = {
     "postgres_airflow_password": "PgPassword",
+    "postgres_dags_password": "DagsPgPassword",
+    "minio_dags_access_key": "DagsAccessKey",
+    "minio_dags_secret": "DagsMinioSecret",
     "redis_airflow_password": "RedisPassword",
     "minio_airflow_logs_access_key": "MinioAccessKey",
     "minio_airflow_logs_secret": "MinioSecret",
@@ -28,6 +32,11 @@ SECRETS = {
 }
 #: Containers in which the code of DAGs runs.
 DAGS_RUN_IN = ("airflow-dag-processor", "airflow-triggerer", "airflow-worker")
+#: Keys of the DAGs' own database and bucket.
+DATA_SECRETS = {
+    "DATABASE_URL", "DATABASE_URL_PSYCOPG", "DATABASE_URL_PSYCOPG2", "DATABASE_URL_ASYNCPG", "DATABASE_DSN",
+    "PGPASSWORD", "S3_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "S3_SECRET_KEY", "AWS_SECRET_ACCESS_KEY",
+}  # fmt: skip
 Containers = dict[str, dict[str, Any]]
 
 
@@ -99,7 +108,7 @@ def test_a_setting_that_reads_a_secret_comes_with_the_secret(several: Containers
             for value in map(str, container["environment"].values())
             if value.startswith("cat /run/secrets/")
         }
-        read |= {"minio_logs"} if "minio_logs" in json.dumps(container.get("entrypoint")) else set()
+        read |= set(re.findall(r"cat /run/secrets/(\w+)", json.dumps(container.get("entrypoint"))))
         read |= {"airflow_admin_password"} if name == "airflow-init" else set()
         assert set(container["secrets"]) == read, name
 
@@ -110,6 +119,7 @@ def test_the_worker_knows_where_a_browser_finds_mlflow(several: Containers) -> N
     assert environment["MLFLOW_TRACKING_URI"] == "http://mlflow-server:5500"
     assert environment["MLFLOW_PUBLIC_URL"] == "http://desk.example.com:5500"
     assert environment["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
+    assert environment["GIT_PYTHON_REFRESH"] == "quiet"
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +188,7 @@ def test_no_secret_of_dags_can_have_the_name_of_one_of_airflows(own: Containers)
     """The list of names that are refused has all that these containers have."""
     taken = yaml.safe_load((REPOSITORY / "roles" / "airflow" / "vars" / "main.yml").read_text())["airflow_own_secrets"]
     found = {secret for name in DAGS_RUN_IN for secret in own[name]["secrets"]}
-    assert found == {*taken, "DESK_TOKEN", "AIRFLOW_CONN_DESK"}
+    assert found == {*taken, *DATA_SECRETS, "DESK_TOKEN", "AIRFLOW_CONN_DESK"}
 
 
 def test_packages_of_dags_choose_the_image(own: Containers, several: Containers) -> None:
@@ -262,3 +272,79 @@ def test_environments_of_tasks_come_from_the_index_of_the_builds(tmp_path: Path,
         "https-proxy": "http://proxy.example.com:3128",
         "no-proxy": ["localhost", "pypi.example.com"],
     }
+
+
+def test_dags_have_a_database_and_a_bucket_of_their_own(several: Containers, own: Containers, tmp_path: Path) -> None:
+    """By the names that an application of one's own gets; the keys of Airflow's own stay where they are."""
+    for name in DAGS_RUN_IN:
+        environment, secrets = several[name]["environment"], several[name]["secrets"]
+        assert {key: environment[key] for key in ("PGHOST", "PGDATABASE", "PGUSER", "S3_BUCKET")} == {
+            "PGHOST": "postgres", "PGDATABASE": "dags", "PGUSER": "dags", "S3_BUCKET": "dags",
+        }  # fmt: skip
+        assert set(secrets) >= DATA_SECRETS
+        assert secrets["DATABASE_URL"] == "postgresql://dags:DagsPgPassword@postgres:5432/dags"
+        assert (secrets["AWS_ACCESS_KEY_ID"], secrets["S3_SECRET_KEY"]) == ("DagsAccessKey", "DagsMinioSecret")
+    for name in several.keys() - set(DAGS_RUN_IN):
+        assert not DATA_SECRETS & set(several[name]["secrets"]) and "PGHOST" not in several[name]["environment"], name
+    found = rendered(tmp_path, {}, airflow_environment={"S3_BUCKET": "mine", "AWS_ACCESS_KEY_ID": "my-key"})
+    for name in DAGS_RUN_IN:
+        assert found[name]["environment"]["S3_BUCKET"] == "mine"
+        assert found[name]["environment"]["AWS_ACCESS_KEY_ID"] == "my-key"
+        assert (
+            "AWS_ACCESS_KEY_ID" not in found[name]["secrets"]
+            and "AWS_ACCESS_KEY_ID" not in found[name]["entrypoint"][2]
+        )
+
+
+#: Sources of DAGs besides a directory.
+REPOSITORIES: list[dict[str, Any]] = [
+    {"name": "desk", "git": "https://git.example.com/dags.git", "ref": "live", "subfolder": "dags", "token": "t0ken"},
+    {
+        "name": "lab", "git": "git@git.example.com:lab/dags.git", "known_hosts": "git.example.com ssh-ed25519 AAAA",
+        "key": "-----BEGIN OPENSSH PRIVATE KEY-----\nhidden\n-----END OPENSSH PRIVATE KEY-----",
+    },
+]  # fmt: skip
+
+
+def test_sources_of_dags(tmp_path: Path) -> None:
+    """All that run DAGs have the directories and know the repositories; tokens and keys are in files alone."""
+    dags, more = tmp_path / "dags", tmp_path / "more"
+    for directory, name in ((dags, "a.py"), (more, "b.py")):
+        directory.mkdir()
+        (directory / name).write_text("x = 1\n")
+    sources = [{"name": "more", "path": str(more)}, *REPOSITORIES]
+    found = rendered(tmp_path, {}, airflow_dags_dir=str(dags), airflow_dag_sources=sources)
+    for name, container in found.items():
+        bundles = json.loads(container["environment"]["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"])
+        assert [each["name"] for each in bundles] == ["dags-folder", "more", "desk", "lab"], name
+        assert container["image"] == "stack/airflow-packages:def", name
+        description = json.dumps({key: value for key, value in container.items() if key != "secrets"})
+        assert "t0ken" not in description and "hidden" not in description, name
+    assert bundles[1]["kwargs"] == {"path": "/opt/dag-sources/more"}
+    assert bundles[2]["kwargs"] == {
+        "repo_url": "https://git.example.com/dags.git", "tracking_ref": "live", "subdir": "dags",
+        "git_conn_id": "dag_source_desk", "refresh_interval": 60,
+    }  # fmt: skip
+    for name in DAGS_RUN_IN:
+        assert {tree["path"]: list(tree["files"]) for tree in found[name]["reloadable_files"].values()} == {
+            "/opt/dags": ["a.py"], "/opt/dag-sources/more": ["b.py"],
+        }  # fmt: skip
+        assert found[name]["files"]["known_hosts-lab"] == "git.example.com ssh-ed25519 AAAA\n"
+    for name in ("airflow-dag-processor", "airflow-worker"):
+        assert "/opt/airflow/bundles" in [volume["path"] for volume in found[name]["volumes"]]
+        # git runs the script that hands it the token.
+        assert found[name]["tmpfs"]["/tmp"].endswith(",exec")
+    for name in ("airflow-apiserver", "airflow-dag-processor", "airflow-triggerer"):
+        connections = json.loads(found[name]["secrets"]["declared_connections.json"])
+        assert connections["dag_source_desk"]["password"] == "t0ken"
+        assert connections["dag_source_lab"]["extra"]["strict_host_key_checking"] == "yes"
+        assert connections["dag_source_lab"]["extra"]["known_hosts_file"] == "/run/config/known_hosts-lab"
+
+
+def test_without_repositories_nothing_is_added(several: Containers) -> None:
+    """No volume, no other image, and nothing that runs from /tmp."""
+    for name in DAGS_RUN_IN:
+        assert "/opt/airflow/bundles" not in json.dumps(several[name].get("volumes")), name
+        assert "exec" not in json.dumps(several[name].get("tmpfs")), name
+    bundles = json.loads(several["airflow-worker"]["environment"]["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"])
+    assert [each["name"] for each in bundles] == ["dags-folder"]

@@ -78,6 +78,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
             "postgres_settings": {"max_connections": 250},
         },
         "own-application": {"backend_image": "registry.example.com/desk"},
+        # One number of the inventory is enough; max_connections follows.
+        "eight-mlflow-workers": {"mlflow_workers": 8},
+        "larger-limit": {"postgres_connection_limits": {"backend": 90}},
     }
     directory = tmp_path_factory.mktemp("limits")
     role = directory / "roles" / "case"
@@ -124,9 +127,11 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 @pytest.mark.parametrize(
     ("case", "needs", "most"),
     [
-        ("defaults", {"airflow": 50, "backend": 18, "mlflow": 15}, 97),
-        ("more-workers", {"airflow": 12 * 11 + 2, "backend": 30, "mlflow": 29}, 247),
-        ("own-application", {"airflow": 50, "backend": 18, "mlflow": 15}, 97),
+        ("defaults", {"airflow": 50, "backend": 18, "dags": 10, "mlflow": 15}, 107),
+        ("more-workers", {"airflow": 12 * 11 + 2, "backend": 30, "dags": 10, "mlflow": 29}, 247),
+        ("own-application", {"airflow": 50, "backend": 18, "dags": 10, "mlflow": 15}, 107),
+        ("eight-mlflow-workers", {"airflow": 50, "backend": 18, "dags": 10, "mlflow": 113}, 201),
+        ("larger-limit", {"airflow": 50, "backend": 18, "dags": 10, "mlflow": 15}, 175),
     ],
 )
 def test_what_the_programs_may_open_fits(

@@ -267,7 +267,8 @@ def test_the_check_of_dags_has_no_secret_and_no_network(tmp_path: Path) -> None:
             "redis_airflow_password": "RedisPassword", "minio_airflow_logs_access_key": "MinioAccessKey",
             "minio_airflow_logs_secret": "MinioSecret", "postgres_airflow_password": "PgPassword",
             "airflow_fernet_key": "F", "airflow_jwt_secret": "J", "airflow_session_secret": "S",
-            "airflow_admin_password": "A",
+            "airflow_admin_password": "A", "postgres_dags_password": "DagsPgPassword",
+            "minio_dags_access_key": "DagsAccessKey", "minio_dags_secret": "DagsMinioSecret",
         }  # fmt: skip
         variables = {
             "ansible_connection": "local", "ansible_python_interpreter": sys.executable, "secrets": secrets,

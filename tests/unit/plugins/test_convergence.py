@@ -53,6 +53,16 @@ def work(found: dict[str, dict[str, Any]], *empty: str) -> dict[str, Any]:
     }
 
 
+def test_a_database_that_no_job_prepares_may_be_empty() -> None:
+    """It is until somebody writes to it; a job runs again only for one that it fills."""
+    contracts = {
+        **CONTRACTS,
+        "mlflow": {**CONTRACTS["mlflow"], "databases": {"mlflow": None, "own": {"prepared": False}}},
+    }
+    for empty, jobs in (("own", {}), ("mlflow", {"mlflow": ["desk-mlflow-upgrade"]})):
+        assert convergence.wave_work(PLANS, states(), contracts, [empty])["jobs"] == jobs
+
+
 def test_nothing_to_do() -> None:
     """No job, no container, nobody to wait for."""
     given = work(states())

@@ -294,3 +294,13 @@ def test_addresses_of_this_machine() -> None:
         probe.connect(("192.0.2.1", 9))
         own = probe.getsockname()[0]
     assert report.is_here(own) and not report.is_here("192.0.2.1")
+
+
+def test_files_that_are_no_container_s(run_module: Run, engine: FakeEngine, tmp_path: Path) -> None:
+    """Directories of containers are known by what is in them; a directory that does not exist holds nothing."""
+    config = tmp_path / "config"
+    (config / "redis" / "secrets").mkdir(parents=True)
+    (config / "backend" / "src").mkdir(parents=True)
+    (config / ".hidden").write_text("")
+    for directory, expected in ((config, [".hidden", "backend"]), (tmp_path / "nowhere", [])):
+        assert run_module("host_report", config_dir=str(directory)).result["host"]["config_files"] == expected

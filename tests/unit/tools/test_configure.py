@@ -123,6 +123,7 @@ def problems(directory: Path, **host: Any) -> list[str]:
     plans = configure.plans(services, settings, settings, settings["stack_name"])
     wanted = {
         "install": True,
+        "config_dir": "/etc/quantops/quantops",
         "min_disk_mb": settings["stack_min_disk_mb"],
         "network": settings["stack_name"],
         "subnet": settings["stack_network_subnet"],

@@ -15,6 +15,24 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 LONG = 4
 
 
+def dag_places(dags: Mapping[str, str], roots: Mapping[str, Path]) -> dict[Path, str]:
+    """Say where the files of DAGs belong.
+
+    Args:
+        dags: Path to content. The path begins with the name of a source and a colon, or is relative to the configured
+            folder.
+        roots: What such a path begins with to its directory; that of the configured folder is empty.
+
+    Returns:
+        Absolute path to content.
+    """
+    found = {}
+    for name, text in dags.items():
+        prefix = next((prefix for prefix in roots if prefix and name.startswith(prefix)), "")
+        found[roots[prefix] / name.removeprefix(prefix)] = text
+    return found
+
+
 def write_files(places: Mapping[Path, str]) -> None:
     """Write files that only this user may read.
 

@@ -3,9 +3,11 @@
 Each file has a process and a time of its own, so that one that is slow or ends its process does not fail the others.
 
 Usage: ``import_dags.py [-]``. With ``-`` it first reads a JSON object from standard input and writes what is to be
-there: ``dags``, relative path to content, and ``files``, absolute path to content.
+there: ``dags``, path to content, ``sources``, the names of further directories of DAGs to their absolute paths, and
+``files``, absolute path to content. A path of ``dags`` is relative to the configured folder, or is the name of a
+source, a colon, and a path below that source.
 
-Prints, as its last line, a JSON object. Relative path of a DAG file to what is to be said of it, in
+Prints, as its last line, a JSON object. Path of a DAG file, in that form, to what is to be said of it, in
 
 - ``broken``: it cannot be imported;
 - ``unknown``: it cannot be said here. While it is imported, it asks for a secret, or for a variable or a connection
@@ -25,6 +27,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,7 @@ os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "50"
 
 from airflow.secrets.local_filesystem import LocalFilesystemBackend
 from airflow_2 import airflow_2_forms
-from dag_inputs import connection_secrets, leaves, masked, read_declared, write_files
+from dag_inputs import connection_secrets, dag_places, leaves, masked, read_declared, write_files
 
 #: What most files import, and what the import of a file needs: loaded once, and not in each process.
 PRELOADED = (
@@ -61,6 +64,8 @@ LONGEST_ERROR = 500
 SECRET_NAMES = os.environ.get("DAGS_CHECK_SECRETS", "").split()
 #: Values that the report must not show.
 hidden: set[str] = set()
+#: What a path in the report begins with to the directory that it is relative to.
+roots: dict[str, Path] = {}
 #: DAG file to what it asked for while it was imported.
 asked: dict[str, list[str]] = {}
 
@@ -93,12 +98,26 @@ class SecretsUnknown(os._Environ):  # type: ignore[type-arg]
         return super().__getitem__(key)
 
 
+def named(path: str) -> str | None:
+    """Name a DAG file, or a module that one imports, as the report does.
+
+    Args:
+        path: Its absolute path.
+
+    Returns:
+        The name, or ``None`` if the file is none of the DAGs' directories.
+    """
+    for prefix, root in roots.items():
+        if path.startswith(f"{root}/"):
+            return prefix + path.removeprefix(f"{root}/")
+    return None
+
+
 def remember(what: str) -> None:
     """Note it for the DAG file that is being imported: of those on the stack the outermost, as it may import others."""
-    folder = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
     frame, path = sys._getframe(), None
     while frame:
-        if frame.f_code.co_filename.startswith(f"{folder}/"):
+        if named(frame.f_code.co_filename):
             path = frame.f_code.co_filename
         frame = frame.f_back
     if path and what not in asked.setdefault(path, []):
@@ -121,7 +140,7 @@ def import_one(path: str, folder: Path, results: multiprocessing.connection.Conn
 
     Args:
         path: The file.
-        folder: Where all DAGs are.
+        folder: The directory of DAGs that it is in.
         results: Where to send its DAGs' ids, its error and what it asked for.
     """
     # What it prints is of no use here, and may be long.
@@ -159,12 +178,11 @@ class Import:
     ends: float
 
 
-def import_all(paths: list[str], folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
+def import_all(paths: Mapping[str, Path], seconds: float) -> dict[str, dict[str, Any]]:
     """Import files, a process each.
 
     Args:
-        paths: The files.
-        folder: Where all DAGs are.
+        paths: Each file to the directory of DAGs that it is in.
         seconds: Time of each.
 
     Returns:
@@ -177,7 +195,7 @@ def import_all(paths: list[str], folder: Path, seconds: float) -> dict[str, dict
         while waiting and len(running) < AT_ONCE:
             path = waiting.pop(0)
             here, there = context.Pipe(duplex=False)
-            process = context.Process(target=import_one, args=(path, folder, there))
+            process = context.Process(target=import_one, args=(path, paths[path], there))
             process.start()
             there.close()
             running[path] = Import(path, process, here, time.monotonic() + seconds)
@@ -221,19 +239,22 @@ def ended(status: int | None) -> str:
     return f"its process ended {how} while it was imported. Remove what ends it, such as os._exit()."
 
 
-def shown(error: str, folder: Path, name: str) -> str:
+def shown(error: str, name: str) -> str:
     """Say what an error is and where.
 
     Args:
         error: Its traceback, or a sentence.
-        folder: Where all DAGs are.
         name: The file that was imported.
 
     Returns:
         The line of what failed, and its file if that is another of the DAGs' files, and the exception.
     """
     slow = re.search(r"DagBag import timeout for .* after ([\d.]+)s", error)
-    places = re.findall(rf'File "{re.escape(str(folder))}/([^"]+)", line (\d+)', error)
+    places = [
+        (place, line)
+        for path, line in re.findall(r'File "([^"]+)", line (\d+)', error)
+        if (place := named(path)) is not None
+    ]
     lines = error.splitlines()
     starts = [number for number, line in enumerate(lines) if LAST_LINE.match(line)]
     text = masked("\n".join(lines[starts[-1] if starts and places else 0 :]), hidden)
@@ -253,7 +274,7 @@ def remedy(error: str) -> list[str]:
     if missing and missing[1].startswith("airflow.providers."):
         return ["Add the package of that provider (apache-airflow-providers-…) to airflow_build.requirements."]
     if missing and not missing[1].startswith("airflow."):
-        return [f"Add the package of {missing[1]} to airflow_build.requirements, or the module to airflow_dags_dir."]
+        return [f"Add the package of {missing[1]} to airflow_build.requirements, or the module to the DAGs' directory."]
     if re.search(r"name resolution|Network is unreachable|ConnectionError|ConnectError|getaddrinfo", error):
         return ["It uses the network at its top, which the check does not have: do so in a task."]
     key = re.search(r"\bKeyError: '([A-Z][A-Z0-9_]*)'", error)
@@ -267,18 +288,21 @@ def listed(findings: list[tuple[int, str]]) -> list[str]:
     return [f"line {line}: {text}" for line, text in findings]
 
 
-def unpack(folder: Path) -> None:
-    """Write what standard input holds.
+def unpack() -> None:
+    """Write what standard input holds, and remember the directories of the sources.
 
-    Args:
-        folder: Where all DAGs are. They can be read only there, as in Airflow's containers.
+    DAGs can only be read, as in Airflow's containers.
     """
     content = json.load(sys.stdin)
-    places = {folder / name: text for name, text in content["dags"].items()}
+    roots.update({f"{source}:": Path(path) for source, path in content.get("sources", {}).items()})
+    for root in roots.values():
+        root.mkdir(parents=True, exist_ok=True)
+    places = dag_places(content["dags"], roots)
     places |= {Path(name): text for name, text in content["files"].items()}
     write_files(places)
-    for directory in [*(each for each in folder.rglob("*") if each.is_dir()), folder]:
-        directory.chmod(0o500)
+    for root in roots.values():
+        for directory in [*(each for each in root.rglob("*") if each.is_dir()), root]:
+            directory.chmod(0o500)
 
 
 def main(arguments: list[str]) -> int:
@@ -289,26 +313,31 @@ def main(arguments: list[str]) -> int:
     for module in PRELOADED:
         importlib.import_module(module)
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    roots[""] = folder
     if arguments == ["-"]:
-        unpack(folder)
+        unpack()
     connections, variables = read_declared(json.loads(conf.get("secrets", "backend_kwargs", fallback="") or "{}"))
     hidden.update(leaves(variables))
     for connection in connections.values():
         hidden.update(connection_secrets(connection))
     report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}, "outdated": {}}
     safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
-    paths = sorted(map(str, get_importer_registry().list_dag_files(str(folder), safe_mode=safe_mode)))
+    listed_in = {
+        path: root
+        for root in roots.values()
+        for path in sorted(map(str, get_importer_registry().list_dag_files(str(root), safe_mode=safe_mode)))
+    }
     os.environ.__class__ = SecretsUnknown
-    found = import_all(paths, folder, conf.getfloat("dag_processor", "dag_file_processor_timeout"))
+    found = import_all(listed_in, conf.getfloat("dag_processor", "dag_file_processor_timeout"))
     owners: dict[str, str] = {}
-    for path in paths:
-        name, result = str(Path(path).relative_to(folder)), found[path]
+    for path in listed_in:
+        name, result = named(path) or path, found[path]
         for dag in result["dags"]:
             other = owners.setdefault(dag, name)
             if other != name and not result["error"]:
                 result["error"] = f"its DAG {dag} is also in {other}. Give it another id."
         old, runs = airflow_2_forms(Path(path).read_bytes())
-        error = shown(result["error"], folder, name)
+        error = shown(result["error"], name)
         if result["error"] and result["unknown"]:
             wants = f"asks for {', '.join(result['asked'])}"
             report["unknown"][name] = "\n  ".join([wants, error, *listed(old + runs)])

@@ -1,8 +1,8 @@
 """Runs one DAG once, without a scheduler, as ``airflow dags test`` does, with a database of its own.
 
-Reads a JSON object from standard input: ``dags``, relative path to content; ``files``, absolute path to content;
+Reads a JSON object from standard input: ``dags``, ``sources`` and ``files`` as for ``import_dags.py``;
 ``environment``, secret variables; ``dag``, its id; ``date``, the logical date, empty for now; ``conf``, the
-configuration of the run as JSON, empty for none.
+configuration of the run as JSON, empty for none. The DAG is looked for in Airflow's bundles, in their order.
 
 Prints what the tasks print, without the values of secrets, and, as its last line, a JSON object: ``problem`` if there
 was no run, otherwise ``dag``, ``state``, ``date``, ``tasks`` (name to state) and ``failed`` (name to the last lines of
@@ -14,17 +14,20 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import multiprocessing
 import os
 import re
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dag_inputs import connection_secrets, leaves, masked, read_declared, write_files
+from dag_inputs import connection_secrets, dag_places, leaves, masked, read_declared, write_files
 
 #: Lines that are shown of the log of a task that failed.
 LINES = 25
@@ -34,6 +37,10 @@ OWN = re.compile(
 )
 #: The frames of a traceback that lie in installed packages, with the lines of code and marks below each.
 FRAMES = re.compile(r'(?m)^ +File "[^"]*/site-packages/[^"]*", line .*\n(?: +(?! |File ").*\n)*')
+
+
+#: Airflow's name for the bundle of the configured folder.
+FOLDER = "dags-folder"
 
 
 class Unable(Exception):
@@ -148,12 +155,52 @@ def airflow_command(*arguments: str) -> None:
     parsed.func(parsed)
 
 
-def wanted_dag(dag_id: str, folder: Path) -> Any:
-    """Find the DAG.
+def look_into(bundle_name: str) -> dict[str, Any]:
+    """Import all files of a bundle.
+
+    Args:
+        bundle_name: Name of the bundle.
+
+    Returns:
+        ``dags``, id to path, and ``errors``, path below the bundle to the last line of the error.
+    """
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import BundleDagBag
+
+    try:
+        bundle = DagBundlesManager().get_bundle(bundle_name)
+        bundle.initialize()
+    except Exception as error:
+        # Below is what git says. The exception itself may be one that cannot be sent to another process.
+        reasons = [str(each).strip() for each in (error, error.__cause__) if each]
+        return {"dags": {}, "errors": {"": ": ".join(reasons)}}
+    bag = BundleDagBag(str(bundle.path), bundle_path=bundle.path, bundle_name=bundle_name)
+    errors = {
+        path.removeprefix(f"{bundle.path}/"): error.strip().splitlines()[-1]
+        for path, error in sorted(bag.import_errors.items())
+    }
+    return {"dags": {dag_id: dag.fileloc for dag_id, dag in bag.dags.items()}, "errors": errors}
+
+
+def apart(function: Callable[[str], dict[str, Any]], argument: str) -> dict[str, Any]:
+    """Call a function in a process of its own: modules of two bundles may have the same name.
+
+    Args:
+        function: What to call.
+        argument: Its argument.
+
+    Returns:
+        What it returns.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as process:
+        return process.submit(function, argument).result()
+
+
+def wanted_dag(dag_id: str) -> Any:
+    """Find the DAG, and leave its bundle as the only one.
 
     Args:
         dag_id: Its id.
-        folder: Where all DAGs are.
 
     Returns:
         The DAG, whose tasks are not retried.
@@ -161,18 +208,42 @@ def wanted_dag(dag_id: str, folder: Path) -> Any:
     Raises:
         Unable: If no file has it.
     """
+    from airflow.configuration import conf
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import BundleDagBag
 
-    bag = BundleDagBag(str(folder), bundle_path=folder, bundle_name="dags-folder")
-    dag = bag.dags.get(dag_id)
-    if dag is None:
-        near = difflib.get_close_matches(dag_id, bag.dags, n=1)
-        said = [f"There is no DAG {dag_id}{f'; did you mean {near[0]}?' if near else '.'}"]
-        said.append(f"These are there: {', '.join(sorted(bag.dags)) or 'none'}.")
-        for path, error in sorted(bag.import_errors.items()):
-            last = error.strip().splitlines()[-1]
-            said.append(f"{path.removeprefix(f'{folder}/')} cannot be imported: {last}")
-        raise Unable("\n".join(said))
+    bundles = conf.getjson("dag_processor", "dag_bundle_config_list")
+    there, said = [], []
+    for config in bundles:
+        name = config["name"]
+        # As in the report of the check.
+        prefix = "" if name == FOLDER else f"{name}:"
+        try:
+            found = apart(look_into, name)
+        except BrokenProcessPool:
+            said.append(f"One of the files of {name} ends its process when it is imported; make dags tells which one.")
+            continue
+        if dag_id in found["dags"]:
+            break
+        there += found["dags"]
+        said += [
+            f"{prefix}{path} cannot be imported: {error}" if path else f"The source {name} cannot be read: {error}"
+            for path, error in found["errors"].items()
+        ]
+    else:
+        near = difflib.get_close_matches(dag_id, there, n=1)
+        first = f"There is no DAG {dag_id}{f'; did you mean {near[0]}?' if near else '.'}"
+        raise Unable("\n".join([first, f"These are there: {', '.join(sorted(there)) or 'none'}.", *said]))
+
+    # The run imports all bundles up to the one with the DAG, in this process.
+    os.environ["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = json.dumps([config])
+    bundle = DagBundlesManager().get_bundle(name)
+    bundle.initialize()
+    bag = BundleDagBag(str(bundle.path), bundle_path=bundle.path, bundle_name=name, collect_dags=False)
+    bag.process_file(found["dags"][dag_id])
+    if dag_id not in bag.dags:
+        raise Unable(f"{found['dags'][dag_id]} has the DAG {dag_id} only in some of its imports.")
+    dag = bag.dags[dag_id]
     for task in dag.tasks:
         if task.is_mapped:
             task.partial_kwargs["retries"] = 0
@@ -206,12 +277,11 @@ def options(asked: dict[str, Any]) -> tuple[Any, dict[str, Any] | None]:
     return date if date.tzinfo else date.replace(tzinfo=UTC), conf
 
 
-def run_dag(asked: dict[str, Any], folder: Path, output: Output) -> dict[str, Any]:
+def run_dag(asked: dict[str, Any], output: Output) -> dict[str, Any]:
     """Run the DAG.
 
     Args:
         asked: What was read from standard input.
-        folder: Where all DAGs are.
         output: Where the logs go.
 
     Returns:
@@ -221,7 +291,7 @@ def run_dag(asked: dict[str, Any], folder: Path, output: Output) -> dict[str, An
         Unable: If there can be no run.
     """
     date, conf = options(asked)
-    dag = wanted_dag(asked["dag"], folder)
+    dag = wanted_dag(asked["dag"])
     airflow_command("db", "migrate")
     try:
         with logs_kept(output) as logs:
@@ -259,13 +329,14 @@ def secrets_of(asked: dict[str, Any]) -> set[str]:
 def main() -> int:
     """Run, and report."""
     asked = json.load(sys.stdin)
-    folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
-    write_files({folder / name: text for name, text in asked["dags"].items()})
+    roots = {"": Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])}
+    roots |= {f"{source}:": Path(path) for source, path in asked["sources"].items()}
+    write_files(dag_places(asked["dags"], roots))
     write_files({Path(name): text for name, text in asked["files"].items()})
     os.environ.update(asked["environment"])
     output = Output(secrets_of(asked))
     try:
-        report = run_dag(asked, folder, output)
+        report = run_dag(asked, output)
     except Unable as error:
         report = {"problem": masked(str(error), output.secrets)}
     except Exception:

@@ -1,6 +1,7 @@
 """Shows what MLflow's experiments hold, and removes what was deleted in MLflow, with its files.
 
-Runs in a container of MLflow's image, with the server's environment and secrets: ``python - URL SECONDS [remove]``.
+Runs in a container of MLflow's image, with the server's environment and secrets: ``python - URL AGE [remove]``, with an
+age such as ``30d``.
 Without ``remove`` nothing is changed. Prints lines for people.
 
 ``mlflow gc`` does the work. Two things that it does not do are done here. It does not look at the registry: the files
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import sys
 import time
 from collections import Counter
@@ -24,6 +26,19 @@ SCHEME = "mlflow-artifacts:"
 #: Directories of a run and of a model are at most this deep: EXPERIMENT/models/MODEL/artifacts.
 DEPTH = 4
 BATCH = 1000  # objects in one request
+AGE = re.compile(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+
+
+def seconds_of(age: str) -> int:
+    """Read an age such as ``30d`` or ``1d12h``.
+
+    Returns:
+        Seconds.
+    """
+    match = AGE.fullmatch(age)
+    if not match:
+        raise SystemExit(f"{age!r} is no age, expected a time such as 30d, 12h or 1d12h.")
+    return sum(int(part or 0) * unit for part, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
 
 
 def size(count: int) -> str:
@@ -225,7 +240,7 @@ def remove(store: Any, deleted: Deleted, bucket: Bucket, shared: set[str]) -> No
             bucket.remove(directory)
 
 
-def main(url: str, seconds: str, *words: str) -> None:
+def main(url: str, age: str, *words: str) -> None:
     """Show, and remove if told so."""
     os.environ["MLFLOW_TRACKING_URI"] = url
     os.environ["AWS_ACCESS_KEY_ID"] = (SECRETS / "s3_access_key").read_text().strip()
@@ -238,7 +253,7 @@ def main(url: str, seconds: str, *words: str) -> None:
     store = SqlAlchemyStore((SECRETS / "database_url").read_text().strip(), f"{SCHEME}/")
     bucket = Bucket(boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"]), destination)
     with store.ManagedSessionMaker() as session:
-        deleted = Deleted(session, int((time.time() - int(seconds)) * 1000))
+        deleted = Deleted(session, int((time.time() - seconds_of(age)) * 1000))
         lines = list(experiment_lines(session, bucket))
         shared = {
             directory_of(each.artifact_location or "").partition("/")[0]
