@@ -241,6 +241,11 @@ def test_a_task_with_packages_of_its_own(stack: Stack, airflow: requests.Session
     assert said == {"version": "3.6.0", "hash": "8a111ad70c2dec0e", "own": True, "airflow": False}
     kept = stack.execute("airflow-worker", "find", "/opt/environments/cache", "-name", "_xxhash*.so")
     assert kept.stdout.strip(), kept.stderr
+    again = "/tmp/again"
+    offline = f"uv venv {again} && uv pip install --offline --python {again}/bin/python xxhash==3.6.0"
+    shown = f"{again}/bin/python -c 'import xxhash; print(xxhash.VERSION)'; status=$?; rm -rf {again}; exit $status"
+    done = stack.execute("airflow-worker", "sh", "-c", f"{offline} && {shown}")
+    assert (done.returncode, done.stdout.strip()) == (0, "3.6.0"), done
     assert command("docker", "volume", "ls", "--quiet", "--filter", f"name={stack.name}-airflow-worker-environments")
 
 
@@ -586,6 +591,30 @@ say_word()
 """
 
 
+#: A DAG that reads the DAGs' own database and bucket by what its environment says.
+OWN_DATA = """
+import os
+from airflow.sdk import dag, task
+from research_words import OTHER
+
+@dag(schedule=None)
+def research_own():
+    @task
+    def say():
+        import boto3
+        import psycopg2
+        boto3.client("s3").put_object(Bucket=os.environ["S3_BUCKET"], Key="tested", Body=b"")
+        with psycopg2.connect(os.environ["DATABASE_DSN"]) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT current_user, current_database()")
+            user, database = cursor.fetchone()
+        print("as", user, "in", database, OTHER, os.environ["PGPASSWORD"])
+
+    say()
+
+research_own()
+"""
+
+
 class Repository:
     """A git repository with DAGs in a subfolder, and a bare one from which a server on this machine delivers it."""
 
@@ -781,6 +810,35 @@ def test_dags_from_several_places(
         found = stack.execute(name, "grep", "--recursive", "--quiet", TOKEN, "/opt/airflow/bundles")
         assert found.returncode == 1, found
         assert stack.execute(name, "test", "-d", "/opt/airflow/bundles/desk/bare").returncode == 0
+
+
+def test_one_run_of_a_dag_of_each_source(
+    stack: Stack, airflow: requests.Session, own_dags: str, repository: tuple[Repository, str], research: Path
+) -> None:
+    """As the inventory and the repository are now, with the DAGs' own database; the worker's clone stays as it is."""
+    assert psql(stack, "dags", "dags", "DROP TABLE IF EXISTS prices")[0] == 0
+    said = run_role(own_dags, "--extra-vars=dag_test_id=import_prices", playbook="dag_test")
+    assert "✔ The DAG import_prices ran: store success" in said
+    assert psql(stack, "dags", "dags", "SELECT count(*) FROM prices WHERE symbol = 'DEMO'") == (0, "300")
+
+    (research / "research_own.py").write_text(OWN_DATA)
+    said = run_role(own_dags, "--extra-vars=dag_test_id=research_own", playbook="dag_test")
+    assert "as dags in dags of the directory ***" in said
+    assert s3(stack, "dags").get_object(Bucket="dags", Key="tested")["Body"].read() == b""
+    assert stack.secret("postgres_dags_password") not in said
+
+    bare = "/opt/airflow/bundles/desk/bare"
+    cloned = ("sh", "-c", f"cat {bare}/refs/heads/live {bare}/packed-refs")
+    before = stack.execute("airflow-worker", *cloned).stdout
+    assert before
+    repository[0].publish({"dags/from_git.py": WORD.format(package="git_words", name="from_git", word="tested")})
+    said = run_role(own_dags, "--extra-vars=dag_test_id=from_git", "-vv", playbook="dag_test")
+    assert "Returned value was: tested of the repository" in said and "✔ The DAG from_git ran: say success" in said
+    assert TOKEN not in said
+    assert stack.execute("airflow-worker", *cloned).stdout == before
+
+    said = run_role(own_dags, "--extra-vars=dag_test_id=from_gti", status=2, playbook="dag_test")
+    assert "There is no DAG from_gti; did you mean from_git?" in said and "research_own" in said
 
 
 def test_broken_dags_of_a_source_are_refused(own_dags: str, research: Path) -> None:

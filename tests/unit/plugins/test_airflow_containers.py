@@ -37,6 +37,10 @@ DATA_SECRETS = {
     "DATABASE_URL", "DATABASE_URL_PSYCOPG", "DATABASE_URL_PSYCOPG2", "DATABASE_URL_ASYNCPG", "DATABASE_DSN",
     "PGPASSWORD", "S3_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "S3_SECRET_KEY", "AWS_SECRET_ACCESS_KEY",
 }  # fmt: skip
+#: What the check of DAGs and one run of a DAG get, which have containers of their own.
+RUNS = """{{ {'check': {'files': airflow_check_files, 'environment': airflow_check_environment},
+              'test': {'files': airflow_test_files, 'secrets': airflow_dag_secrets, 'tmpfs': airflow_test_tmpfs,
+                       'environment': airflow_test_environment}} | to_json }}"""
 Containers = dict[str, dict[str, Any]]
 
 
@@ -65,9 +69,13 @@ def rendered(
         groups["airflow_worker"] = {"hosts": workers}
     inventory = {"all": {"children": groups, "vars": further | variables}}
     (directory / "inventory.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
-    copy = {"content": containers_here("airflow"), "dest": f"{directory}/containers.json"}
+    contents = {"containers.json": containers_here("airflow"), "runs.json": RUNS}
+    copies = [
+        {"ansible.builtin.copy": {"content": content, "dest": f"{directory}/{name}"}}
+        for name, content in contents.items()
+    ]
     (role / "tasks").mkdir()
-    (role / "tasks" / "main.yml").write_text(yaml.safe_dump([CONTRACTS, {"ansible.builtin.copy": copy}]))
+    (role / "tasks" / "main.yml").write_text(yaml.safe_dump([CONTRACTS, *copies]))
     play = {"hosts": "services", "gather_facts": False, "roles": ["case"]}
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
     ansible_playbook(directory, "-i", "inventory.yml", "play.yml")
@@ -339,6 +347,34 @@ def test_sources_of_dags(tmp_path: Path) -> None:
         assert connections["dag_source_desk"]["password"] == "t0ken"
         assert connections["dag_source_lab"]["extra"]["strict_host_key_checking"] == "yes"
         assert connections["dag_source_lab"]["extra"]["known_hosts_file"] == "/run/config/known_hosts-lab"
+
+
+def test_what_the_check_and_one_run_of_dags_get(tmp_path: Path) -> None:
+    """The check fetches no repository and has no token; a run has the worker's bundles, and no secret of Airflow."""
+    found = rendered(
+        tmp_path, {}, ("backend",), airflow_dag_sources=REPOSITORIES,
+        airflow_connections={"desk": {"conn_type": "http", "host": "desk.example.com", "password": "of-the-desk"}},
+        airflow_secret_environment={"DESK_TOKEN": "of-the-dags"},
+    )  # fmt: skip
+    runs = json.loads((tmp_path / "runs.json").read_text())
+    check, test, worker = json.dumps(runs["check"]), json.dumps(runs["test"]), found["airflow-worker"]
+    assert "of-the-desk" in check and "t0ken" not in check and "hidden" not in check and "DagsPgPassword" not in check
+    # The names of the DAGs' own keys are known, so that a file that asks for one is told from a broken one.
+    assert {"DATABASE_URL", "DESK_TOKEN"} <= set(runs["check"]["environment"]["DAGS_CHECK_SECRETS"].split())
+
+    bundles = "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"
+    assert runs["test"]["environment"][bundles] == worker["environment"][bundles]
+    assert {name: worker["secrets"][name] for name in DATA_SECRETS | {"DESK_TOKEN"}} == runs["test"]["secrets"]
+    connections = json.loads(runs["test"]["files"]["/run/secrets/declared_connections.json"])
+    assert connections["dag_source_desk"]["password"] == "t0ken" and connections["desk"]["password"] == "of-the-desk"
+    assert runs["test"]["files"]["/run/secrets/backend_api_token"] == "ApiToken"
+    assert runs["test"]["files"]["/run/config/known_hosts-lab"] == "git.example.com ssh-ed25519 AAAA\n"
+    # git runs the script that hands it the token.
+    assert runs["test"]["tmpfs"]["/tmp"].endswith(",exec")
+    described = json.dumps(runs["test"]["environment"])
+    assert not any(secret in described for secret in ("t0ken", "hidden", "of-the-d", "ApiToken", "DagsPgPassword"))
+    for secret in ("PgPassword", "RedisPassword", "MinioSecret", "FernetKey", "JwtSecret", "AdminPassword"):
+        assert not re.search(rf"(?<!Dags){secret}", test), secret
 
 
 def test_without_repositories_nothing_is_added(several: Containers) -> None:
