@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
 from ansible.utils.collection_loader import AnsibleCollectionConfig
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
@@ -210,6 +211,22 @@ def declarations(value: Any) -> Iterator[dict[str, Any]]:
             yield from declarations(each)
 
 
+def rendered(template: Any, defaults: Mapping[str, Any]) -> str | None:
+    """Render what a role declares with its defaults.
+
+    Args:
+        template: A text with templates, or a value without.
+        defaults: The role's defaults.
+
+    Returns:
+        The text, or ``None`` if it needs more than the defaults.
+    """
+    try:
+        return jinja2.Template(str(template), undefined=jinja2.StrictUndefined).render(defaults)
+    except jinja2.TemplateError:
+        return None
+
+
 @functools.cache
 def read_services(roles: Path = ROOT / "roles") -> list[Service]:
     """Read the services of this collection from their roles.
@@ -227,14 +244,17 @@ def read_services(roles: Path = ROOT / "roles") -> list[Service]:
         defaults = load(roles / name / "defaults" / "main.yml")
         containers = {}
         for each in declarations(load(roles / name / "vars" / "main.yml")):
+            declared = contract["containers"][each["name"]]
+            if rendered(declared.get("when", True), defaults) == "False":
+                continue
             # Where the ports are an expression, they depend on other hosts, and a single host publishes none.
             ports = each["ports"] if isinstance(each.get("ports"), list) else []
             named = filter(None, (PORT_VARIABLE.fullmatch(str(port["host"])) for port in ports))
             containers[each["name"]] = Container(
                 each["name"],
-                size_in_bytes(each["memory"]) // MIB,
+                size_in_bytes(rendered(each["memory"], defaults)) // MIB,
                 float(each["cpus"]),
-                bool(contract["containers"][each["name"]].get("job")),
+                bool(declared.get("job")),
                 {match[1]: int(defaults[match[1]]) for match in named},
             )
         groups = tuple(process["group"] for process in contract["processes"].values())

@@ -1,12 +1,13 @@
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Processes that the kernel killed for want of memory, by container.
+"""How much memory a host has, and which processes of its containers the kernel killed for want of it.
 
 The engine's own ``State.OOMKilled`` is false when a process other than the first was killed, and after a restart.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -14,6 +15,38 @@ from pathlib import Path
 # The last container's id in the control group of the killed process: a container may be inside of another one.
 KILL = re.compile(r"oom-kill:\S*constraint=.*\btask_memcg=\S*([0-9a-f]{64})\S*?,task=")
 COUNT = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+
+
+def host_memory_mb(root: Path = Path("/")) -> int:
+    """Read how much memory the host has.
+
+    A host that is a container itself, such as one of LXC, sees all of the machine's memory and may use as much as the
+    control group of its first process allows.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+
+    Returns:
+        MiB.
+    """
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    places = {"memory": ("memory", "memory.limit_in_bytes"), "": ("", "memory.max")}
+    try:
+        for line in (root / "proc/1/cgroup").read_text().splitlines():
+            _number, controllers, group = line.split(":", 2)
+            for name in {"memory"} & set(controllers.split(",")) or ({""} if not controllers else ()):
+                mount, file = places[name]
+                top = root / "sys/fs/cgroup" / mount
+                directory = top / group.lstrip("/")
+                for each in (directory, *directory.parents):
+                    if ".." not in each.parts and (each / file).exists():
+                        limit = (each / file).read_text().strip()
+                        found += [int(limit)] if limit.isdigit() else []
+                    if each == top:
+                        break
+    except OSError:
+        pass  # no control groups, or none that can be seen
+    return min(found) // 2**20
 
 
 def kernel_log() -> str:

@@ -55,7 +55,9 @@ host:
     release: {description: Version codename of os-release., type: str}
     like: {description: ID_LIKE of os-release., type: str}
     architecture: {description: Machine architecture., type: str}
-    memory_mb: {description: Memory in MiB., type: int}
+    memory_mb:
+      description: Memory in MiB; of a host that is a container itself, as much as its control group allows.
+      type: int
     cores: {description: Number of processors., type: int}
     address_here: {description: Whether the wanted address is one of this host., type: bool}
     disk_free_mb: {description: Free disk space in MiB where the engine keeps images and volumes., type: dict}
@@ -85,6 +87,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import DeniedError, Engine, name_of
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.memory import host_memory_mb
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.network import (
     engine_options,
     listeners,
@@ -361,8 +364,8 @@ def main() -> None:
             "release": release.get("VERSION_CODENAME", ""),
             "like": release.get("ID_LIKE", ""),
             "architecture": platform.machine(),
-            "memory_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
-            "cores": os.cpu_count(),
+            "memory_mb": host_memory_mb(),
+            "cores": len(os.sched_getaffinity(0)),
             "address_here": is_here(module.params["address"]),
             "disk_free_mb": {path: free_mb(path) for path in places(info)},
             "config_files": foreign_names(module.params["config_dir"]),

@@ -23,6 +23,7 @@ from ibkr_backend.auth import Sessions, require_token
 from ibkr_backend.bars_cache import BarsCache
 from ibkr_backend.database import (
     Portfolio,
+    Scoring,
     answering_source,
     make_engine,
     signals_of,
@@ -191,11 +192,13 @@ class VersionOut(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """A registered model, its champion with the out-of-sample metrics of its training, and its newest versions."""
+    """A registered model, its champion with the out-of-sample metrics of its training, and its newest versions.
+    ``problem`` says why the champion makes no signals; null if it makes them, or was not looked at yet."""
 
     name: str
     symbol: str
     champion: VersionOut | None
+    problem: str | None
     metrics: dict[str, float]
     versions: list[VersionOut]
 
@@ -521,9 +524,10 @@ def _bucket(settings: ApiSettings) -> Any:
     return _buckets[settings.s3_endpoint_url]
 
 
-def models(request: Request) -> list[ModelOut]:
+def models(request: Request, session: OpenSession, settings: Configured) -> list[ModelOut]:
     """List the strategy's registered models with champion, out-of-sample metrics and newest versions."""
     mlflow: MLflow = request.app.state.mlflow
+    errors = {(each.model_name, each.model_version): each.error for each in session.scalars(select(Scoring))}
     found = []
     for model in mlflow.models():
         versions = mlflow.versions(model.name, VERSIONS_SHOWN)
@@ -534,6 +538,9 @@ def models(request: Request) -> list[ModelOut]:
                 name=model.name,
                 symbol=newest.symbol if newest else model.name,
                 champion=_version(champion) if champion else None,
+                problem=champion.misnamed(settings.bars_symbols) or errors.get((champion.name, champion.version))
+                if champion
+                else None,
                 metrics=mlflow.metrics(champion.run_id) if champion and champion.run_id else {},
                 versions=[_version(each) for each in versions],
             )

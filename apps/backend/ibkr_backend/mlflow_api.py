@@ -42,6 +42,21 @@ class ModelVersion:
         """Whether its prices were simulated."""
         return self.tags.get("simulated") == "true"
 
+    def misnamed(self, symbols: list[str]) -> str | None:
+        """Say why it is no model of one of these symbols, if it is none."""
+        if self.symbol not in symbols:
+            known = ", ".join(symbols) or "none"
+            return (
+                f"version {self.version} of {self.name} is for {self.symbol}, which is not a symbol of this stack "
+                f"({known}): correct the tag `symbol` of the version, or add {self.symbol} to BARS_SYMBOLS"
+            )
+        if self.name != model_name(self.symbol):
+            return (
+                f"version {self.version} of {self.name} has the tag `symbol` {self.symbol}, whose model is "
+                f"{model_name(self.symbol)}: correct the tag, or register the model under that name"
+            )
+        return None
+
 
 @dataclass(frozen=True)
 class RegisteredModel:

@@ -62,6 +62,7 @@ class Champion:
     metrics: dict[str, float]
     newest: str | None
     newest_reason: str | None
+    problem: str | None = None
 
 
 def router(settings: ApiSettings) -> APIRouter:
@@ -216,11 +217,12 @@ def _lookups(request: Request, symbol: str) -> list[Dependency]:
     kept: dict[str, Dependency] = state.__dict__.setdefault("_page_lookups", {})
     mlflow: MLflow | None = state.mlflow
     airflow: Airflow | None = state.airflow
+    symbols = settings_of(request).bars_symbols
     found = []
     if mlflow:
         name = f"models {symbol}"
         if name not in kept:
-            kept[name] = Dependency("models", lambda: {"champion": _champion(mlflow, symbol)})
+            kept[name] = Dependency("models", lambda: {"champion": _champion(mlflow, symbol, symbols)})
         found.append(kept[name])
     if airflow:
         if "runs" not in kept:
@@ -235,7 +237,7 @@ def _newest(lookups: list[Dependency]) -> dict[str, dict[str, Any]]:
     return found | {each.name: each.last for each in lookups if each.last and each.busy}
 
 
-def _champion(mlflow: MLflow, symbol: str) -> Champion | None:
+def _champion(mlflow: MLflow, symbol: str, symbols: list[str]) -> Champion | None:
     model = next((each for each in mlflow.models() if each.name == model_name(symbol)), None)
     if model is None:
         return None
@@ -246,7 +248,8 @@ def _champion(mlflow: MLflow, symbol: str) -> Champion | None:
         return Champion(model.name, None, None, {}, {}, number, reason)
     version = newest if newest and newest.version == model.champion else mlflow.version(model.name, model.champion)
     metrics = mlflow.metrics(version.run_id) if version.run_id else {}
-    return Champion(model.name, version.version, version.created_at, version.tags, metrics, number, reason)
+    problem = version.misnamed(symbols)
+    return Champion(model.name, version.version, version.created_at, version.tags, metrics, number, reason, problem)
 
 
 def _from_database(session: Session, symbols: list[str], symbol: str, days: int | None) -> dict[str, Any]:

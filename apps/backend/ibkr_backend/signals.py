@@ -16,6 +16,8 @@ from ibkr_backend.mlflow_api import ModelVersion
 # Twice what the features look back, and half a year of days that a champion has not seen.
 BARS_SCORED = 400
 RETRY = timedelta(hours=1)
+# How each refusal begins, and no other error.
+REFUSED = "version"
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,8 @@ def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, no
     never changed. The champion's walk-forward history takes the place of the one before it.
 
     Returns:
-        Whether a signal was kept. A failure is recorded in ``scorings``, and tried again after an hour.
+        Whether a signal was kept. A failure is recorded in ``scorings``, and tried again after an hour; a version that
+        may not score is looked at again every time, because its tags may have been corrected.
     """
     symbol = champion.symbol
     source = answering_source(session, symbol)
@@ -42,9 +45,14 @@ def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, no
     last_bar = bars[-1].date
     record = session.get(Scoring, symbol)
     task = (source, champion.name, champion.version, last_bar)
+    error = refusal(champion, source)
     if record and (record.source, record.model_name, record.model_version, record.last_bar) == task:
         attempted = utc(record.attempted_at)
-        if not record.error or (attempted and now - attempted < RETRY):
+        if error or not record.error:
+            same = record.error == error
+        else:
+            same = not record.error.startswith(REFUSED) and attempted is not None and now - attempted < RETRY
+        if same:
             return False
     rows = [
         {"date": bar.date.isoformat()}
@@ -52,11 +60,8 @@ def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, no
         for bar in bars
     ]
     session.rollback()
-    error: str | None = None
     answer: dict[str, Any] = {"scored": [], "out_of_sample": []}
-    if champion.simulated and source != "simulated":
-        error = f"version {champion.version} was trained on simulated prices: train it again on real ones"
-    else:
+    if not error:
         try:
             answer = scoring.score(tracking_uri, champion.name, champion.version, champion.run_id, rows)
         except IsolatedError as failure:
@@ -72,6 +77,20 @@ def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, no
     if kept:
         log.info("%s: %d signals by version %s, the last of %s", symbol, kept, champion.version, last_bar)
     return kept > 0
+
+
+def refusal(champion: ModelVersion, source: str) -> str | None:
+    """Say why a version may not score bars of a source, if it may not."""
+    tag = champion.tags.get("simulated")
+    if tag not in ("true", "false"):
+        found = "has no tag `simulated`" if tag is None else f"has the tag `simulated` {tag}"
+        return (
+            f"{REFUSED} {champion.version} {found}: set it to `false` if the version was trained on market prices, "
+            "`true` if not"
+        )
+    if champion.simulated and source != "simulated":
+        return f"{REFUSED} {champion.version} was trained on simulated prices: train it again on real ones"
+    return None
 
 
 def keep_signals(session: Session, champion: ModelVersion, source: str, answer: dict[str, Any], now: datetime) -> int:

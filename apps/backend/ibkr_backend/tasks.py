@@ -116,12 +116,20 @@ def _score_all(url: str) -> list[str]:
         if model.champion is None:
             continue
         champion = mlflow.version(model.name, model.champion)
-        if champion.symbol in worker_settings().bars_symbols:
-            with Session(engine()) as session:
-                if score_symbol(session, url, champion, datetime.now(UTC)):
-                    scored.append(champion.symbol)
-                    draw_chart.delay(champion.symbol)
+        if problem := champion.misnamed(worker_settings().bars_symbols):
+            say_once(problem)
+            continue
+        with Session(engine()) as session:
+            if score_symbol(session, url, champion, datetime.now(UTC)):
+                scored.append(champion.symbol)
+                draw_chart.delay(champion.symbol)
     return scored
+
+
+@functools.lru_cache(maxsize=1000)
+def say_once(problem: str) -> None:
+    """Log a problem; scoring meets the same one every minute."""
+    log.warning("%s", problem)
 
 
 @app.task(ignore_result=True)

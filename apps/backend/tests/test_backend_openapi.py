@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import uvicorn
-from conftest import AUTHORISED
+from conftest import AUTHORISED, PASSWORD
 from fake_ibkr import serve
 from fastapi.testclient import TestClient
 from ibkr_backend import api, brokerage_session
 from ibkr_backend.api import create_app
+from ibkr_backend.database import Scoring
 from ibkr_backend.gateway import Gateway
 from ibkr_backend.history import refresh
 from ibkr_backend.settings import ApiSettings
@@ -120,11 +121,30 @@ def test_a_stack_without_mlflow_and_airflow_does_not_mention_them(settings: ApiS
     assert client.post("/train").status_code == 404
 
 
-def test_models_and_runs(whole: Any) -> None:
+def test_models_and_runs(whole: Any, session: Session) -> None:
     client = TestClient(whole, headers=AUTHORISED)
     (model,) = client.get("/api/v1/models").json()
+    assert model["problem"] is None
+    failed = {"source": "simulated", "model_name": VERSION["name"], "last_bar": date(2026, 11, 20), "attempted_at": NOW}
+    session.add(Scoring(symbol="AAPL", model_version="3", error="the model returned ndarray", **failed))
+    session.commit()
+    assert client.get("/api/v1/models").json()[0]["problem"] == "the model returned ndarray"
+    whole.state.settings.bars_symbols = ["MSFT"]
+    assert (
+        "is for AAPL, which is not a symbol of this stack (MSFT)" in client.get("/api/v1/models").json()[0]["problem"]
+    )
+    whole.state.settings.bars_symbols = ["AAPL"]
     assert (model["symbol"], model["champion"]["version"], model["metrics"]) == ("AAPL", "3", {"oos_days": 500.0})
     (run,) = client.get("/api/v1/training-runs").json()
     assert (run["run_id"], run["state"], run["symbol"]) == ("manual__1", "running", "AAPL")
     assert client.post("/api/v1/training-runs/aapl").status_code == 202
     assert client.post("/api/v1/training-runs/TSLA").status_code == 404
+
+
+def test_the_page_says_why_a_champion_cannot_score(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tag names another symbol than its name. It has no other tags than it needs, unlike one of the DAG."""
+    monkeypatch.setitem(VERSION, "tags", [{"key": "symbol", "value": "MSFT"}, {"key": "simulated", "value": "true"}])
+    client = TestClient(whole)
+    client.post("/login", data={"user": "trader", "password": PASSWORD})
+    shown = client.get("/?symbol=AAPL").text
+    assert "It cannot score: version 3 of daily_strategy_AAPL" in shown

@@ -4,23 +4,27 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
+import pandas as pd
 import pytest
 from fake_ibkr import trading_days
-from ibkr_backend import scoring, signals
+from ibkr_backend import scoring, signals, tasks
 from ibkr_backend.database import Refresh, Scoring, Signal, add_bars
 from ibkr_backend.gateway import Bar
 from ibkr_backend.isolated import IsolatedError, alone, call
-from ibkr_backend.mlflow_api import ModelVersion
+from ibkr_backend.mlflow_api import ModelVersion, RegisteredModel
 from ibkr_backend.signals import score_symbol
 from ibkr_backend.views import RANGES, symbol_chart
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 DAGS = Path(__file__).parents[3] / "files/dags"
+EXAMPLE = Path(__file__).parents[3] / "examples/own_model"
 NEW_YORK = ZoneInfo("America/New_York")
 LAST = date(2026, 11, 20)
 DAYS = trading_days(date(2026, 1, 5), LAST)
@@ -100,6 +104,64 @@ def test_a_model_of_simulated_prices_never_scores_real_ones(kept: Session, score
     assert "trained on simulated prices" in (kept.get_one(Scoring, "AAPL").error or "")
 
 
+@pytest.mark.parametrize("tags", [{"symbol": "AAPL"}, {"symbol": "AAPL", "simulated": "False"}])
+def test_a_model_that_does_not_say_where_its_prices_are_from_scores_nothing(
+    kept: Session, scored: list[list[str]], tags: dict[str, str]
+) -> None:
+    """Until its tag is set, which is noticed at once."""
+    unknown = ModelVersion("daily_strategy_AAPL", "3", "run", EVENING, tags)
+    assert not score_symbol(kept, "uri", unknown, EVENING)
+    assert scored == [] and live(kept) == []
+    assert "set it to `false` if the version was trained on market prices" in (
+        kept.get_one(Scoring, "AAPL").error or ""
+    )
+    assert score_symbol(kept, "uri", champion(), EVENING + timedelta(minutes=1))
+    assert kept.get_one(Scoring, "AAPL").error is None and len(live(kept)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "problem"),
+    [
+        ("daily_strategy_AAPL", {"symbol": "AAPL"}, None),
+        ("daily_strategy_BRK_B", {"symbol": "BRK B"}, None),
+        ("daily_strategy_AAPL", {}, None),
+        ("daily_strategy_TSLA", {}, "is for TSLA, which is not a symbol of this stack (AAPL, BRK B)"),
+        ("daily_strategy_BRK_B", {}, "is for BRK_B, which is not a symbol of this stack"),
+        ("daily_strategy_mine", {"symbol": "AAPL"}, "register the model under that name"),
+    ],
+)
+def test_a_model_is_of_the_symbol_of_its_name(name: str, tags: dict[str, str], problem: str | None) -> None:
+    said = ModelVersion(name, "3", "run", EVENING, tags).misnamed(["AAPL", "BRK B"])
+    assert said == problem if problem is None else problem in (said or "")
+
+
+def test_a_misnamed_champion_is_logged_once_and_leaves_the_others_alone(
+    kept: Session, scored: list[list[str]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has the symbol of another model, which goes on."""
+    registry = {"daily_strategy_mine": "1", "daily_strategy_AAPL": "3"}
+
+    class Registry:
+        def __init__(self, *_: object) -> None: ...
+
+        def models(self) -> list[RegisteredModel]:
+            return [RegisteredModel(*each) for each in registry.items()]
+
+        def version(self, name: str, version: str) -> ModelVersion:
+            return replace(champion(version), name=name)
+
+    monkeypatch.setattr(tasks, "MLflow", Registry)
+    monkeypatch.setattr(tasks, "worker_settings", lambda: SimpleNamespace(bars_symbols=["AAPL"]))
+    monkeypatch.setattr(tasks, "engine", kept.get_bind)
+    monkeypatch.setattr(tasks.draw_chart, "delay", lambda _symbol: None)
+    tasks.say_once.cache_clear()
+    assert tasks._score_all("uri") == ["AAPL"]
+    assert tasks._score_all("uri") == []
+    assert len(scored) == 1
+    told = [each.getMessage() for each in caplog.records if "daily_strategy_mine" in each.getMessage()]
+    assert len(told) == 1 and "whose model is daily_strategy_AAPL" in told[0]
+
+
 def test_a_failure_is_recorded_and_tried_again_after_an_hour(kept: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -169,6 +231,151 @@ def test_the_training_s_own_model_scores_raw_bars(tmp_path: Path, monkeypatch: p
     assert all(each["position"] == (each["probability"] > 0.5) for each in answer["scored"])
     # The last two days' outcome was not known to the training.
     assert answer["out_of_sample"][-1]["date"] == days[-3].isoformat()
+
+
+def test_the_example_of_a_model_of_one_s_own_scores_raw_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a CSV file to a signal; its run, its tags and its alias are as the backend expects them."""
+    import mlflow
+    from ibkr_backend.signals import refusal
+
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame([vars(each) for each in bars(trading_days(date(2024, 1, 2), LAST))])
+    table.to_csv("bars.csv", index=False)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE / "train.py"), "BRK B", "--csv", "bars.csv", "--promote"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ
+        | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = mlflow.MlflowClient(uri).get_model_version_by_alias("daily_strategy_BRK_B", "champion")
+    version = ModelVersion(found.name, str(found.version), found.run_id, EVENING, found.tags)
+    assert version.misnamed(["BRK B"]) is None and refusal(version, "ibkr") is None
+    rows = json.loads(table.assign(date=table["date"].astype(str)).to_json(orient="records"))
+    answer = scoring.score(uri, found.name, version.version, version.run_id, rows)
+    assert len(answer["scored"]) == len(table) - 20 and answer["scored"][-1]["date"] == LAST.isoformat()
+    # The last two days' outcome was not known to the training.
+    assert answer["out_of_sample"][-1]["date"] == rows[-3]["date"]
+    metrics = mlflow.MlflowClient(uri).get_run(version.run_id).data.metrics
+    assert metrics["oos_days"] == len(answer["out_of_sample"])
+
+
+@pytest.mark.parametrize(
+    "requirements",
+    [
+        "own_model/requirements.txt",
+        "notebook/collections/ansible_collections/acme/lab/roles/jupyterlab/files/image/requirements.in",
+    ],
+)
+def test_the_examples_name_the_versions_that_the_backend_has(requirements: str) -> None:
+    locked = (Path(__file__).parents[1] / "requirements.lock").read_text()
+    text = (Path(__file__).parents[3] / "examples" / requirements).read_text()
+    wanted = [line.replace("mlflow==", "mlflow-skinny==") for line in text.splitlines() if "==" in line]
+    assert len(wanted) == 3 and [line for line in wanted if f"{line} \\\n" not in locked] == []
+
+
+MODEL = """
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+
+class Model(PythonModel):
+    def load_context(self, context):
+        {load}
+
+    def predict(self, context, model_input, params=None):
+        bars = model_input
+        return {predict}
+
+
+set_model(Model())
+"""
+FINE = "pd.DataFrame({'probability': 0.6, 'position': 1}, index=bars.index)"
+#: What a model does when it is loaded, what it predicts, and what is said of it.
+BROKEN_MODELS = {
+    "input": ("pass", "bars[['adjusted']]", "the model failed on the bars, a table with the columns open, high, low"),
+    "package": ("import lightgbm", FINE, "it imports lightgbm, which the backend does not have"),
+    "file": ("open('/tmp/of-a-laptop.pkl')", FINE, "the model cannot be loaded: FileNotFoundError: "),
+}
+FIVE = pd.DataFrame({"close": 1.0}, index=pd.DatetimeIndex(DAYS[-5:], name="date"))
+TABLE = pd.DataFrame({"probability": 0.6, "position": 1}, index=FIVE.index)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "problem"),
+    [
+        ((FIVE["close"] > 0).to_numpy(), "the model returned ndarray; expected a DataFrame with the columns"),
+        (TABLE.rename(columns={"position": "signal"}), "no column position; its columns are: probability, signal"),
+        (
+            TABLE.assign(probability=60),
+            "the probability 60 in the row 2026-11-20 00:00:00; expected a number from 0 to 1",
+        ),
+        (TABLE.assign(position=100), "the position 100 in the row 2026-11-20 00:00:00; expected -1, 0 or 1"),
+        (TABLE.assign(position=0.5), "the position 0.5 in the row 2026-11-20 00:00:00; expected -1, 0 or 1"),
+        (TABLE.assign(position="long"), "a probability or position that is not a number"),
+        (TABLE.reset_index(drop=True), "give its table the index of the bars"),
+        (pd.concat([TABLE, TABLE]), "give its table the index of the bars"),
+        (TABLE.assign(probability=float("nan")), "made of 5 bars has no day with both"),
+    ],
+)
+def test_what_is_no_signal_is_refused(prediction: object, problem: str) -> None:
+    """A position of 100 would have been kept, and the API's answer would have failed for good."""
+    with pytest.raises(scoring.UnusableModelError) as caught:
+        scoring.predicted(prediction, FIVE)
+    assert problem in str(caught.value)
+
+
+def test_days_without_a_prediction_are_left_out_and_the_others_in_order() -> None:
+    table = TABLE.astype(float)
+    table.iloc[0, 0] = float("nan")
+    found = scoring.rows(scoring.predicted(table[::-1], FIVE))
+    assert [each["date"] for each in found] == [day.isoformat() for day in DAYS[-4:]]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A real MLflow store with a model of each kind; its address, and the run that made them."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    experiment = mlflow.create_experiment("tried", artifact_location=f"{folder}/files")
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_text("day,probability,position\n2026-11-19,0.6,1\n", "walk_forward.csv")
+        for name, (load, predict, _problem) in ({"fine": ("pass", FINE, "")} | BROKEN_MODELS).items():
+            code = folder / f"{name}.py"
+            code.write_text(MODEL.format(load=load, predict=predict))
+            logged = mlflow.pyfunc.log_model(name=name, python_model=str(code), pip_requirements=["pandas"])
+            mlflow.register_model(logged.model_uri, name)
+    return uri, run.info.run_id
+
+
+def five_bars() -> list[dict]:  # type: ignore[type-arg]
+    numbers = dict.fromkeys(("open", "high", "low", "close", "volume"), 1.0)
+    return [{"date": day.isoformat()} | numbers for day in DAYS[-5:]]
+
+
+@pytest.mark.parametrize("name", BROKEN_MODELS)
+def test_what_is_wrong_with_a_model_is_told(registry: tuple[str, str], name: str) -> None:
+    """In words that its author understands."""
+    with pytest.raises(IsolatedError) as caught:
+        scoring.score(registry[0], name, "1", "", five_bars())
+    assert BROKEN_MODELS[name][2] in str(caught.value)
+
+
+def test_a_model_needs_no_run_and_its_history_has_a_form(registry: tuple[str, str]) -> None:
+    uri, run_id = registry
+    answer = scoring.score(uri, "fine", "1", "", five_bars())
+    assert len(answer["scored"]) == 5 and answer["out_of_sample"] == []
+    assert answer["scored"][-1] == {"date": "2026-11-20", "probability": 0.6, "position": 1}
+    with pytest.raises(IsolatedError, match=r"walk_forward\.csv of the model's run cannot be read"):
+        scoring.score(uri, "fine", "1", run_id, five_bars())
 
 
 def test_the_process_that_runs_a_model_s_code_sees_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""What the kernel killed for want of memory: by its log, and by control groups of both versions."""
+"""How much memory a host has, and what the kernel killed for want of it, by control groups of both versions."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,30 @@ def test_status_says_what_helps() -> None:
     line = status.kills_line("quantops-mlflow", 1, 512, "mlflow")
     assert "KILLED FOR MEMORY: quantops-mlflow, 1 process " in line
     assert "512 MiB" in line and "`memory` in mlflow_overrides" in line
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        # A machine: its first process has no limit.
+        ("9:memory:/init.scope\n", {"memory/init.scope/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("0::/init.scope\n", {"init.scope/memory.max": "max"}, None),
+        # A container that sees its own groups only, or those of the machine.
+        ("0::/init.scope\n", {"init.scope/memory.max": "max", "memory.max": str(64 * 2**20)}, 64),
+        ("9:cpu,memory:/lxc/desk/init.scope\n", {"memory/lxc/desk/memory.limit_in_bytes": str(48 * 2**20)}, 48),
+        # Of several limits the smallest; one that is outside of what is seen.
+        ("0::/a/b\n", {"a/memory.max": str(32 * 2**20), "a/b/memory.max": str(40 * 2**20)}, 32),
+        ("0::/../a\n", {"memory.max": str(16 * 2**20)}, 16),
+        ("", {}, None),
+    ],
+)  # fmt: skip
+def test_memory_of_a_host(tmp_path: Path, groups: str, files: dict[str, str], expected: int | None) -> None:
+    """All of the machine's, or what the control group of the first process allows."""
+    (tmp_path / "proc/1").mkdir(parents=True)
+    (tmp_path / "proc/1/cgroup").write_text(groups)
+    for name, content in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    everything = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+    assert memory.host_memory_mb(tmp_path) == (expected or everything)
