@@ -31,7 +31,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: configure up check status verify dags stop start destroy fetch-secrets mlflow-gc
+.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets mlflow-gc
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -49,6 +49,10 @@ verify: .venv/controller ## Show that the stack works: train a model and follow 
 
 dags: .venv/controller ## Check whether the DAGs of airflow_dags_dir can be imported; changes nothing
 	@$(PLAY) playbooks/dags.yml
+
+dag-test: .venv/controller ## Run one DAG once: DAG=ID [DATE=2026-11-27] [CONF='{"symbol": "AAPL"}']
+	@$(PLAY) playbooks/dag_test.yml -e "$$($(BIN)/python -c 'import json, os; \
+	    print(json.dumps({f"dag_test_{key}": os.environ.get(name, "") for key, name in (("id", "DAG"), ("date", "DATE"), ("conf", "CONF"))}))')"
 
 stop: .venv/controller ## Stop the containers
 	@$(PLAY) playbooks/stop.yml

@@ -10,7 +10,11 @@ from typing import Any
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.airflow import (
     airflow_declared_problems,
     connections_file,
+    generated_user_secrets,
     pool_list,
+    user_accounts,
+    user_passwords,
+    user_problems,
     variables_file,
 )
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.dag_sources import (
@@ -43,8 +47,12 @@ class FilterModule:
             "dag_files": dag_files,
             "dag_source_problems": dag_source_problems,
             "dag_trees": dag_trees,
+            "generated_user_secrets": generated_user_secrets,
             "git_packages": git_packages,
             "known_hosts_files": known_hosts_files,
             "pool_list": pool_list,
+            "user_accounts": user_accounts,
+            "user_passwords": user_passwords,
+            "user_problems": user_problems,
             "variables_file": variables_file,
         }

@@ -33,7 +33,7 @@ from test_applications import (  # noqa: F401
 from test_data_services import psql, redis, s3
 
 RUNS = "/api/v2/dags/probe/dagRuns"
-DAGS = ["backlog", "declared", "forger", "probe", "secrets_of_airflow", "surroundings"]
+DAGS = ["backlog", "declared", "forger", "isolated", "probe", "secrets_of_airflow", "surroundings"]
 #: Tasks that the worker runs at a time, by default.
 SLOTS = 2
 #: Seconds after which the scheduler hands over a task again that nobody began: AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT.
@@ -168,6 +168,116 @@ def test_connections_variables_and_pools_of_the_inventory(stack: Stack, airflow:
     finally:
         run_role()
     assert pools()["ibkr"] == (1, False)
+
+
+#: As in molecule.yml.
+OP_PASSWORD = "op's pass {{word"
+USERS = "[{name: anna, role: Op}]"
+
+
+def test_users_of_the_inventory(stack: Stack, airflow: requests.Session) -> None:
+    """They log in and may do what their role allows; one that is removed goes, and a person's stays."""
+    by_hand = {"username": "by_hand", "first_name": "By", "last_name": "Hand", "email": "by_hand@localhost",
+               "roles": [{"name": "Viewer"}], "password": "made-by-hand"}  # fmt: skip
+    made = airflow.post(stack.url("airflow", "/auth/fab/v1/users"), json=by_hand, timeout=TIMEOUT)
+    assert made.status_code in (200, 201, 409), made.text
+
+    def may(user: str, password: str) -> tuple[bool, bool]:
+        """Whether they can look at DAGs, and make a pool, which a viewer may not."""
+        answer = stack.ask_airflow_for_a_token(user, password)
+        if answer.status_code == 401:
+            return False, False
+        headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+        dags = requests.get(stack.url("airflow", "/api/v2/dags"), headers=headers, timeout=TIMEOUT)
+        pool = {"name": f"of_{user}", "slots": 1}
+        pools = stack.url("airflow", "/api/v2/pools")
+        status = requests.post(pools, json=pool, headers=headers, timeout=TIMEOUT).status_code
+        assert status in (201, 403)
+        airflow.delete(f"{pools}/{pool['name']}", timeout=TIMEOUT)
+        return dags.status_code == 200, status == 201
+
+    generated = stack.secret("airflow_user_anna_password")
+    assert may("anna", generated) == (True, False)
+    assert may("desk-op", OP_PASSWORD) == (True, True)
+    assert may("by_hand", "made-by-hand") == (True, False)
+    for name in ("apiserver", "worker", "dag-processor", "triggerer", "scheduler", "init"):
+        container = f"{stack.name}-airflow-{name}"
+        shown = command("docker", "inspect", container) + command("docker", "logs", container)
+        assert generated not in shown and "op's pass" not in shown
+    try:
+        said = run_role(f"--extra-vars=airflow_users: {USERS}", "-vvv")
+        assert generated not in said
+        assert may("anna", generated) == (True, True)
+        assert may("desk-op", OP_PASSWORD) == (False, False)
+        assert may("by_hand", "made-by-hand") == (True, False)
+    finally:
+        said = run_role("-vvv")
+        assert "op's pass" not in said
+    assert may("anna", generated) == (True, False)
+    assert may("desk-op", OP_PASSWORD) == (True, True)
+    # What a person has changed of a declared one does not last, and what is as declared costs nothing.
+    for path in ("users/desk-op", "users/by_hand"):
+        address = stack.url("airflow", f"/auth/fab/v1/{path}")
+        role = {"roles": [{"name": "Viewer"}]} if path.endswith("op") else {"roles": [{"name": "Op"}]}
+        changed = airflow.patch(address, params={"update_mask": "roles"}, json=role, timeout=TIMEOUT)
+        assert changed.status_code == 200, changed.text
+    pool = stack.url("airflow", "/api/v2/pools/night")
+    changed = airflow.patch(pool, params={"update_mask": "slots"}, json={"pool": "night", "slots": 9}, timeout=TIMEOUT)
+    assert changed.status_code == 200, changed.text
+    assert may("desk-op", OP_PASSWORD) == (True, False)
+    run_role()
+    assert may("desk-op", OP_PASSWORD) == (True, True)
+    assert may("by_hand", "made-by-hand") == (True, True)
+    assert airflow.get(pool, timeout=TIMEOUT).json()["slots"] == 4
+    assert "changed=0 " in run_role()
+
+
+def test_a_task_with_packages_of_its_own(stack: Stack, airflow: requests.Session) -> None:
+    """uv installs them from the index, into an environment without Airflow, and keeps them for the next container."""
+    ended = end_of(stack, airflow, "isolated", trigger(stack, airflow, "isolated"))
+    assert ended["state"] == "success"
+    entry = f"/api/v2/dags/isolated/dagRuns/{ended['dag_run_id']}/taskInstances/compute/xcomEntries/return_value"
+    said = airflow.get(stack.url("airflow", entry), params={"stringify": "false"}, timeout=TIMEOUT).json()["value"]
+    assert said == {"version": "3.6.0", "hash": "8a111ad70c2dec0e", "own": True, "airflow": False}
+    kept = stack.execute("airflow-worker", "find", "/opt/environments/cache", "-name", "_xxhash*.so")
+    assert kept.stdout.strip(), kept.stderr
+    again = "/tmp/again"
+    offline = f"uv venv {again} && uv pip install --offline --python {again}/bin/python xxhash==3.6.0"
+    shown = f"{again}/bin/python -c 'import xxhash; print(xxhash.VERSION)'; status=$?; rm -rf {again}; exit $status"
+    done = stack.execute("airflow-worker", "sh", "-c", f"{offline} && {shown}")
+    assert (done.returncode, done.stdout.strip()) == (0, "3.6.0"), done
+    assert command("docker", "volume", "ls", "--quiet", "--filter", f"name={stack.name}-airflow-worker-environments")
+
+
+def test_one_run_of_a_dag(stack: Stack, airflow: requests.Session, tmp_path: Path) -> None:
+    """A DAG that is not deployed runs with what the worker has, and leaves no trace in Airflow."""
+    dags = tmp_path / "dags"
+    shutil.copytree(REPOSITORY / "molecule" / "airflow" / "dags", dags)
+    (dags / "fresh.py").write_text(FRESH)
+    options = (f"--extra-vars=airflow_dags_dir={dags}",)
+    config = command("ls", "-lR", "--time-style=full-iso", stack.config_dir)
+
+    def test_dag(dag: str, *more: str, status: int = 0) -> str:
+        return run_role(*options, f"--extra-vars=dag_test_id={dag}", *more, status=status, playbook="dag_test")
+
+    said = test_dag("fresh", "--extra-vars=dag_test_date=2026-11-02", "--extra-vars={dag_test_conf: {cash: 5}}")
+    assert "conf {'cash': 5} on 2026-11-02 in plain" in said
+    assert "pool of desk.example.com with ['AAPL', 'BRK B'] and ***" in said
+    assert "hash 8a111ad70c2dec0e" in said and "✔ The DAG fresh ran: compute success, say success" in said
+    assert "a-secret-of-the-probe" not in said
+
+    said = test_dag("fresh", "--extra-vars={dag_test_conf: {fail: true}}", status=2)
+    assert "The run of the DAG fresh ended as failed." in said and "The task say failed:" in said
+    *_, failure = said.partition("The task say failed:")
+    lines = [line.strip() for line in failure.splitlines()]
+    assert "RuntimeError: no desk" in lines and 'File "/opt/dags/fresh.py", line 12, in say' in lines
+    said = test_dag("frehs", status=2)
+    assert "There is no DAG frehs; did you mean fresh?" in said
+
+    assert airflow.get(stack.url("airflow", "/api/v2/dags/fresh"), timeout=TIMEOUT).status_code == 404
+    assert command("ls", "-lR", "--time-style=full-iso", stack.config_dir) == config
+    left = command("docker", "ps", "--all", "--quiet", "--filter", f"name={stack.name}-airflow-dag-test")
+    assert not left
 
 
 def test_only_the_declared_dag(stack: Stack, airflow: requests.Session, run: dict[str, Any]) -> None:
@@ -370,6 +480,31 @@ def test_dags_are_judged_as_airflow_will_judge_them(stack: Stack, airflow: reque
     assert "newer_syntax.py" in there and "broken.py" not in there
 
 
+#: A DAG that is never deployed.
+FRESH = """
+import os
+from airflow.sdk import BaseHook, Variable, dag, task
+
+@dag(schedule=None, default_args={"retries": 5})
+def fresh():
+    @task(pool="ibkr")
+    def say(ds=None, dag_run=None):
+        print("conf", dag_run.conf, "on", ds, "in", os.environ["PROBE_WORD"])
+        symbols = Variable.get("desk_symbols", deserialize_json=True)
+        print("pool of", BaseHook.get_connection("desk").host, "with", symbols, "and", os.environ["PROBE_SECRET"])
+        if (dag_run.conf or {}).get("fail"):
+            raise RuntimeError("no desk")
+
+    @task.virtualenv(requirements=["xxhash==3.6.0"])
+    def compute():
+        import xxhash
+        print("hash", xxhash.xxh64_hexdigest(b"desk"))
+
+    say()
+    compute()
+
+fresh()
+"""
 #: A DAG of Airflow 2.
 OLD = b"""from airflow import DAG
 from airflow.utils.dates import days_ago
@@ -453,6 +588,30 @@ def say_word():
     say()
 
 say_word()
+"""
+
+
+#: A DAG that reads the DAGs' own database and bucket by what its environment says.
+OWN_DATA = """
+import os
+from airflow.sdk import dag, task
+from research_words import OTHER
+
+@dag(schedule=None)
+def research_own():
+    @task
+    def say():
+        import boto3
+        import psycopg2
+        boto3.client("s3").put_object(Bucket=os.environ["S3_BUCKET"], Key="tested", Body=b"")
+        with psycopg2.connect(os.environ["DATABASE_DSN"]) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT current_user, current_database()")
+            user, database = cursor.fetchone()
+        print("as", user, "in", database, OTHER, os.environ["PGPASSWORD"])
+
+    say()
+
+research_own()
 """
 
 
@@ -651,6 +810,35 @@ def test_dags_from_several_places(
         found = stack.execute(name, "grep", "--recursive", "--quiet", TOKEN, "/opt/airflow/bundles")
         assert found.returncode == 1, found
         assert stack.execute(name, "test", "-d", "/opt/airflow/bundles/desk/bare").returncode == 0
+
+
+def test_one_run_of_a_dag_of_each_source(
+    stack: Stack, airflow: requests.Session, own_dags: str, repository: tuple[Repository, str], research: Path
+) -> None:
+    """As the inventory and the repository are now, with the DAGs' own database; the worker's clone stays as it is."""
+    assert psql(stack, "dags", "dags", "DROP TABLE IF EXISTS prices")[0] == 0
+    said = run_role(own_dags, "--extra-vars=dag_test_id=import_prices", playbook="dag_test")
+    assert "✔ The DAG import_prices ran: store success" in said
+    assert psql(stack, "dags", "dags", "SELECT count(*) FROM prices WHERE symbol = 'DEMO'") == (0, "300")
+
+    (research / "research_own.py").write_text(OWN_DATA)
+    said = run_role(own_dags, "--extra-vars=dag_test_id=research_own", playbook="dag_test")
+    assert "as dags in dags of the directory ***" in said
+    assert s3(stack, "dags").get_object(Bucket="dags", Key="tested")["Body"].read() == b""
+    assert stack.secret("postgres_dags_password") not in said
+
+    bare = "/opt/airflow/bundles/desk/bare"
+    cloned = ("sh", "-c", f"cat {bare}/refs/heads/live {bare}/packed-refs")
+    before = stack.execute("airflow-worker", *cloned).stdout
+    assert before
+    repository[0].publish({"dags/from_git.py": WORD.format(package="git_words", name="from_git", word="tested")})
+    said = run_role(own_dags, "--extra-vars=dag_test_id=from_git", "-vv", playbook="dag_test")
+    assert "Returned value was: tested of the repository" in said and "✔ The DAG from_git ran: say success" in said
+    assert TOKEN not in said
+    assert stack.execute("airflow-worker", *cloned).stdout == before
+
+    said = run_role(own_dags, "--extra-vars=dag_test_id=from_gti", status=2, playbook="dag_test")
+    assert "There is no DAG from_gti; did you mean from_git?" in said and "research_own" in said
 
 
 def test_broken_dags_of_a_source_are_refused(own_dags: str, research: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ DATA_SECRETS = {
     "DATABASE_URL", "DATABASE_URL_PSYCOPG", "DATABASE_URL_PSYCOPG2", "DATABASE_URL_ASYNCPG", "DATABASE_DSN",
     "PGPASSWORD", "S3_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "S3_SECRET_KEY", "AWS_SECRET_ACCESS_KEY",
 }  # fmt: skip
+#: What the check of DAGs and one run of a DAG get, which have containers of their own.
+RUNS = """{{ {'check': {'files': airflow_check_files, 'environment': airflow_check_environment},
+              'test': {'files': airflow_test_files, 'secrets': airflow_dag_secrets, 'tmpfs': airflow_test_tmpfs,
+                       'environment': airflow_test_environment}} | to_json }}"""
 Containers = dict[str, dict[str, Any]]
 
 
@@ -64,9 +69,13 @@ def rendered(
         groups["airflow_worker"] = {"hosts": workers}
     inventory = {"all": {"children": groups, "vars": further | variables}}
     (directory / "inventory.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
-    copy = {"content": containers_here("airflow"), "dest": f"{directory}/containers.json"}
+    contents = {"containers.json": containers_here("airflow"), "runs.json": RUNS}
+    copies = [
+        {"ansible.builtin.copy": {"content": content, "dest": f"{directory}/{name}"}}
+        for name, content in contents.items()
+    ]
     (role / "tasks").mkdir()
-    (role / "tasks" / "main.yml").write_text(yaml.safe_dump([CONTRACTS, {"ansible.builtin.copy": copy}]))
+    (role / "tasks" / "main.yml").write_text(yaml.safe_dump([CONTRACTS, *copies]))
     play = {"hosts": "services", "gather_facts": False, "roles": ["case"]}
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
     ansible_playbook(directory, "-i", "inventory.yml", "play.yml")
@@ -227,6 +236,52 @@ def test_declared_connections_are_files_of_those_who_look_them_up(tmp_path: Path
     }
 
 
+def test_users_are_files_of_the_job_that_makes_them(tmp_path: Path) -> None:
+    """No other container has a password, and no environment."""
+    users = [{"name": "anna", "role": "Viewer"}, {"name": "bo", "role": "Op", "password": "p4ss {{ 'word' }}"}]
+    secrets = {**SECRETS, "airflow_user_anna_password": "AnnaPassword"}
+    found = rendered(tmp_path, {}, airflow_users=users, secrets=secrets)
+    held = {"airflow_user_anna_password": "AnnaPassword", "airflow_user_bo_password": "p4ss word"}
+    for name, container in found.items():
+        if name == "airflow-init":
+            assert held.items() <= container["secrets"].items()
+            accounts = json.loads(container["environment"]["AIRFLOW_ACCOUNTS"])
+            assert [(each["username"], each["role"]) for each in accounts] == [
+                ("admin", "Admin"),
+                ("anna", "Viewer"),
+                ("bo", "Op"),
+            ]
+        else:
+            assert not held.keys() & container["secrets"].keys(), name
+        rest = json.dumps({key: value for key, value in container.items() if key != "secrets"})
+        assert "AnnaPassword" not in rest and "p4ss" not in rest, name
+
+
+def test_environments_of_tasks_come_from_the_index_of_the_builds(tmp_path: Path, several: Containers) -> None:
+    """With its proxy, both in a file, as their addresses may hold a password; uv keeps packages in a volume."""
+    worker = several["airflow-worker"]
+    assert worker["environment"]["UV_CACHE_DIR"].startswith("/opt/environments/")
+    assert {"name": "airflow-worker-environments", "path": "/opt/environments"} in worker["volumes"]
+    assert "UV_CONFIG_FILE" not in worker["environment"] and "uv.toml" not in worker["secrets"]
+    found = rendered(
+        tmp_path,
+        {},
+        container_image_pip_index="https://me:t0ken@pypi.example.com/simple",
+        container_image_http_proxy="http://proxy.example.com:3128",
+        container_image_no_proxy="localhost,pypi.example.com",
+    )
+    for name, container in found.items():
+        assert "t0ken" not in json.dumps({key: value for key, value in container.items() if key != "secrets"}), name
+        assert ("uv.toml" in container["secrets"]) == (name == "airflow-worker"), name
+    assert found["airflow-worker"]["environment"]["UV_CONFIG_FILE"] == "/run/secrets/uv.toml"
+    assert tomllib.loads(found["airflow-worker"]["secrets"]["uv.toml"]) == {
+        "index-url": "https://me:t0ken@pypi.example.com/simple",
+        "http-proxy": "http://proxy.example.com:3128",
+        "https-proxy": "http://proxy.example.com:3128",
+        "no-proxy": ["localhost", "pypi.example.com"],
+    }
+
+
 def test_dags_have_a_database_and_a_bucket_of_their_own(several: Containers, own: Containers, tmp_path: Path) -> None:
     """By the names that an application of one's own gets; the keys of Airflow's own stay where they are."""
     for name in DAGS_RUN_IN:
@@ -292,6 +347,34 @@ def test_sources_of_dags(tmp_path: Path) -> None:
         assert connections["dag_source_desk"]["password"] == "t0ken"
         assert connections["dag_source_lab"]["extra"]["strict_host_key_checking"] == "yes"
         assert connections["dag_source_lab"]["extra"]["known_hosts_file"] == "/run/config/known_hosts-lab"
+
+
+def test_what_the_check_and_one_run_of_dags_get(tmp_path: Path) -> None:
+    """The check fetches no repository and has no token; a run has the worker's bundles, and no secret of Airflow."""
+    found = rendered(
+        tmp_path, {}, ("backend",), airflow_dag_sources=REPOSITORIES,
+        airflow_connections={"desk": {"conn_type": "http", "host": "desk.example.com", "password": "of-the-desk"}},
+        airflow_secret_environment={"DESK_TOKEN": "of-the-dags"},
+    )  # fmt: skip
+    runs = json.loads((tmp_path / "runs.json").read_text())
+    check, test, worker = json.dumps(runs["check"]), json.dumps(runs["test"]), found["airflow-worker"]
+    assert "of-the-desk" in check and "t0ken" not in check and "hidden" not in check and "DagsPgPassword" not in check
+    # The names of the DAGs' own keys are known, so that a file that asks for one is told from a broken one.
+    assert {"DATABASE_URL", "DESK_TOKEN"} <= set(runs["check"]["environment"]["DAGS_CHECK_SECRETS"].split())
+
+    bundles = "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"
+    assert runs["test"]["environment"][bundles] == worker["environment"][bundles]
+    assert {name: worker["secrets"][name] for name in DATA_SECRETS | {"DESK_TOKEN"}} == runs["test"]["secrets"]
+    connections = json.loads(runs["test"]["files"]["/run/secrets/declared_connections.json"])
+    assert connections["dag_source_desk"]["password"] == "t0ken" and connections["desk"]["password"] == "of-the-desk"
+    assert runs["test"]["files"]["/run/secrets/backend_api_token"] == "ApiToken"
+    assert runs["test"]["files"]["/run/config/known_hosts-lab"] == "git.example.com ssh-ed25519 AAAA\n"
+    # git runs the script that hands it the token.
+    assert runs["test"]["tmpfs"]["/tmp"].endswith(",exec")
+    described = json.dumps(runs["test"]["environment"])
+    assert not any(secret in described for secret in ("t0ken", "hidden", "of-the-d", "ApiToken", "DagsPgPassword"))
+    for secret in ("PgPassword", "RedisPassword", "MinioSecret", "FernetKey", "JwtSecret", "AdminPassword"):
+        assert not re.search(rf"(?<!Dags){secret}", test), secret
 
 
 def test_without_repositories_nothing_is_added(several: Containers) -> None:

@@ -106,3 +106,48 @@ def test_pools_for_the_job() -> None:
         {"name": "ibkr", "slots": 2, "description": "", "include_deferred": False},
         {"name": "night", "slots": 4, "description": "After the close", "include_deferred": True},
     ]
+
+
+def test_users_that_can_be_declared() -> None:
+    """The file of each has its own password or the generated secret; only the latter are generated."""
+    users = [
+        {"name": "anna", "role": "Viewer"},
+        {"name": "Bo@desk.example.com", "role": "Op", "password": "of the desk"},
+        {"name": "cy", "role": "Admin", "email": "c@example.com"},
+    ]
+    assert airflow.user_problems(users, ["admin", "backend"]) == []
+    generated = airflow.generated_user_secrets(users)
+    assert generated == {"airflow_user_anna_password": "password", "airflow_user_cy_password": "password"}
+    assert [each["email"] for each in airflow.user_accounts(users)] == [
+        "anna@localhost",
+        "Bo@desk.example.com",
+        "c@example.com",
+    ]
+    passwords = airflow.user_passwords(users, dict.fromkeys(generated, "made"))
+    assert [passwords[each["secret"]] for each in airflow.user_accounts(users)] == ["made", "of the desk", "made"]
+
+
+@pytest.mark.parametrize(
+    ("user", "sentence"),
+    [
+        ("eve", "airflow_users[1] has no valid name, expected up to 64 letters"),
+        ({"name": "../eve", "role": "Op"}, "airflow_users[1] has no valid name, expected up to 64 letters"),
+        ({"name": "eve"}, "airflow_users: eve has the role None, expected one of Admin, Op, User, Viewer"),
+        ({"name": "eve", "role": "admin"}, "airflow_users: eve has the role 'admin', expected one of Admin, Op"),
+        ({"name": "eve", "role": "Op", "roles": []}, "airflow_users: eve has the unknown key 'roles', expected name"),
+        ({"name": "eve", "role": "Op", "email": "eve"}, "airflow_users: eve has the email 'eve', expected a mail"),
+        (
+            {"name": "eve", "role": "Op", "email": "anna@localhost"},
+            "airflow_users: eve has the email anna@localhost of",
+        ),
+        ({"name": "Anna", "role": "Op", "email": "a@b"}, "airflow_users: Anna is there twice"),
+        ({"name": "Backend", "role": "Op"}, "airflow_users: Backend is an account of the collection's own"),
+        ({"name": "eve", "role": "Op", "password": "s3cret"}, "airflow_users: eve has a password of fewer than 8"),
+        ({"name": "eve", "role": "Op", "password": None}, "airflow_users: eve has a password of fewer than 8"),
+        ({"name": "eve", "role": "Op", "password": "s3cret\nlonger"}, "airflow_users: eve has a password of fewer"),
+    ],
+)
+def test_a_user_that_airflow_could_not_have(user: Any, sentence: str) -> None:
+    """Said before anything changes, and without the password."""
+    [said] = airflow.user_problems([{"name": "anna", "role": "Viewer"}, user], ["admin", "backend"])
+    assert said.startswith(sentence) and "s3cret" not in said

@@ -10,14 +10,13 @@ source, a colon, and a path below that source.
 Prints, as its last line, a JSON object. Path of a DAG file, in that form, to what is to be said of it, in
 
 - ``broken``: it cannot be imported;
-- ``unknown``: it cannot be said here. It asks for a variable, a connection or a secret while it is imported, which only
-  the running Airflow has, and what failed may have failed for want of it;
+- ``unknown``: it cannot be said here. While it is imported, it asks for a secret, or for a variable or a connection
+  that the inventory does not declare, and what failed may have failed for want of it;
 - ``outdated``: it can be imported, and its tasks use what Airflow 3 has removed.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import importlib
 import json
@@ -34,19 +33,22 @@ from pathlib import Path
 from typing import Any
 
 # Airflow reads its settings when it is imported.
-os.environ["AIRFLOW__SECRETS__BACKEND"] = "import_dags.NothingKnown"
+os.environ["AIRFLOW__SECRETS__BACKEND"] = "import_dags.OnlyDeclared"
 os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "CRITICAL"
 # Otherwise an error may not show the line of the DAG file.
 os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "50"
 
-from airflow.secrets import BaseSecretsBackend
+from airflow.secrets.local_filesystem import LocalFilesystemBackend
 from airflow_2 import airflow_2_forms
+from dag_inputs import connection_secrets, dag_places, leaves, masked, read_declared, write_files
 
 #: What most files import, and what the import of a file needs: loaded once, and not in each process.
 PRELOADED = (
     "airflow.dag_processing.dagbag",
+    "airflow.models.connection",
     "airflow.models.dagcode",
     "airflow.providers.standard.operators.python",
+    "airflow.sdk.definitions.connection",
     "airflow.sdk.definitions.dag",
     "airflow.sdk.execution_time.context",
 )
@@ -60,22 +62,30 @@ LONGEST_ERROR = 500
 
 #: Names of environment variables with secret values.
 SECRET_NAMES = os.environ.get("DAGS_CHECK_SECRETS", "").split()
+#: Values that the report must not show.
+hidden: set[str] = set()
 #: What a path in the report begins with to the directory that it is relative to.
 roots: dict[str, Path] = {}
 #: DAG file to what it asked for while it was imported.
 asked: dict[str, list[str]] = {}
 
 
-class NothingKnown(BaseSecretsBackend):
-    """Backend of secrets that knows none, and remembers which DAG file asked for which."""
+class OnlyDeclared(LocalFilesystemBackend):
+    """Backend of secrets that knows what the inventory declares, and remembers which DAG file asked for more."""
 
-    def get_variable(self, key: str, **_: Any) -> None:
-        """Remember that the variable was asked for."""
-        remember(f'the variable "{key}"')
+    def get_variable(self, key: str, **_: Any) -> str | None:
+        """Look a variable up."""
+        value = super().get_variable(key)
+        if value is None:
+            remember(f'the variable "{key}"')
+        return value
 
-    def get_connection(self, conn_id: str, **_: Any) -> None:
-        """Remember that the connection was asked for."""
-        remember(f'the connection "{conn_id}"')
+    def get_connection(self, conn_id: str, **_: Any) -> Any:
+        """Look a connection up."""
+        connection = super().get_connection(conn_id)
+        if connection is None:
+            remember(f'the connection "{conn_id}"')
+        return connection
 
 
 class SecretsUnknown(os._Environ):  # type: ignore[type-arg]
@@ -247,7 +257,8 @@ def shown(error: str, name: str) -> str:
     ]
     lines = error.splitlines()
     starts = [number for number, line in enumerate(lines) if LAST_LINE.match(line)]
-    text = " ".join(" ".join(lines[starts[-1] if starts and places else 0 :]).split())[:LONGEST_ERROR]
+    text = masked("\n".join(lines[starts[-1] if starts and places else 0 :]), hidden)
+    text = " ".join(text.split())[:LONGEST_ERROR]
     where = "" if not places or places[-1][0] == name else f"{places[-1][0]}, "
     place = f"{where}line {places[-1][1]}: " if places else ""
     return place + (too_slow(float(slow[1])) if slow else text)
@@ -286,15 +297,9 @@ def unpack() -> None:
     roots.update({f"{source}:": Path(path) for source, path in content.get("sources", {}).items()})
     for root in roots.values():
         root.mkdir(parents=True, exist_ok=True)
-    places = {}
-    for name, text in content["dags"].items():
-        prefix = next((prefix for prefix in roots if prefix and name.startswith(prefix)), "")
-        places[roots[prefix] / name.removeprefix(prefix)] = text
+    places = dag_places(content["dags"], roots)
     places |= {Path(name): text for name, text in content["files"].items()}
-    for place, text in places.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(base64.b64decode(text[7:]) if text.startswith("base64:") else text.encode())
-        place.chmod(0o400)
+    write_files(places)
     for root in roots.values():
         for directory in [*(each for each in root.rglob("*") if each.is_dir()), root]:
             directory.chmod(0o500)
@@ -311,6 +316,10 @@ def main(arguments: list[str]) -> int:
     roots[""] = folder
     if arguments == ["-"]:
         unpack()
+    connections, variables = read_declared(json.loads(conf.get("secrets", "backend_kwargs", fallback="") or "{}"))
+    hidden.update(leaves(variables))
+    for connection in connections.values():
+        hidden.update(connection_secrets(connection))
     report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}, "outdated": {}}
     safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
     listed_in = {
