@@ -11,22 +11,24 @@ from typing import Any
 ROW = "%-24s %-34s %-12s %s"
 
 
-def access_table(pages: Iterable[Mapping[str, Any]], running: Iterable[str], places: Mapping[str, str]) -> list[str]:
+def access_table(
+    pages: Iterable[Mapping[str, Any]], running: Iterable[str], places: Mapping[str, str] | None = None
+) -> list[str]:
     """Write the table of pages.
 
     Args:
         pages: Web pages of a host, as the module ``service_contracts`` returns them.
         running: Names of the containers that run, without that of the stack.
-        places: Secret to where a person finds it.
+        places: Secret to where a person finds it. Without it, users and passwords are left out.
 
     Returns:
         Lines: a heading and a line a page whose container runs.
     """
-    running = set(running)
+    shown = [page for page in pages if page["container"] in set(running)]
+    if not places:
+        return ["", f"{'Page':24} URL", *(f"{page['title']:24} {page['public_url']}" for page in shown)]
     lines = ["", ROW % ("Page", "URL", "User", "Password")]
-    for page in pages:
-        if page["container"] not in running:
-            continue
+    for page in shown:
         names = [page[key] for key in ("user_secret", "secret") if page.get(key)]
         user = "(secret)" if page.get("user_secret") else page.get("user") or "-"
         lines.append(ROW % (page["title"], page["public_url"], user, "; ".join(places[name] for name in names) or "-"))

@@ -9,6 +9,7 @@ import ssl
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -127,6 +128,8 @@ def test_status_shows_every_container_and_the_gateways_states(
         if container["Config"].get("Healthcheck"):
             assert re.search(rf"\b{stack.name}-{name} .*\bhealthy\b", told), name
     assert "Gateway up, IBKR reachable, login yes, account paper (SIMULATED): " in told
+    # Where a client on a laptop finds MLflow, for example.
+    assert re.search(rf"(?m)^\s*MLflow +http://\S+:{urlsplit(stack.url('mlflow', '/')).port}/$", told)
 
 
 def test_an_unknown_symbol_is_told(stack: Stack) -> None:

@@ -94,10 +94,11 @@ def test_its_code_has_few_rights(stack: Stack) -> None:
 def test_an_executed_notebook_leaves_a_run_with_its_model(stack: Stack) -> None:
     """From the backend's bars; its figure is an object in MLflow's bucket, and its model predicts elsewhere."""
     assert eventually(lambda: bars_kept(stack), seconds=180)
-    assert notebook_run(stack) is None
+    before = notebook_run(stack)
     play(stack, "molecule/notebook/execute.yml")
     run = notebook_run(stack)
     assert run is not None and run["info"]["status"] == "FINISHED"
+    assert before is None or run["info"]["run_id"] != before["info"]["run_id"]
     parameters = {each["key"]: each["value"] for each in run["data"]["params"]}
     assert parameters == {"symbol": "AAPL", "bars": str(bars_kept(stack))}
     [metric] = run["data"]["metrics"]

@@ -1,5 +1,6 @@
 """The HTTP API and the page."""
 
+import json
 import re
 import socket
 import threading
@@ -328,6 +329,13 @@ def test_the_page_without_any_service(dropped: dict[str, str]) -> None:
     assert "PostgreSQL does not answer" in answer.text
     assert "MLflow does not answer" in answer.text
     assert "hunter2" not in answer.text
+
+
+def test_the_page_has_an_example_with_the_address_of_mlflow(environment: dict[str, str]) -> None:
+    """As a laptop needs it."""
+    urls = json.dumps({"MLflow": "http://research.example.com:5500"})
+    page = logged_in(ApiSettings.load(environment | {"STACK_PUBLIC_URLS": urls})).get("/").text
+    assert 'mlflow.set_tracking_uri("http://research.example.com:5500")' in page
 
 
 def test_the_page_escapes_what_comes_from_outside(
