@@ -205,7 +205,7 @@ def test_users_of_the_inventory(stack: Stack, airflow: requests.Session) -> None
         shown = command("docker", "inspect", container) + command("docker", "logs", container)
         assert generated not in shown and "op's pass" not in shown
     try:
-        said = run_role(f"--extra-vars=airflow_users: {USERS}", "-vvv")
+        said = run_role(f"--extra-vars={{airflow_users: {USERS}}}", "-vvv")
         assert generated not in said
         assert may("anna", generated) == (True, True)
         assert may("desk-op", OP_PASSWORD) == (False, False)
@@ -270,7 +270,7 @@ def test_one_run_of_a_dag(stack: Stack, airflow: requests.Session, tmp_path: Pat
     assert "The run of the DAG fresh ended as failed." in said and "The task say failed:" in said
     *_, failure = said.partition("The task say failed:")
     lines = [line.strip() for line in failure.splitlines()]
-    assert "RuntimeError: no desk" in lines and 'File "/opt/dags/fresh.py", line 12, in say' in lines
+    assert "RuntimeError: no desk" in lines and 'File "/opt/dags/fresh.py", line 13, in say' in lines
     said = test_dag("frehs", status=2)
     assert "There is no DAG frehs; did you mean fresh?" in said
 
