@@ -9,6 +9,7 @@ import hmac
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -269,7 +270,8 @@ def test_one_run_of_a_dag(stack: Stack, airflow: requests.Session, tmp_path: Pat
     said = test_dag("fresh", "--extra-vars={dag_test_conf: {fail: true}}", status=2)
     assert "The run of the DAG fresh ended as failed." in said and "The task say failed:" in said
     *_, failure = said.partition("The task say failed:")
-    lines = [line.strip() for line in failure.splitlines()]
+    # Molecule has Ansible write in colour.
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in failure.splitlines()]
     assert "RuntimeError: no desk" in lines and 'File "/opt/dags/fresh.py", line 13, in say' in lines
     said = test_dag("frehs", status=2)
     assert "There is no DAG frehs; did you mean fresh?" in said
