@@ -21,7 +21,7 @@ SERVICES: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "celery-worker": (512 * MIB, 0.5, ()),
     "celery-beat": (256 * MIB, 0.25, ()),
     "flower": (256 * MIB, 0.25, ("flower",)),
-    "mlflow": (512 * MIB, 0.5, ("mlflow",)),
+    "mlflow": (512 * MIB, 1.0, ("mlflow",)),
     "airflow-apiserver": (GIB, 1.0, ("airflow",)),
     "airflow-scheduler": (GIB, 1.0, ()),
     "airflow-dag-processor": (512 * MIB, 0.5, ()),
