@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 # The last container's id in the control group of the killed process: a container may be inside of another one.
@@ -30,23 +31,36 @@ def host_memory_mb(root: Path = Path("/")) -> int:
         MiB.
     """
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    places = {"memory": ("memory", "memory.limit_in_bytes"), "": ("", "memory.max")}
+    files = {1: "memory.limit_in_bytes", 2: "memory.max"}
     try:
-        for line in (root / "proc/1/cgroup").read_text().splitlines():
-            _number, controllers, group = line.split(":", 2)
-            for name in {"memory"} & set(controllers.split(",")) or ({""} if not controllers else ()):
-                mount, file = places[name]
-                top = root / "sys/fs/cgroup" / mount
-                directory = top / group.lstrip("/")
-                for each in (directory, *directory.parents):
-                    if ".." not in each.parts and (each / file).exists():
-                        limit = (each / file).read_text().strip()
-                        found += [int(limit)] if limit.isdigit() else []
-                    if each == top:
-                        break
+        for version, top, directory in memory_groups(1, root):
+            for each in (directory, *directory.parents):
+                path = each / files[version]
+                if ".." not in path.parts and path.exists():
+                    limit = path.read_text().strip()
+                    found += [int(limit)] if limit.isdigit() else []
+                if each == top:
+                    break
     except OSError:
         pass  # no control groups, or none that can be seen
     return min(found) // 2**20
+
+
+def memory_groups(pid: int, root: Path) -> Iterator[tuple[int, Path, Path]]:
+    """Find the control groups that count the memory of a process.
+
+    Args:
+        pid: The process.
+        root: Where ``proc`` and ``sys`` are.
+
+    Yields:
+        Version of control groups, the directory of their hierarchy, and that of the process's own.
+    """
+    for line in (root / f"proc/{pid}/cgroup").read_text().splitlines():
+        _number, controllers, group = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            yield 1 if controllers else 2, top, top / group.lstrip("/")
 
 
 def kernel_log() -> str:
@@ -68,15 +82,12 @@ def group_kills(pid: int, root: Path = Path("/")) -> int:
     Returns:
         How many of its processes were killed; 0 if its control group cannot be seen.
     """
-    places = {"memory": ("memory", "memory.oom_control"), "": ("", "memory.events")}
+    files = {1: "memory.oom_control", 2: "memory.events"}
     try:
-        for line in (root / f"proc/{pid}/cgroup").read_text().splitlines():
-            _number, controllers, group = line.split(":", 2)
-            for name in {"memory"} & set(controllers.split(",")) or ({""} if not controllers else ()):
-                mount, file = places[name]
-                path = root / "sys/fs/cgroup" / mount / group.lstrip("/") / file
-                if ".." not in path.parts and path.exists() and (found := COUNT.search(path.read_text())):
-                    return int(found[1])
+        for version, _top, directory in memory_groups(pid, root):
+            path = directory / files[version]
+            if ".." not in path.parts and path.exists() and (found := COUNT.search(path.read_text())):
+                return int(found[1])
     except OSError:
         pass  # the container ended in the meantime
     return 0
