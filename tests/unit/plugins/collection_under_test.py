@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -24,6 +24,15 @@ if AnsibleCollectionConfig.collection_finder is None:
 def plugin(name: str) -> ModuleType:
     """Import a plugin by its path below `plugins`, with dots."""
     return importlib.import_module(f"ansible_collections.quantops.ibkr_stack.plugins.{name}")
+
+
+def program(path: str) -> ModuleType:
+    """Import a program that a container runs, by its path below the repository."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)

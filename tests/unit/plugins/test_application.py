@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
-from collection_under_test import REPOSITORY, plugin
+from collection_under_test import REPOSITORY, plugin, program
 
 application = plugin("plugin_utils.application")
 declared_build = plugin("plugin_utils.declared_build")
@@ -415,15 +414,6 @@ def test_the_start_script_exports_values_as_they_are(tmp_path: Path) -> None:
     assert done.stdout == f"{value}|a b"
 
 
-def load(name: str) -> Any:
-    """A script as a module."""
-    location = importlib.util.spec_from_file_location(name, RUNTIME / f"{name}.py")
-    assert location and location.loader
-    module = importlib.util.module_from_spec(location)
-    location.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("expected", "answer", "sentences"),
     [
@@ -437,7 +427,7 @@ def load(name: str) -> Any:
 )
 def test_health_compares_what_is_expected(expected: Any, answer: Any, sentences: list[str]) -> None:
     """At every depth; what is more does not matter."""
-    assert load("probe_http").missing(expected, answer) == sentences
+    assert program("roles/backend/files/runtime/probe_http.py").missing(expected, answer) == sentences
 
 
 LOCKED = """numpy==2.3.5 \\

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from types import ModuleType
 
 import pytest
-from collection_under_test import REPOSITORY
+from collection_under_test import program
 
-
-def program(name: str) -> ModuleType:
-    """Import one of the programs."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"roles/mlflow/files/runtime/{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-storage, gc, gc_daily = map(program, ("storage", "gc", "gc_daily"))
+storage, gc, gc_daily = (program(f"roles/mlflow/files/runtime/{name}.py") for name in ("storage", "gc", "gc_daily"))
 
 
 def test_a_long_listing_ends_in_time_and_says_so() -> None:
