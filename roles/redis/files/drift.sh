@@ -12,7 +12,7 @@ REDISCLI_AUTH=$(cat /run/secrets/redis_admin_password)
 export REDISCLI_AUTH
 ask() { redis-cli --no-auth-warning --user admin "$@" < /dev/null; }
 if [ "$(ask PING 2> /dev/null)" != PONG ]; then
-    printf 'DRIFT\tuser\tadmin\tcannot log in: users and settings were not compared\n'
+    printf 'DRIFT\tacl\tadmin\tcannot log in: users and settings were not compared\n'
     exit 0
 fi
 redis-server /run/config/redis.conf --port 0 --unixsocket "$work/socket" --dir "$work" > "$work/log" 2>&1 &
@@ -22,10 +22,10 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 list() {
-    ask "$@" ACL LIST | cut -d ' ' -f 2- | sed 's/^\([^ ]*\) /user\t\1\t/'
+    ask "$@" ACL LIST | cut -d ' ' -f 2- | sed 's/^\([^ ]*\) /acl\t\1\t/'
     # A name and its value, a line each. Where it listens and writes is its own.
-    ask "$@" CONFIG GET '*' | paste -d '\t' - - | sed 's/^/setting\t/' |
-        grep -vE "^setting$(printf '\t')(port|unixsocket|dir)$(printf '\t')"
+    ask "$@" CONFIG GET '*' | paste -d '\t' - - | sed 's/^/setting\tredis /' |
+        grep -vE "^setting$(printf '\t')redis (port|unixsocket|dir)$(printf '\t')"
 }
 list -s "$work/socket" > "$work/declared" || { cat "$work/log" >&2; exit 1; }
 list > "$work/running"
@@ -34,7 +34,7 @@ awk -F '\t' '
     { key = $1 FS $2; value = substr($0, length(key) + 2) }
     NR == FNR { declared[key] = value; next }
     !(key in declared) { tell("not declared"); next }
-    value != declared[key] { tell($1 == "user" ? "has other rules" : "has another value") }
+    value != declared[key] { tell($1 == "acl" ? "has other rules" : "has another value") }
     { delete declared[key] }
     END { for (key in declared) printf "DRIFT\t%s\tmissing\n", key }
 ' "$work/declared" "$work/running"
