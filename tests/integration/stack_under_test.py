@@ -212,9 +212,10 @@ class Stack:
         }
 
     def traces(self) -> str:
-        """Each file of the configuration with its time, mode and owner, and the names of networks and volumes."""
+        """Each file of the configuration with its time, mode and owner, and the stack's networks and volumes."""
         listed = command("find", str(self.config_dir), "-printf", "%p %T@ %m %U %G\n")
-        return listed + command("docker", "network", "ls", "--quiet") + command("docker", "volume", "ls", "--quiet")
+        label = f"--filter=label=quantops.stack={self.name}"
+        return listed + "".join(command("docker", kind, "ls", "--quiet", label) for kind in ("network", "volume"))
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """The engine's description of each container, by its name without the stack's."""

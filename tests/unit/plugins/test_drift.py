@@ -165,6 +165,8 @@ def test_a_table() -> None:
     """Hosts are named where there are several; a host that was not compared is never passed over."""
     difference = {"kind": "container", "name": "desk-web", "difference": "missing"}
     assert drift_table({"hosts": {"a": []}, "errors": {}}) == ["Nothing differs from the declaration."]
+    error = {"a": "it cannot be reached"}
+    assert drift_table({"hosts": {"a": []}, "errors": error}) == ["a was not compared: it cannot be reached"]
     assert drift_table({"hosts": {"a": [difference]}, "errors": {}}) == [
         "Kind       Name      Difference",
         "container  desk-web  missing",
