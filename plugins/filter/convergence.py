@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts, convergence
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts, convergence, drift
 
 
 class FilterModule:
@@ -24,9 +24,12 @@ class FilterModule:
             "container_waves": convergence.container_waves,
             "crowded_groups": contracts.crowded,
             "declared_containers": convergence.declared_containers,
+            "drift_table": drift.drift_table,
             "out_of_sync": convergence.out_of_sync,
+            "prepared_databases": convergence.prepared_databases,
             "protected_plans": convergence.protected_plans,
             "service_images": contracts.image_definitions,
+            "stack_drift": drift.stack_drift,
             "starting_containers": convergence.starting_containers,
             "stop_order": convergence.stop_order,
             "unknown_tags": convergence.unknown_tags,

@@ -7,7 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.host_checks import fit_problems, host_problems
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.host_checks import (
+    fit_problems,
+    host_drift,
+    host_problems,
+)
 
 
 class FilterModule:
@@ -19,4 +23,4 @@ class FilterModule:
         Returns:
             Name to function.
         """
-        return {"fit_problems": fit_problems, "host_problems": host_problems}
+        return {"fit_problems": fit_problems, "host_drift": host_drift, "host_problems": host_problems}

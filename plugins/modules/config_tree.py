@@ -65,6 +65,10 @@ paths:
   returned: always
   type: list
   elements: str
+reasons:
+  description: The same paths with what differs about each; no content of files.
+  returned: always
+  type: dict
 """
 
 import base64
@@ -96,6 +100,7 @@ class Tree:
         self.files = {name: self.decode(text) for name, text in declared["files"].items()}
         self.secret, self.check_mode = secret, check_mode
         self.changed: list[str] = []
+        self.reasons: dict[str, list[str]] = {}
         self.diff: list[dict] = []
 
     @staticmethod
@@ -111,16 +116,18 @@ class Tree:
         text = str(text)
         return base64.b64decode(text[7:]) if text.startswith("base64:") else text.encode()
 
-    def note(self, path: str, before: bytes | str, after: bytes | str) -> None:
+    def note(self, path: str, reason: str, before: bytes | str, after: bytes | str) -> None:
         """Record a change and its difference.
 
         Args:
             path: What changes.
+            reason: What differs, without content.
             before: Content or attributes as they are.
             after: Content or attributes as declared.
         """
         if path not in self.changed:
             self.changed.append(path)
+        self.reasons.setdefault(path, []).append(reason)
         if self.secret and isinstance(before, bytes):
             before, after = "(a secret)\n", "(another secret)\n"
         texts = [part.decode(errors="replace") if isinstance(part, bytes) else part for part in (before, after)]
@@ -141,7 +148,8 @@ class Tree:
         want = (self.owner, self.group, mode)
         if have == want:
             return
-        self.note(path, *(f"owner {uid} group {gid} mode {bits:04o}\n" for uid, gid, bits in (have, want)))
+        before, after = (f"owner {uid} group {gid} mode {bits:04o}" for uid, gid, bits in (have, want))
+        self.note(path, f"{before}, declared {after}", f"{before}\n", f"{after}\n")
         if not self.check_mode:
             os.chown(path, self.owner, self.group, follow_symlinks=False)
             os.chmod(path, mode)
@@ -155,7 +163,7 @@ class Tree:
         if os.path.islink(path) or (os.path.exists(path) and not os.path.isdir(path)):
             raise NotADirectoryError(f"{path} is not a directory; move it away")
         if not os.path.isdir(path):
-            self.note(path, "absent\n", "directory\n")
+            self.note(path, "missing", "absent\n", "directory\n")
             if not self.check_mode:
                 # parents belong to root and let the container's user pass
                 os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
@@ -174,7 +182,7 @@ class Tree:
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
             before = file.read()
         if before != content or not os.path.lexists(path) or os.path.islink(path):
-            self.note(path, before, content)
+            self.note(path, "content differs" if os.path.lexists(path) else "missing", before, content)
             if not self.check_mode:
                 handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=PREFIX)
                 try:
@@ -208,13 +216,13 @@ class Tree:
             for name in names:
                 path = os.path.join(top, name)
                 if os.path.relpath(path, self.path) not in self.files:
-                    self.note(path, "present\n", "absent\n")
+                    self.note(path, "not declared", "present\n", "absent\n")
                     if not self.check_mode:
                         os.unlink(path)
             for name in below:
                 path = os.path.join(top, name)
                 if os.path.islink(path) or path not in directories:
-                    self.note(path, "present\n", "absent\n")
+                    self.note(path, "not declared", "present\n", "absent\n")
                     if not self.check_mode:
                         os.unlink(path) if os.path.islink(path) else os.rmdir(path)
 
@@ -237,6 +245,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     changed: list[str] = []
+    reasons: dict[str, list[str]] = {}
     diff: list[dict] = []
     for kind in ("trees", "secret_trees"):
         for declared in module.params[kind]:
@@ -246,8 +255,9 @@ def main() -> None:
             except (OSError, ValueError) as error:
                 module.fail_json(msg=f"{declared['path']}: {error}", paths=changed + tree.changed)
             changed += tree.changed
+            reasons.update(tree.reasons)
             diff += tree.diff
-    module.exit_json(changed=bool(changed), paths=changed, diff=diff)
+    module.exit_json(changed=bool(changed), paths=changed, reasons=reasons, diff=diff)
 
 
 if __name__ == "__main__":

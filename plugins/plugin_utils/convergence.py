@@ -118,11 +118,7 @@ def wave_work(
     empty = set(empty_databases)
     work: dict[str, Any] = {"now": [], "jobs": {}, "later": {}, "states": {}}
     for service, declared in plans.items():
-        # One that no job prepares is empty until somebody writes to it.
-        prepared = {
-            name for name, entry in contracts[service]["databases"].items() if (entry or {}).get("prepared", True)
-        }
-        again = bool(empty & prepared)
+        again = bool(empty & set(databases_of_jobs(contracts[service])))
         jobs, services, awaited = [], [], []
         for plan in declared:
             state = dict(states[plan["name"]])
@@ -141,6 +137,36 @@ def wave_work(
             work["jobs"][service] = awaited
             work["later"][service] = public_plan([dict(plan) for plan in services])
     return work
+
+
+def databases_of_jobs(contract: Mapping[str, Any]) -> list[str]:
+    """List the databases that the jobs of a service prepare.
+
+    Args:
+        contract: Its contract without templates.
+
+    Returns:
+        Names. One that no job prepares is empty until somebody writes to it.
+    """
+    return [name for name, entry in contract["databases"].items() if (entry or {}).get("prepared", True)]
+
+
+def prepared_databases(contracts: Mapping[str, Mapping[str, Any]], services: Iterable[str]) -> list[str]:
+    """List the databases that jobs prepare, and which therefore are not to be empty.
+
+    Args:
+        contracts: Service to its contract without templates.
+        services: Services to look at.
+
+    Returns:
+        Names of databases of those services that have a job.
+    """
+    return [
+        database
+        for name in services
+        if any(container["job"] for container in contracts[name]["containers"].values())
+        for database in databases_of_jobs(contracts[name])
+    ]
 
 
 def undeclared_containers(contracts: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -44,6 +44,34 @@ def host_problems(report: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
     ]
 
 
+def host_drift(report: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Find what of a host's engine, firewall, packages, network and addresses differs from the declaration.
+
+    Args:
+        report: See ``host_problems``.
+        wanted: As there, with ``packages``, names of those that are missing, and ``late_address``, whether the setting
+            for an address that comes up late is missing.
+
+    Returns:
+        One dictionary a difference, with ``kind``, ``name`` and ``difference``.
+    """
+    engine, network, subnet = report["engine"], str(wanted["network"]), str(wanted["subnet"])
+    packages = [*wanted["packages"], *(["python3-requests"] if report["python"]["error"] else [])]
+    found = [("package", name, "not installed") for name in packages]
+    if not engine["answers"]:
+        found.append(("engine", "docker", f"does not answer: {engine['error']}"))
+    elif network not in report["networks"]:
+        found.append(("network", network, "missing"))
+    else:
+        found += [("network", network, sentence) for sentence in network_problems(report, network, subnet)]
+    found += [("firewall", "iptables", f"lacks {rule}") for rule in engine.get("lost_rules") or []]
+    publish_address = str(wanted["publish_address"])
+    found += [("address", publish_address, sentence) for sentence in address_problems(report, publish_address)]
+    if wanted["late_address"]:
+        found.append(("setting", "net.ipv4.ip_nonlocal_bind", "not set by /etc/sysctl.d"))
+    return [{"kind": kind, "name": name, "difference": text} for kind, name, text in found]
+
+
 def system_problems(report: Mapping[str, Any]) -> list[str]:
     """Find out whether the distribution and the processor are supported.
 

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -105,6 +106,33 @@ def play(playbook: str, *options: str, inventory: Path | str = "", status: int =
     return said
 
 
+def drift(stack: Stack, service: str, *options: str) -> set[tuple[str, str, str]]:
+    """What differs from the declaration of a service of a scenario's test host: kind, name and difference of each.
+
+    Raises:
+        AssertionError: The exit status says something else than the report, a secret was shown, or something on the
+            host has changed.
+    """
+    host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    before = (stack.identity(), stack.traces())
+    with tempfile.TemporaryDirectory() as directory:
+        report = Path(directory, "drift.json")
+        done = run_playbook(
+            "playbooks/drift.yml", host, "--inventory=molecule/shared/inventory.yml", f"--tags={service}",
+            f"--extra-vars=drift_file={report}", *options,
+        )  # fmt: skip
+        said = done.stdout + done.stderr
+        assert report.is_file(), said[-6000:]
+        text = report.read_text()
+    found = json.loads(text)
+    [differences] = found["hosts"].values()
+    assert (found["errors"], found["differences"]) == ({}, len(differences)), said[-6000:]
+    assert done.returncode == (2 if differences else 0), said[-6000:]
+    assert [file.name for file in stack.secrets_dir.iterdir() if file.read_text().strip() in said + text] == []
+    assert (stack.identity(), stack.traces()) == before
+    return {(each["kind"], each["name"], each["difference"]) for each in differences}
+
+
 class Stack:
     """Names, addresses and secrets of the running stack."""
 
@@ -182,6 +210,12 @@ class Stack:
             for name, item in self.containers().items()
             if name not in leave_out
         }
+
+    def traces(self) -> str:
+        """Each file of the configuration with its time, mode and owner, and the stack's networks and volumes."""
+        listed = command("find", str(self.config_dir), "-printf", "%p %T@ %m %U %G\n")
+        label = f"--filter=label=quantops.stack={self.name}"
+        return listed + "".join(command("docker", kind, "ls", "--quiet", label) for kind in ("network", "volume"))
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """The engine's description of each container, by its name without the stack's."""

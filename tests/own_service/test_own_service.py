@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -83,6 +84,17 @@ def test_status_and_verify_know_it(stack: Stack) -> None:
     said = play(stack, "status")
     assert "desk-notebook " in said and "3.13" in said and "healthy" in said
     assert "Notebook answers with 200" in play(stack, "verify")
+
+
+def test_drift_asks_it(stack: Stack, tmp_path: Path) -> None:
+    """What it holds is compared by its own role."""
+    report = tmp_path / "drift.json"
+    assert "Nothing differs from the declaration." in play(stack, "drift", notebook_greeting="Good evening")
+    stack.execute("notebook", "touch", "/pages/by-hand.html")
+    play(stack, "drift", status=2, notebook_greeting="Good evening", drift_file=str(report))
+    stack.execute("notebook", "rm", "/pages/by-hand.html")
+    [found] = json.loads(report.read_text())["hosts"].values()
+    assert found == [{"kind": "page", "name": "by-hand.html", "difference": "not declared"}]
 
 
 def test_it_stops_and_starts_with_the_stack(stack: Stack) -> None:

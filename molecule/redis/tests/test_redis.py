@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack_under_test import Stack, command, eventually, run_playbook
+from stack_under_test import Stack, command, drift, eventually, run_playbook
 from test_data_services import (  # noqa: F401
     redis,
     test_a_redis_user_stays_with_its_own,
@@ -115,3 +115,54 @@ def test_no_client_has_it_killed_for_memory(stack: Stack) -> None:
     assert int(read) < 40 * 2**20
     assert redis(stack, "DEL", key, user="backend") == "1"
     assert stack.identity() == before
+
+
+@pytest.fixture
+def by_hand(stack: Stack) -> Iterator[str]:
+    """Containers, a file and Redis as somebody changed them by hand; the name of a container that nobody declared."""
+    container, extra = f"{stack.name}-redis", f"{stack.name}-by-hand"
+    image = command("docker", "inspect", "--format", "{{.Config.Image}}", container).strip()
+    command("docker", "create", f"--name={extra}", f"--label=quantops.stack={stack.name}", image)
+    command("docker", "update", "--memory=300m", "--memory-swap=300m", container)
+    command("mkdir", f"{stack.config_dir}/by-hand")
+    yield extra
+    command("rmdir", f"{stack.config_dir}/by-hand")
+    command("docker", "update", "--memory=256m", "--memory-swap=256m", container)
+    command("docker", "rm", "--force", extra)
+    # What it was told is lost then.
+    command("docker", "restart", container)
+    assert eventually(lambda: redis(stack, "PING", user="backend") == "PONG", seconds=30)
+
+
+def test_drift(stack: Stack, by_hand: str) -> None:
+    """Whatever was changed by hand is shown, in check mode too, with no rule, hash or value of Redis."""
+    for words in (
+        ("ACL", "SETUSER", "by-hand", "on", "nopass", "~*", "+@all"),
+        ("ACL", "SETUSER", "flower", "+flushall"),
+        ("CONFIG", "SET", "appendfsync", "no"),
+    ):
+        assert redis(stack, *words, user="admin") == "OK"
+    assert redis(stack, "ACL", "DELUSER", "backend", user="admin") == "1"
+    container = f"{stack.name}-redis"
+    expected = {
+        ("acl", "backend", "missing"),
+        ("acl", "by-hand", "not declared"),
+        ("acl", "flower", "has other rules"),
+        ("container", by_hand, "not declared"),
+        ("container", container, "memory limit is 314572800, declared 268435456"),
+        ("container", container, "limit of memory and swap is 314572800, declared 268435456"),
+        ("file", f"{stack.config_dir}/by-hand", "not declared"),
+        ("setting", "redis appendfsync", "has another value"),
+    }
+    assert drift(stack, "redis") == expected
+    assert drift(stack, "redis", "--check") == expected
+
+
+def test_drift_of_a_stopped_container(stack: Stack) -> None:
+    """What it holds is not compared then; once it runs again, nothing differs."""
+    container = f"{stack.name}-redis"
+    command("docker", "stop", container)
+    assert drift(stack, "redis") == {("container", container, "not running (exited)")}
+    command("docker", "start", container)
+    assert eventually(lambda: redis(stack, "PING", user="backend") == "PONG", seconds=30)
+    assert drift(stack, "redis") == set()

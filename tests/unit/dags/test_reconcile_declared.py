@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 def test_accounts(script: Any, rows: list[Any], differ: bool) -> None:
     """Only what is declared counts; capital letters in names do not."""
-    assert script.accounts_differ(rows, ACCOUNTS, {"airflow_user_Anna_password": "of anna"}) is differ
+    found = script.account_differences(rows, ACCOUNTS, {"airflow_user_Anna_password": "of anna"})
+    assert bool(found) is differ and "of anna" not in str(found)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,62 @@ def test_accounts(script: Any, rows: list[Any], differ: bool) -> None:
 )
 def test_pools(script: Any, rows: list[Any], differ: bool) -> None:
     """Those that people have made do not count."""
-    assert script.pools_differ(rows, POOLS) is differ
+    assert bool(script.pool_differences(rows, POOLS)) is differ
+
+
+def test_what_differs_is_named(script: Any) -> None:
+    """Each account and pool with all that differs about it."""
+    rows = [(*ANNA[:2], False, MARK, None, ["Admin"]), ("gone", "g@g", True, MARK, HASH, ["Viewer"])]
+    assert script.account_differences(rows, ACCOUNTS, {"airflow_user_Anna_password": "of anna"}) == [
+        ("gone", "not declared"),
+        ("anna", "not active"),
+        ("anna", "role is Admin, declared Viewer"),
+        ("anna", "has another password"),
+    ]
+    assert script.pool_differences([("ibkr", 2, MARK, True)], POOLS) == [
+        ("ibkr", "slots is 2, declared 1; include_deferred is True, declared False")
+    ]
+
+
+def test_a_comparison_changes_nothing(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --compare-only the scripts that correct are not even imported, and a line stays a line."""
+    asked = {"accounts": ACCOUNTS, "pools": [], "passwords": {"airflow_user_Anna_password": "of anna"}}
+    monkeypatch.setattr(script.sys, "stdin", io.StringIO(json.dumps(asked)))
+    monkeypatch.setattr(script.sys, "argv", ["reconcile_declared.py", "--compare-only"])
+    monkeypatch.setattr(script, "DATABASE_URL", Path(SCRIPTS) / "probe_heartbeat.py")
+    rows = iter([[("by\nhand", "b@b", True, MARK, HASH, ["Admin"])], []])
+    monkeypatch.setattr(script.psycopg2, "connect", lambda *_, **__: Connection(lambda: next(rows)))
+    script.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "DRIFT\taccount\tby hand\tnot declared",
+        "DRIFT\taccount\tanna\tmissing",
+    ]
+    assert "sync_accounts" not in sys.modules
+
+
+class Connection:
+    """A connection to a database, and its cursor."""
+
+    def __init__(self, fetch: Any) -> None:
+        """`fetch` returns the rows of the next query."""
+        self.fetchall = fetch
+
+    def cursor(self) -> Connection:
+        return self
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute(self, _query: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def test_the_marks_are_those_of_the_scripts(script: Any) -> None:

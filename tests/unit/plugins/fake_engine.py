@@ -167,7 +167,12 @@ class FakeEngine:
         """Describe a container, or list them."""
         if rest == "json":
             return 200, [
-                {"Names": [item["Name"]], "Labels": item["Config"]["Labels"], "Ports": item.get("Ports") or []}
+                {
+                    "Names": [item["Name"]],
+                    "Labels": item["Config"]["Labels"],
+                    "Ports": item.get("Ports") or [],
+                    "State": item["State"]["Status"],
+                }
                 for item in self.containers.values()
                 if labelled(item["Config"]["Labels"], query) and (query["all"] == ["1"] or item["State"]["Running"])
             ]

@@ -33,6 +33,21 @@ def test_tags_where_there_are_none(tmp_path: Path, playbook: str) -> None:
     assert "This playbook has no tags, and always does the whole." in said
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--tags=reddis", "--tags names reddis, which is neither a service nor a step. Did you mean redis?"),
+        ("--extra-vars=drift_format=xml", "drift_format is xml, expected table or json."),
+    ],
+)
+def test_drift_of_what_does_not_exist(tmp_path: Path, option: str, expected: str) -> None:
+    """Nothing would be compared, and the run end well."""
+    (tmp_path / "hosts.yml").write_text(INVENTORY)
+    status, said = run(tmp_path / "hosts.yml", "playbooks/drift.yml", option)
+    assert status == 2, said
+    assert expected in said
+
+
 def test_an_inventory_that_does_not_exist(tmp_path: Path) -> None:
     """Ansible would run without hosts, and end well."""
     status, said = run(tmp_path / "nowhere", "playbooks/verify.yml")

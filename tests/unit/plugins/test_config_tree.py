@@ -112,6 +112,22 @@ def test_check_mode_predicts_and_writes_nothing(run_module: Run, tree: dict[str,
     assert content(tree) == {"web.conf": "by hand", "extra": "by hand", "sites/a.conf": "a\n"}
 
 
+def test_reasons_are_told(run_module: Run, tree: dict[str, Any]) -> None:
+    """For each path what differs about it, and nothing of what is in a file."""
+    run_module("config_tree", trees=[tree])
+    top = Path(tree["path"])
+    (top / "web.conf").write_text(SECRET)
+    (top / "web.conf").chmod(0o600)
+    (top / "extra").write_text(SECRET)
+    (top / "sites" / "a.conf").unlink()
+    reasons = run_module("config_tree", check=True, trees=[tree]).result["reasons"]
+    assert reasons.pop(str(top / "extra")) == ["not declared"]
+    assert reasons.pop(str(top / "sites" / "a.conf")) == ["missing"]
+    content, attributes = reasons.pop(str(top / "web.conf"))
+    assert content == "content differs" and "mode 0600, declared" in attributes
+    assert reasons == {}
+
+
 def test_differences_are_shown(run_module: Run, tree: dict[str, Any]) -> None:
     """An operator sees which line changes."""
     run_module("config_tree", trees=[tree])
