@@ -338,7 +338,9 @@ def planned_container(
     check_container(container, where)
     name, network = container["name"], settings["network"]
     setter = f"{variable.removesuffix('overrides')}user of the container {name}"
-    user, group = ids_of(container["user"], where if "user" in changed else setter)
+    user, group = ids_of(
+        container["user"], where if "user" in changed else setter, root=bool(container.get("capabilities"))
+    )
     spec = container_spec(container, settings, user, group, where)
     # Reloadable files are not part of the hash: the program in the container notices them by itself.
     content = {key: container.get(key) or {} for key in ("files", "secrets")}
