@@ -31,7 +31,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets mlflow-gc backup restore
+.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets mlflow-gc backup restore drill
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -74,6 +74,9 @@ backup: .venv/controller ## Make a backup now; OPTIONS='-e backup_verify=true' r
 
 restore: .venv/controller ## Bring everything back from a backup: TO=latest, a backup's id, a time in UTC, or end
 	@$(PLAY) playbooks/restore.yml -e "$$(TO='$(or $(TO),latest)' $(BIN)/python -c 'import json, os; print(json.dumps({"restore_to": os.environ["TO"]}))')"
+
+drill: .venv/controller ## Restore the newest backup beside the stack, compare it with what was backed up, and remove it
+	@$(PLAY) playbooks/drill.yml
 
 # ---- tests
 

@@ -22,5 +22,6 @@ class FilterModule:
         return {
             "backup_places": backups.backup_places,
             "chosen_backup": backups.chosen_backup,
+            "drill_mounts": backups.drill_mounts,
             "rewind_age": backups.rewind_age,
         }

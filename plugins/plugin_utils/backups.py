@@ -44,6 +44,18 @@ def backup_places(services: Mapping[str, Mapping[str, Any]], here: Iterable[str]
     return {"volumes": volumes, "postgres": postgres, "mounts": mounts}
 
 
+def drill_mounts(mounts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Turn the mounts of the backup's container into those of a drill, which are volumes of its own.
+
+    Args:
+        mounts: Of the backup's container.
+
+    Returns:
+        The same places, writable, with ``drill-`` before each name.
+    """
+    return [{**mount, "name": f"drill-{mount['name']}", "read_only": False} for mount in mounts]
+
+
 def moment_of(text: str) -> datetime | None:
     """Read a point in time.
 

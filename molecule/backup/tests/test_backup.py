@@ -161,6 +161,33 @@ def test_two_backups_at_once(stack: Stack) -> None:
     assert len(backups(stack)) == before + 1
 
 
+def test_a_drill_shows_that_a_backup_can_be_restored(stack: Stack) -> None:
+    """Beside the stack, which is not touched; and finds what is missing in it."""
+    agent(stack, "run")
+    before = stack.identity()
+    said = run("drill")
+    assert "can be restored whole" in said and "objects of 1 versions of models" in said
+    assert "problems in the last drill" in run("status")
+    assert stack.identity() == before
+    assert not command("docker", "volume", "ls", "--quiet", "--filter", "name=molecule-drill").strip()
+    # An object that the store had lost before the backup.
+    client = s3(stack, "mlflow")
+    keys = [each["Key"] for each in client.list_objects_v2(Bucket="mlflow", Prefix="artifacts/")["Contents"]]
+    models = [key for key in keys if "/models/" in key]
+    kept = {key: client.get_object(Bucket="mlflow", Key=key)["Body"].read() for key in models}
+    for key in models:
+        client.delete_object(Bucket="mlflow", Key=key)
+    agent(stack, "run")
+    try:
+        said = run("drill", status=2)
+        assert "cannot be restored whole" in said and "has no object" in said
+        assert "which failed" in run("status")
+    finally:
+        for key, body in kept.items():
+            client.put_object(Bucket="mlflow", Key=key, Body=body)
+    agent(stack, "run")
+
+
 def test_a_wrong_password_of_the_secrets_changes_nothing(stack: Stack) -> None:
     before = stack.identity()
     said = run("restore", "--extra-vars=backup_secrets_password=wrong", status=2)

@@ -247,3 +247,32 @@ def test_figures_of_an_empty_and_of_a_lost_repository(settings: Any) -> None:
     settings.mark.unlink()
     [line] = backup.figures(settings, NOW)
     assert line.startswith("0 0 backups: The backup directory holds no repository")
+
+
+def test_rows_of_a_drill_lie_between_those_of_before_and_after_the_restore_point() -> None:
+    manifest = {
+        "postgres": {
+            "rows": {
+                "least": {"desk": {"bars": 5, "runs": 9, "tags": 3}, "mlflow": {"runs": 1}},
+                "most": {"desk": {"bars": 7, "runs": 8, "tags": 3}, "mlflow": {"runs": 1}},
+            }
+        }
+    }
+    assert backup.different_rows(manifest, {"desk": {"bars": 6, "runs": 8, "tags": 3}, "mlflow": {"runs": 1}}) == []
+    assert backup.different_rows(manifest, {"desk": {"bars": 8, "runs": 9, "tags": 2}}) == [
+        "desk.bars has 8 rows, expected 5 to 7",
+        "desk.tags has 2 rows, expected 3",
+        "mlflow.runs is missing",
+    ]
+
+
+def test_a_failed_drill_is_a_figure(settings: Any) -> None:
+    put(settings, manifest("2026-11-28T02:30:00"))
+    assert any("make drill" in line for line in backup.figures(settings, NOW))
+    result = {"id": "X", "seconds": 8, "finished": "2026-11-28T09:00:00+00:00"}
+    (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": ["a.b is missing"]}))
+    assert "1 0 problems in the last drill, 3 h ago, of X, which failed: a.b is missing" in backup.figures(
+        settings, NOW
+    )
+    (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": []}))
+    assert "0 0 problems in the last drill, 3 h ago, of X, which passed in 8 s" in backup.figures(settings, NOW)

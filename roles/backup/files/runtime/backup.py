@@ -7,6 +7,8 @@
 ``python3 backup.py list``              print the complete backups as JSON, the newest first
 ``python3 backup.py status``            print figures for ``make status``
 ``python3 backup.py secrets NAME``      keep the encrypted secrets of standard input, unless they are kept already
+``python3 backup.py drill ID ARG…``     restore a backup into scratch volumes, start PostgreSQL there, compare the rows
+``python3 backup.py drilled``           keep the result of a drill, for ``status``
 ``python3 backup.py restore-files ID``  write the volumes of a backup, which have to be empty, to where they are mounted
 
 PostgreSQL's part is pgBackRest's, run as PostgreSQL's user; the files of all other volumes are Restic's. A backup is
@@ -34,7 +36,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -411,7 +413,7 @@ def initialise(settings: Settings) -> bool:
         kept = [
             path.name
             for path in settings.repository.iterdir()
-            if path.name not in (".lock", "postgres", "files", "manifests", "secrets")
+            if path.name not in (".lock", "drill.json", "postgres", "files", "manifests", "secrets")
         ]
         if kept or (settings.files / "config").exists() or any((settings.repository / "manifests").glob("*")):
             raise BackupError(
@@ -592,6 +594,92 @@ def restore_files(settings: Settings, name: str) -> None:
             os.chmod(place["path"], source["mode"])
 
 
+def model_places(settings: Settings) -> list[str]:
+    """Name where the registered models are stored.
+
+    Returns:
+        Bucket and prefix of each version, without those that are stored elsewhere.
+    """
+    if not query(settings, "SELECT 1 FROM pg_database WHERE datname = 'mlflow'"):
+        return []
+    sql = (
+        "SELECT DISTINCT coalesce(storage_location, source) FROM model_versions"
+        " WHERE current_stage <> 'Deleted_Internal'"
+    )
+    places = [re.sub(r"^mlflow-artifacts:/*", "mlflow/artifacts/", place) for [place] in query(settings, sql, "mlflow")]
+    return sorted(place for place in places if place.startswith("mlflow/artifacts/"))
+
+
+def different_rows(manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Compare rows with those that there were just before and just after the restore point.
+
+    Returns:
+        A sentence for each table with others.
+    """
+    rows = manifest["postgres"]["rows"]
+    wrong = []
+    for database, tables in rows["least"].items():
+        for table, least in tables.items():
+            bounds = sorted((least, rows["most"].get(database, {}).get(table, least)))
+            count = found.get(database, {}).get(table)
+            if count is None:
+                wrong.append(f"{database}.{table} is missing")
+            elif not bounds[0] <= count <= bounds[1]:
+                expected = " to ".join(map(str, dict.fromkeys(bounds)))
+                wrong.append(f"{database}.{table} has {count} rows, expected {expected}")
+    return wrong
+
+
+def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]:
+    """Restore a backup where nothing else is, and look at it.
+
+    Args:
+        settings: Its volumes are scratch ones.
+        name: Id of the backup.
+        arguments: Of pgBackRest's restore.
+
+    Returns:
+        ``problems``, ``rows`` and ``tables``, the ``places`` of models, the time of the ``newest`` transaction, and the
+        ``seconds`` that it took.
+
+    Raises:
+        BackupError: If it cannot be restored at all.
+    """
+    begun = time.monotonic()
+    restore_files(settings, name)
+    [manifest] = [each for each in manifests(settings) if each["id"] == name]
+    data, user, socket = settings.postgres["data"], settings.postgres["user"], "/tmp/drill"
+    call(["mkdir", "-p", "-m", "0700", data, socket], user)
+    pgbackrest(settings, *arguments, "--archive-mode=off", "restore")
+    # Without hot standby it needs no limits as large as the copied server's, and answers when all is replayed.
+    words = ["pg_ctl", f"--pgdata={data}", "--wait", "--timeout=36000", f"--log={socket}/log", "start"]
+    options = {
+        "listen_addresses": "",
+        "hot_standby": "off",
+        "unix_socket_directories": socket,
+        "shared_buffers": "64MB",
+    }
+    words.append("--options=" + " ".join(f"-c {key}='{value}'" for key, value in options.items()))
+    scratch = replace(settings, postgres={**settings.postgres, "socket": socket})
+    call(words, user)
+    try:
+        found = row_counts(scratch)
+        places = model_places(scratch)
+    finally:
+        call(["pg_ctl", f"--pgdata={data}", "--mode=fast", "stop"], user)
+    newest = re.findall(r"last completed transaction was at log time (.+)", Path(socket, "log").read_text())
+    exact = "--type=lsn" in arguments
+    return {
+        "id": name,
+        "problems": different_rows(manifest, found) if exact else [],
+        "rows": sum(sum(tables.values()) for tables in found.values()),
+        "tables": sum(len(tables) for tables in found.values()),
+        "places": places,
+        "newest": newest[-1] if newest else "before the copy of the files",
+        "seconds": round(time.monotonic() - begun),
+    }
+
+
 def keep_secrets(settings: Settings, name: str, content: str) -> bool:
     """Keep the encrypted secrets, and the three before them.
 
@@ -648,6 +736,15 @@ def figures(settings: Settings, now: datetime) -> Iterator[str]:
     suffix = f", the newest {age(newest, now)} old, made in {took.total_seconds():.0f} s" if newest and took else ""
     yield f"{len(known)} 0 complete backups{suffix}"
     yield f"{size} 0 bytes in the backup repository"
+    try:
+        last = json.loads((settings.repository / "drill.json").read_text())
+        ended = age(datetime.fromisoformat(last["finished"]), now)
+        outcome = (
+            f"failed: {'; '.join(last['problems'])[:200]}" if last["problems"] else f"passed in {last['seconds']} s"
+        )
+        yield f"{len(last['problems'])} 0 problems in the last drill, {ended} ago, of {last['id']}, which {outcome}"
+    except FileNotFoundError:
+        yield "0 0 drills: make drill shows whether a backup can be restored"
     if FAILED.exists():
         yield f"1 0 failed backups since: {FAILED.read_text().strip()}"
     if not (settings.repository / "secrets" / "secrets.vault").exists():
@@ -745,6 +842,11 @@ def main(action: str, *arguments: str) -> None:
             print("\n".join(figures(settings, datetime.now(UTC))))
         elif action == "secrets":
             print("CHANGED" if keep_secrets(settings, arguments[0], sys.stdin.read()) else "ok")
+        elif action == "drill":
+            print(json.dumps(drill(settings, arguments[0], list(arguments[1:]))))
+        elif action == "drilled":
+            result = json.loads(sys.stdin.read())
+            write(settings.repository / "drill.json", json.dumps({**result, "finished": datetime.now(UTC).isoformat()}))
         elif action == "restore-files":
             restore_files(settings, arguments[0])
         else:
