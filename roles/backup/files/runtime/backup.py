@@ -74,7 +74,7 @@ class Settings:
         schedule: Times of day in UTC as ``HH:MM``.
         full_days: Days after which PostgreSQL's files are copied whole again, and everything is verified.
         keep_days: Days for which backups are kept.
-        images: Name of each container to its image.
+        images: Images of the stack by their names.
     """
 
     stack: str
@@ -232,6 +232,19 @@ def row_counts(settings: Settings) -> dict[str, dict[str, int]]:
         "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1",
     )
     return {name: {table: int(count) for table, count in query(settings, COUNTS, name)} for [name] in names}
+
+
+def schema_versions(settings: Settings) -> dict[str, str]:
+    """Read which migration each database has reached.
+
+    Returns:
+        Database to the version that Alembic has recorded; databases of other programs are left out.
+    """
+    found = {}
+    for [name] in query(settings, "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"):
+        if query(settings, "SELECT 1 WHERE to_regclass('public.alembic_version') IS NOT NULL", name):
+            found[name] = ", ".join(version for [version] in query(settings, "SELECT * FROM alembic_version", name))
+    return found
 
 
 def restore_point(settings: Settings, name: str) -> dict[str, str]:
@@ -485,6 +498,7 @@ def run(settings: Settings, full: bool = False) -> dict[str, Any]:
             point = restore_point(settings, f"backup-{name}")
             rows = {"least": before, "most": row_counts(settings)}
             manifest["postgres"] = {**point, "label": label, "system": postgres_system(settings), "rows": rows}
+            manifest["postgres"]["schemas"] = schema_versions(settings)
         manifest["files"] = {
             **copy_files(settings, name),
             "volumes": {each: with_owner(place) for each, place in settings.volumes.items()},
@@ -736,6 +750,16 @@ def figures(settings: Settings, now: datetime) -> Iterator[str]:
     suffix = f", the newest {age(newest, now)} old, made in {took.total_seconds():.0f} s" if newest and took else ""
     yield f"{len(known)} 0 complete backups{suffix}"
     yield f"{size} 0 bytes in the backup repository"
+    if settings.postgres:
+        fails = (
+            "SELECT last_failed_wal FROM pg_stat_archiver WHERE"
+            " last_failed_time > coalesce(last_archived_time, '-infinity')"
+        )
+        try:
+            for [segment] in query(settings, fails):
+                yield f"1 0 segments of PostgreSQL's WAL cannot be archived, from {segment} on: see its log"
+        except BackupError as error:
+            yield f"0 0 answers of PostgreSQL about its archive: {error}"
     try:
         last = json.loads((settings.repository / "drill.json").read_text())
         ended = age(datetime.fromisoformat(last["finished"]), now)
