@@ -22,6 +22,7 @@ class FilterModule:
         return {
             "backup_places": backups.backup_places,
             "chosen_backup": backups.chosen_backup,
+            "decrypted_secrets": backups.decrypted_secrets,
             "drill_mounts": backups.drill_mounts,
             "rewind_age": backups.rewind_age,
         }

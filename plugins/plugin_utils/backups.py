@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
+from ansible.errors import AnsibleError, AnsibleFilterError
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 
 def backup_places(services: Mapping[str, Mapping[str, Any]], here: Iterable[str]) -> dict[str, Any]:
@@ -54,6 +56,23 @@ def drill_mounts(mounts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         The same places, writable, with ``drill-`` before each name.
     """
     return [{**mount, "name": f"drill-{mount['name']}", "read_only": False} for mount in mounts]
+
+
+def decrypted_secrets(text: str, password: str) -> dict[str, list[str]]:
+    """Decrypt the copy of the secrets.
+
+    Args:
+        text: What Ansible Vault has made of them.
+        password: Its password.
+
+    Returns:
+        Name to values, or nothing if it is another password or another text.
+    """
+    vault = VaultLib([("", VaultSecret(str(password).encode()))])
+    try:
+        return dict(json.loads(vault.decrypt(text)))
+    except (AnsibleError, ValueError, TypeError):
+        return {}
 
 
 def moment_of(text: str) -> datetime | None:

@@ -55,13 +55,26 @@ REQUIRED = ("name", "image", "user", "memory", "cpus")
 SMALLEST_MEMORY = 6 * 2**20
 
 
+def may_be_root(container: dict[str, Any]) -> bool:
+    """Decide whether a container may run as root.
+
+    Args:
+        container: Declaration.
+
+    Returns:
+        Whether it declares one of the capabilities with which files of many users are read. Docker gives them to root
+        only, and root gets no others.
+    """
+    return not {"DAC_READ_SEARCH", "DAC_OVERRIDE"}.isdisjoint(container.get("capabilities") or [])
+
+
 def ids_of(user: str, where: str, root: bool = False) -> tuple[int, int]:
     """Read a container's user.
 
     Args:
         user: User id and group id, such as ``10001:10001``.
         where: What it belongs to and the variable that sets it, for the error.
-        root: Whether it may be root, as a container that needs a capability has to be: Docker gives others none.
+        root: Whether it may be root, as one that reads the files of many users has to be.
 
     Returns:
         Both numbers; files on the host are given to them, which is why names do not do.

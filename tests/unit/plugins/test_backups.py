@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.backups import (
     backup_places,
     chosen_backup,
+    decrypted_secrets,
     moment_of,
     rewind_age,
 )
@@ -130,6 +132,14 @@ def test_what_a_host_backs_up_follows_from_the_contracts() -> None:
     assert found["volumes"] == {"notes": {"path": "/data/notes", "kind": "files"}}
     assert found["postgres"] == {"user": "1:2", "admin": "boss", "data": "/pg/a", "socket": "/pg"}
     assert [(each["name"], each["read_only"]) for each in found["mounts"]] == [("postgres-data", True), ("notes", True)]
+
+
+def test_secrets_open_with_their_password_only() -> None:
+    vault = VaultLib([("", VaultSecret(b"pass word"))])
+    text = vault.encrypt(json.dumps({"redis_password": ["x"]})).decode()
+    assert decrypted_secrets(text, "pass word") == {"redis_password": ["x"]}
+    assert decrypted_secrets(text, "other") == {}
+    assert decrypted_secrets("damaged", "pass word") == {}
 
 
 # ---- the program

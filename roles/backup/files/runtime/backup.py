@@ -847,6 +847,7 @@ def main(action: str, *arguments: str) -> None:
     Raises:
         SystemExit: With a sentence, if it did not succeed.
     """
+    os.umask(0o077)
     settings = Settings.read()
     try:
         if action == "schedule":
