@@ -31,7 +31,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: configure up check drift status verify dags dag-test stop start destroy fetch-secrets mlflow-gc
+.PHONY: configure up check drift status verify dags dag-test stop start destroy fetch-secrets mlflow-gc backup restore drill
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -72,6 +72,15 @@ fetch-secrets: .venv/controller ## Restore lost secrets from the hosts; overwrit
 mlflow-gc: .venv/controller ## Show what was deleted in MLflow and is still stored; OPTIONS='-e mlflow_gc_confirm=NAME' removes it
 	@$(PLAY) playbooks/mlflow_gc.yml
 
+backup: .venv/controller ## Make a backup now; OPTIONS='-e backup_verify=true' reads all backups and finds what is damaged
+	@$(PLAY) playbooks/backup.yml
+
+restore: .venv/controller ## Bring everything back from a backup: TO=latest, a backup's id, a time in UTC, or end
+	@$(PLAY) playbooks/restore.yml -e "$$(TO='$(or $(TO),latest)' $(BIN)/python -c 'import json, os; print(json.dumps({"restore_to": os.environ["TO"]}))')"
+
+drill: .venv/controller ## Restore the newest backup beside the stack, compare it with what was backed up, and remove it
+	@$(PLAY) playbooks/drill.yml
+
 # ---- tests
 
 # The newest ansible-core needs a newer Python than the rest.
@@ -81,7 +90,7 @@ SANITY_NEWEST := $(if $(filter sanity test-all,$(MAKECMDGOALS)),$(shell python3.
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres minio default
-SCENARIOS_ALL ?= faults small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow own_backend \
+SCENARIOS_ALL ?= faults backup small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow own_backend \
     collection redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection

@@ -110,6 +110,8 @@ LARGE: Sizes = {
 }
 #: What is left out first where not everything fits.
 LEFT_OUT_FIRST = ("airflow", "mlflow")
+#: Services that only a person can want, and why: `all` leaves them out.
+ASKED_FOR = {"backup": "needs another disk or a mounted share, see docs/backup.md"}
 
 
 class ConfigureError(Exception):
@@ -537,7 +539,7 @@ def read_services_list(services: list[Service], allowed_mb: int, cores: int) -> 
 
     def read(answer: str) -> list[Service]:
         names = {service.name for service in services}
-        wanted = names if answer.strip() == "all" else set(re.split(r"[\s,]+", answer.strip(", ")))
+        wanted = names - ASKED_FOR.keys() if answer.strip() == "all" else set(re.split(r"[\s,]+", answer.strip(", ")))
         if unknown := sorted(wanted - names):
             known = ", ".join(service.name for service in services)
             raise ValueError(f"There is no service {', '.join(unknown)}. There are {known}; or answer all.")
@@ -627,13 +629,13 @@ def proposed_services(services: list[Service], allowed_mb: int, cores: int) -> l
         Names; all of them if none fit.
     """
     for count in range(len(LEFT_OUT_FIRST) + 1):
-        kept = [service for service in services if service.name not in LEFT_OUT_FIRST[:count]]
+        kept = [service for service in services if service.name not in {*LEFT_OUT_FIRST[:count], *ASKED_FOR}]
         try:
             choose_sizes(kept, allowed_mb, cores)
         except ValueError:
             continue
         return [service.name for service in kept]
-    return [service.name for service in services]
+    return [service.name for service in services if service.name not in ASKED_FOR]
 
 
 def choose(questions: Questions, inventories: Path, look_at: Callable[[str, str, bool], dict[str, Any]]) -> Inventory:
@@ -671,17 +673,20 @@ def choose(questions: Questions, inventories: Path, look_at: Callable[[str, str,
         "memory", "Memory that the stack may take", f"{total - max(512, total // 8)}m", read_memory(total)
     )
     kept = proposed_services(services, allowed, cores)
-    if len(kept) < len(services):
+    too_large = [service for service in services if service.name not in {*kept, *ASKED_FOR}]
+    if too_large:
         # Named for a person who asks; a script gets them by --yes, and reads it here.
-        print(f"{gib(allowed)} is too little for {', '.join(s.title for s in services if s.name not in kept)}")
+        print(f"{gib(allowed)} is too little for {', '.join(service.title for service in too_large)}")
     chosen = questions.ask(
         "services",
         f"Services, of {', '.join(service.name for service in services)}",
-        "all" if len(kept) == len(services) else ",".join(kept),
+        ",".join(kept) if too_large else "all",
         read_services_list(services, allowed, cores),
     )
     left_out = {
-        service.name: f"{gib(allowed)} of memory is too little" if service.name not in kept else "left out"
+        service.name: f"{gib(allowed)} of memory is too little"
+        if service in too_large
+        else ASKED_FOR.get(service.name, "left out")
         for service in services
         if service not in chosen
     }

@@ -179,7 +179,7 @@ class ActionModule(ActionBase):
                     )
                     for each in process["hosts"] or [owner]
                 )
-        for port in contract["ports"].values():
+        for port in contract.get("ports", {}).values():
             value = self.views.value(owner, port["variable"], name)
             text = str(value)
             valid = not isinstance(value, bool) and text.isascii() and text.isdecimal() and 0 < int(text) < 65536
@@ -274,7 +274,7 @@ def summary(
         What the module documents.
     """
     active = [name for name, service in services.items() if service["active"]]
-    endpoints = {name: endpoint(services[name], inventory) for name in active}
+    endpoints = {name: endpoint(services[name], inventory) for name in active if services[name]["ports"]}
     for name in active:
         for page in services[name]["web"]:
             port = services[name]["ports"][page["port"]]

@@ -55,21 +55,35 @@ REQUIRED = ("name", "image", "user", "memory", "cpus")
 SMALLEST_MEMORY = 6 * 2**20
 
 
-def ids_of(user: str, where: str) -> tuple[int, int]:
+def may_be_root(container: dict[str, Any]) -> bool:
+    """Decide whether a container may run as root.
+
+    Args:
+        container: Declaration.
+
+    Returns:
+        Whether it declares one of the capabilities with which files of many users are read. Docker gives them to root
+        only, and root gets no others.
+    """
+    return not {"DAC_READ_SEARCH", "DAC_OVERRIDE"}.isdisjoint(container.get("capabilities") or [])
+
+
+def ids_of(user: str, where: str, root: bool = False) -> tuple[int, int]:
     """Read a container's user.
 
     Args:
         user: User id and group id, such as ``10001:10001``.
         where: What it belongs to and the variable that sets it, for the error.
+        root: Whether it may be root, as one that reads the files of many users has to be.
 
     Returns:
         Both numbers; files on the host are given to them, which is why names do not do.
 
     Raises:
-        AnsibleFilterError: If it is something else, or root.
+        AnsibleFilterError: If it is something else, or root without leave.
     """
-    match = re.fullmatch(r"([1-9]\d*):(\d+)", user)
-    if not match:
+    match = re.fullmatch(r"(0|[1-9]\d*):(\d+)", user)
+    if not match or (match[1] == "0" and not root):
         raise AnsibleFilterError(
             f"{where}: 'user' is {user!r}, expected a user id other than 0 and a group id: 10001:10001."
         )

@@ -15,6 +15,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.container_sche
     check_container,
     ids_of,
     known_keys,
+    may_be_root,
 )
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import (
     broken_rules,
@@ -338,7 +339,7 @@ def planned_container(
     check_container(container, where)
     name, network = container["name"], settings["network"]
     setter = f"{variable.removesuffix('overrides')}user of the container {name}"
-    user, group = ids_of(container["user"], where if "user" in changed else setter)
+    user, group = ids_of(container["user"], where if "user" in changed else setter, root=may_be_root(container))
     spec = container_spec(container, settings, user, group, where)
     # Reloadable files are not part of the hash: the program in the container notices them by itself.
     content = {key: container.get(key) or {} for key in ("files", "secrets")}

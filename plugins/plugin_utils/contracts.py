@@ -35,7 +35,7 @@ ENTRY_KEYS: dict[str, set[str]] = {
     "images": {"context", "from", "only", "dockerfile", "args", "files", "base", "when", "definition"},
     "containers": {"job", "process", "when"},
     "databases": {"connections", "prepared"},
-    "data": {"backup", "version_file", "when"},
+    "data": {"backup", "path", "user", "admin", "version_file", "when"},
     "metrics": {"port", "path"},
     "web": {"title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"},
 }
@@ -49,7 +49,7 @@ BACKUPS = ("postgres", "bucket", "redis", "files", "none")
 #: What only matters on a host that runs the service.
 LOCAL = ("images", "version", "usage")
 #: Keys that every contract has.
-REQUIRED = ("title", "host", "processes", "ports", "containers")
+REQUIRED = ("title", "host", "processes", "containers")
 
 
 class ContractError(ValueError):
@@ -162,7 +162,7 @@ def _check_values(contract: Mapping[str, Any], where: str) -> None:
     for name, process in processes.items():
         if not process.get("group"):
             raise ContractError(f"{where}: the process {name!r} has no 'group'.")
-    for name, port in contract["ports"].items():
+    for name, port in (contract.get("ports") or {}).items():
         for key in ENTRY_KEYS["ports"]:
             if not port.get(key):
                 raise ContractError(f"{where}: the port {name!r} has no {key!r}.")
@@ -182,7 +182,7 @@ def _check_values(contract: Mapping[str, Any], where: str) -> None:
             )
     for page in contract.get("web") or []:
         for key in ("port", "container"):
-            if page.get(key) not in contract[f"{key}s"]:
+            if page.get(key) not in (contract.get(f"{key}s") or {}):
                 raise ContractError(
                     f"{where}: the page {page.get('title')!r} names the {key} {page.get(key)!r}, which '{key}s'"
                     " does not have."
@@ -216,7 +216,7 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
         redis = contract.get("redis") or {}
         names = [("name on the network", contract["host"]), *(("container", name) for name in contract["containers"])]
         names += [("group", process["group"]) for process in contract["processes"].values()]
-        names += [("port variable", port["variable"]) for port in contract["ports"].values()]
+        names += [("port variable", port["variable"]) for port in (contract.get("ports") or {}).values()]
         for key in ("databases", "buckets", "secrets", "data"):
             names += [(key, name) for name in _declared(contract, key)]
         names += [("Redis user", name) for name in redis.get("users") or {}]

@@ -28,9 +28,11 @@ def plugin(name: str) -> ModuleType:
 
 def program(path: str) -> ModuleType:
     """Import a program that a container runs, by its path below the repository."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
+    # By a name that hides no other module; a dataclass looks its own module up.
+    spec = importlib.util.spec_from_file_location(f"program_{Path(path).stem}", REPOSITORY / path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 

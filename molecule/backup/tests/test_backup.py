@@ -1,0 +1,262 @@
+"""Backups of a running stack, what is found wrong with them, and everything back from the repository alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from client_programs import run_client
+from stack_under_test import REPOSITORY, Stack, ansible_environment, command, eventually
+from test_data_services import psql, s3
+
+REPOSITORY_DIR = "/var/backups/quantops/molecule"
+RECORD = "/etc/quantops/molecule/restore.json"
+MODEL = "kept model"
+PREDICTION = pytest.approx(301)
+
+
+def words(playbook: str, *options: str) -> list[str]:
+    """The command line of a run on this scenario's host."""
+    inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
+    return ["ansible-playbook", f"--inventory={inventory}", "--inventory=molecule/shared/inventory.yml",
+            f"playbooks/{playbook}.yml", *options]  # fmt: skip
+
+
+def run(playbook: str, *options: str, status: int = 0) -> str:
+    """Run a playbook to its end, and return what it says."""
+    done = subprocess.run(
+        words(playbook, *options), cwd=REPOSITORY, env=ansible_environment(),
+        capture_output=True, text=True, timeout=1800, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, (done.stdout + done.stderr)[-6000:]
+    return done.stdout + done.stderr
+
+
+def agent(stack: Stack, *arguments: str, status: int = 0) -> str:
+    """Run the program of the container, and return what it says."""
+    done = stack.execute("backup", "python3", "/run/config/backup.py", *arguments)
+    assert done.returncode == status, done
+    return done.stdout + done.stderr
+
+
+def backups(stack: Stack) -> list[dict[str, Any]]:
+    """Manifests of the complete backups, the newest first."""
+    return json.loads(agent(stack, "list"))
+
+
+def predict(stack: Stack) -> float:
+    """What the registered model says."""
+    return json.loads(run_client("dags", "mlflow_load.py", url=stack.url("mlflow"), name=MODEL).splitlines()[-1])[
+        "prediction"
+    ]
+
+
+def now(stack: Stack) -> str:
+    """The time of the host, in UTC, once a second has passed on both sides of it."""
+    time.sleep(1.5)
+    moment = command("date", "--utc", "+%Y-%m-%d %H:%M:%S").strip()
+    time.sleep(1.5)
+    return moment
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(stack: Stack) -> None:
+    """A model with its rows and objects."""
+    run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name=MODEL)
+
+
+def test_a_backup_has_databases_buckets_and_secrets(stack: Stack) -> None:
+    said = run("backup")
+    [newest, *_others] = backups(stack)
+    assert f"Backup {newest['id']} (full) is complete" in said
+    rows = newest["postgres"]["rows"]["least"]["mlflow"]
+    assert rows["public.model_versions"] == 1 == rows["public.registered_models"]
+    assert set(newest["files"]["volumes"]) == {"minio-data", "redis-data"}
+    status = run("status")
+    assert "complete backups, the newest" in status
+    assert "copies of the secrets" not in status
+    # Its time is that of the last but one segment at most: the next minute's is archived without a backup.
+    psql_admin = "SELECT archived_count > 0 FROM pg_stat_archiver"
+    assert (
+        stack.execute(
+            "postgres", "psql", "--username=postgres", "--tuples-only", "--command", psql_admin
+        ).stdout.strip()
+        == "t"
+    )
+
+
+def test_the_repository_tells_nothing_without_its_key(stack: Stack) -> None:
+    """Neither the model's name, which rows and objects have, nor a secret; only root and PostgreSQL open it."""
+    secrets = [path.read_text().strip() for path in stack.secrets_dir.iterdir() if path.is_file()]
+    for text in (MODEL, "MLmodel", *secrets):
+        found = command("sh", "-c", f"grep -rlF -- '{text.splitlines()[0]}' {REPOSITORY_DIR} || true").split()
+        assert not found, text[:4]
+    loose = command("find", REPOSITORY_DIR, "-mindepth", "1", "!", "-type", "l", "-perm", "/o=rwx").split()
+    assert loose == []
+
+
+def test_versions_of_objects_outlive_their_deletion(stack: Stack) -> None:
+    client = s3(stack, "mlflow")
+    client.put_object(Bucket="mlflow", Key="probe/object", Body=b"first")
+    client.delete_object(Bucket="mlflow", Key="probe/object")
+    versions = client.list_object_versions(Bucket="mlflow", Prefix="probe/")
+    assert len(versions["Versions"]) == 1 == len(versions["DeleteMarkers"])
+
+
+@pytest.mark.parametrize("below", ["files/data", "postgres/backup/main"])
+def test_one_flipped_byte_is_found(stack: Stack, below: str) -> None:
+    """By verification; and once it is put right, nothing is wrong any more."""
+    find = f"find {REPOSITORY_DIR}/{below} -type f -size +2k ! -name '*.manifest*' ! -name 'backup.info*'"
+    [path] = command("sh", "-c", f"{find} | sort | head -n 1").split()
+    flip = (
+        "import sys; f = open(sys.argv[1], 'r+b'); f.seek(1200); byte = f.read(1)[0] ^ 1;"
+        " f.seek(1200); f.write(bytes([byte]))"
+    )
+    command("chmod", "u+w", path)
+    command("python3", "-c", flip, path)
+    try:
+        said = run("backup", "--extra-vars=backup_verify=true", status=2)
+        assert ("Files: " if below == "files/data" else "PostgreSQL: ") in said
+    finally:
+        command("python3", "-c", flip, path)
+    assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
+
+
+def test_a_backup_that_is_killed_leaves_the_repository_whole(stack: Stack) -> None:
+    complete = [each["id"] for each in backups(stack)]
+    for delay in (0.3, 0.8, 1.5, 2.2, 3.0):
+        started = f"cd /; timeout --signal=KILL {delay} python3 /run/config/backup.py run full"
+        stack.execute("backup", "sh", "-c", started)
+        stack.execute("backup", "sh", "-c", "pkill -KILL restic; pkill -KILL pgbackrest; true")
+    known = [each["id"] for each in backups(stack)]
+    assert known[-len(complete) :] == complete
+    agent(stack, "run")
+    assert "backups are whole" in agent(stack, "verify")
+
+
+def test_a_lost_mount_is_not_taken_for_a_new_repository(stack: Stack) -> None:
+    away = f"{REPOSITORY_DIR}/repository.json"
+    command("mv", away, f"{away}.away")
+    try:
+        assert "not mounted" in agent(stack, "run", status=1)
+        assert not command("sh", "-c", f"ls {away} 2> /dev/null || true")
+    finally:
+        command("mv", f"{away}.away", away)
+
+
+def test_two_backups_at_once(stack: Stack) -> None:
+    """One is made, and the other says why it is not."""
+    before = len(backups(stack))
+    program = "python3 /run/config/backup.py run"
+    script = f"{program} > /tmp/one 2>&1 & sleep 0.5; {program}; echo $?; wait; rm /tmp/one"
+    said = stack.execute("backup", "sh", "-c", script)
+    assert "Another backup" in said.stderr and said.stdout.strip() == "1"
+    assert len(backups(stack)) == before + 1
+
+
+def test_a_drill_shows_that_a_backup_can_be_restored(stack: Stack) -> None:
+    """Beside the stack, which is not touched; and finds what is missing in it."""
+    agent(stack, "run")
+    before = stack.identity()
+    said = run("drill")
+    assert "can be restored whole" in said and "objects of 1 versions of models" in said
+    assert "problems in the last drill" in run("status")
+    assert stack.identity() == before
+    assert not command("docker", "volume", "ls", "--quiet", "--filter", "name=molecule-drill").strip()
+    # An object that the store had lost before the backup.
+    client = s3(stack, "mlflow")
+    keys = [each["Key"] for each in client.list_objects_v2(Bucket="mlflow", Prefix="artifacts/")["Contents"]]
+    models = [key for key in keys if "/models/" in key]
+    kept = {key: client.get_object(Bucket="mlflow", Key=key)["Body"].read() for key in models}
+    for key in models:
+        client.delete_object(Bucket="mlflow", Key=key)
+    agent(stack, "run")
+    try:
+        said = run("drill", status=2)
+        assert "cannot be restored whole" in said and "has no object" in said
+        assert "which failed" in run("status")
+    finally:
+        for key, body in kept.items():
+            client.put_object(Bucket="mlflow", Key=key, Body=body)
+    agent(stack, "run")
+
+
+def test_a_wrong_password_of_the_secrets_changes_nothing(stack: Stack) -> None:
+    before = stack.identity()
+    said = run("restore", "--extra-vars=backup_secrets_password=wrong", status=2)
+    assert "backup_secrets_password does not decrypt" in said
+    assert stack.identity() == before
+
+
+def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
+    """What was deleted since is back; what came since is gone from the stack, and kept beside it."""
+    moment = now(stack)
+    tables = ("registered_model_aliases", "model_versions", "registered_models")
+    delete = "".join(f"DELETE FROM {table}; " for table in tables)
+    status, said = psql(stack, "mlflow", "mlflow", f"{delete} SELECT count(*) FROM registered_models")
+    assert status == 0 and said.splitlines()[-1] == "0", said
+    client = s3(stack, "mlflow")
+    for each in client.list_objects_v2(Bucket="mlflow").get("Contents", []):
+        client.delete_object(Bucket="mlflow", Key=each["Key"])
+    client.put_object(Bucket="mlflow", Key="probe/later", Body=b"later")
+    agent(stack, "run")
+    options = (f"--extra-vars={json.dumps({'restore_to': moment, 'restore_confirm': stack.name})}",)
+    process = subprocess.Popen(
+        words("restore", *options), cwd=REPOSITORY, env=ansible_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        eventually(
+            lambda: command("sh", "-c", f"grep -c moved {RECORD} 2> /dev/null || true").strip() == "3",
+            seconds=600,
+            pause=0.5,
+        )
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    lock = ("--extra-vars=stack_lock_wait=300",)
+    assert "A restore of molecule was cut off" in run("site", *lock, status=2)
+    said = run("restore", *options, *lock)
+    assert f"Restored: the state of {moment} UTC" in said
+    assert predict(stack) == PREDICTION
+    keys = [each["Key"] for each in client.list_objects_v2(Bucket="mlflow")["Contents"]]
+    assert "probe/later" not in keys
+    kept = command("docker", "volume", "ls", "--format", "{{.Name}}", "--filter", "label=quantops.kept").split()
+    assert len(kept) == 3, kept
+    [objects] = [each for each in kept if each.startswith("molecule-minio-data.until-")]
+    place = command("docker", "volume", "inspect", "--format", "{{.Mountpoint}}", objects).strip()
+    assert command("ls", f"{place}/mlflow/probe/later").strip() == "xl.meta"
+    # A new timeline is archived and backed up like the first.
+    run("backup", "--extra-vars=backup_full=true")
+    assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
+
+
+def test_everything_is_back_from_the_repository_alone(stack: Stack) -> None:
+    """After the loss of volumes, containers, the host's configuration and the controller's secrets."""
+    [newest, *_others] = backups(stack)
+    secrets = {path.name: path.read_text() for path in stack.secrets_dir.iterdir()}
+    run("destroy", "--extra-vars=destroy_data=true", f"--extra-vars=destroy_confirm={stack.name}")
+    shutil.rmtree(stack.secrets_dir)
+    assert not command("docker", "volume", "ls", "--quiet", "--filter", f"label=quantops.stack={stack.name}").strip()
+    assert "backup_secrets_password" in run("restore", "--extra-vars=backup_secrets_password=", status=2)
+    shutil.rmtree(stack.secrets_dir, ignore_errors=True)
+    begun = datetime.now(UTC)
+    said = run("restore")
+    print(f"Restored in {datetime.now(UTC) - begun}")
+    assert f"Restored: the backup {newest['id']}" in said
+    assert {path.name: path.read_text() for path in stack.secrets_dir.iterdir()} == secrets
+    assert predict(stack) == PREDICTION
+    counts = newest["postgres"]["rows"]
+    for table in ("model_versions", "runs", "metrics"):
+        status, found = psql(stack, "mlflow", "mlflow", f"SELECT count(*) FROM {table}")
+        assert status == 0
+        assert counts["least"]["mlflow"][f"public.{table}"] <= int(found) <= counts["most"]["mlflow"][f"public.{table}"]
+    agent(stack, "run")
+    assert "backups are whole" in agent(stack, "verify")

@@ -1,0 +1,28 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters of backup and restore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import backups
+
+
+class FilterModule:
+    """Names of the filters."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name the filters.
+
+        Returns:
+            Name to function.
+        """
+        return {
+            "backup_places": backups.backup_places,
+            "chosen_backup": backups.chosen_backup,
+            "decrypted_secrets": backups.decrypted_secrets,
+            "drill_mounts": backups.drill_mounts,
+            "rewind_age": backups.rewind_age,
+        }

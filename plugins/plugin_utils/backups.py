@@ -1,0 +1,174 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is backed up on a host, and what is restored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible.errors import AnsibleError, AnsibleFilterError
+from ansible.parsing.vault import VaultLib, VaultSecret
+
+
+def backup_places(services: Mapping[str, Mapping[str, Any]], here: Iterable[str]) -> dict[str, Any]:
+    """Say what is backed up on a host, and where the backup finds it.
+
+    Args:
+        services: Service to its contract without templates.
+        here: Services of this host.
+
+    Returns:
+        ``volumes``, name to the ``path`` in the backup's container and the ``kind``; ``postgres``, the ``user``,
+        ``admin``, ``data`` and ``socket`` of PostgreSQL, or nothing; and ``mounts``, as a container declares them.
+    """
+    volumes: dict[str, dict[str, str]] = {}
+    postgres: dict[str, str] = {}
+    mounts = []
+    for service in here:
+        for name, entry in services[service]["data"].items():
+            if entry["backup"] == "none":
+                continue
+            path = entry["path"] if entry["backup"] == "postgres" else f"/data/{name}"
+            mounts.append({"name": name, "path": path, "read_only": True})
+            if entry["backup"] == "postgres":
+                postgres = {
+                    "user": str(entry["user"]),
+                    "admin": entry["admin"],
+                    "data": f"{path}/{entry['version_file'].rpartition('/')[0]}",
+                    "socket": path,
+                }
+            else:
+                volumes[name] = {"path": path, "kind": entry["backup"]}
+    return {"volumes": volumes, "postgres": postgres, "mounts": mounts}
+
+
+def drill_mounts(mounts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Turn the mounts of the backup's container into those of a drill, which are volumes of its own.
+
+    Args:
+        mounts: Of the backup's container.
+
+    Returns:
+        The same places, writable, with ``drill-`` before each name.
+    """
+    return [{**mount, "name": f"drill-{mount['name']}", "read_only": False} for mount in mounts]
+
+
+def decrypted_secrets(text: str, password: str) -> dict[str, list[str]]:
+    """Decrypt the copy of the secrets.
+
+    Args:
+        text: What Ansible Vault has made of them.
+        password: Its password.
+
+    Returns:
+        Name to values, or nothing if it is another password or another text.
+    """
+    vault = VaultLib([("", VaultSecret(str(password).encode()))])
+    try:
+        return dict(json.loads(vault.decrypt(text)))
+    except (AnsibleError, ValueError, TypeError):
+        return {}
+
+
+def moment_of(text: str) -> datetime | None:
+    """Read a point in time.
+
+    Args:
+        text: In ISO 8601, with or without a zone; without one it is UTC.
+
+    Returns:
+        It in UTC, or nothing if the text is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def chosen_backup(manifests: Sequence[Mapping[str, Any]], wanted: str) -> dict[str, Any]:
+    """Choose what is restored.
+
+    Args:
+        manifests: Manifests of the complete backups, the newest first.
+        wanted: ``latest`` for the newest backup, the id of one, a point in time (ISO 8601, UTC without a zone), or
+            ``end`` for everything that PostgreSQL has archived.
+
+    Returns:
+        ``manifest``, whose copy of the volumes is taken; ``moment``, to which the buckets are taken back, empty for
+        ``end``; ``pgbackrest``, arguments of its ``restore``; and ``title``, what it is in words.
+
+    Raises:
+        AnsibleFilterError: If there is no such backup, with those that there are.
+    """
+    if not manifests:
+        raise AnsibleFilterError("The repository has no complete backup. Nothing was changed.")
+    newest, oldest = manifests[0], manifests[-1]
+    if wanted == "end":
+        return _chosen(newest, "", ["--type=default"], f"all that is archived, with the volumes of {newest['id']}")
+    by_id = {manifest["id"]: manifest for manifest in manifests}
+    manifest = newest if wanted == "latest" else by_id.get(wanted)
+    if manifest:
+        point = manifest.get("postgres")
+        arguments = []
+        if point:
+            arguments = [f"--set={point['label']}", "--type=lsn", f"--target={point['lsn']}", "--target-action=promote"]
+            arguments.append(f"--target-timeline={int(point['wal'][:8], 16)}")
+        moment = point["time"] if point else manifest["started"]
+        return _chosen(manifest, moment, arguments, f"the backup {manifest['id']}")
+    moment = moment_of(wanted)
+    if moment is None:
+        known = ", ".join(list(by_id)[:10])
+        raise AnsibleFilterError(
+            f"restore_to is {wanted!r}, expected latest, end, a point in time such as '2026-11-28 02:30', or the id of"
+            f" a backup: {known}. Nothing was changed."
+        )
+    if moment < datetime.fromisoformat(oldest["finished"]):
+        raise AnsibleFilterError(
+            f"restore_to is {moment:%Y-%m-%d %H:%M:%S} UTC, and the oldest backup is of"
+            f" {datetime.fromisoformat(oldest['finished']):%Y-%m-%d %H:%M:%S} UTC. Nothing was changed."
+        )
+    # The first copy of the volumes that was begun later holds all that there was then: buckets keep old versions.
+    later = [each for each in manifests if datetime.fromisoformat(each["started"]) >= moment]
+    if not later:
+        raise AnsibleFilterError(
+            f"restore_to is {moment:%Y-%m-%d %H:%M:%S} UTC, and the newest backup, {newest['id']}, is older. Name an"
+            " earlier time, latest, or end, which is all that PostgreSQL has archived. Nothing was changed."
+        )
+    target = f"{moment:%Y-%m-%d %H:%M:%S.%f}+00"
+    arguments = ["--type=time", f"--target={target}", "--target-action=promote"]
+    return _chosen(later[-1], moment.isoformat(), arguments, f"the state of {moment:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _chosen(manifest: Mapping[str, Any], moment: str, arguments: list[str], title: str) -> dict[str, Any]:
+    return {"manifest": dict(manifest), "moment": moment, "pgbackrest": arguments, "title": title}
+
+
+def rewind_age(moment: str, now: str) -> str:
+    """Say how long ago a moment was, as MinIO's client reads it.
+
+    Args:
+        moment: In ISO 8601.
+        now: The host's time in seconds since 1970.
+
+    Returns:
+        Such as ``1d2h3m4s``; empty if it is in the future.
+
+    Raises:
+        AnsibleFilterError: If one of them is no time.
+    """
+    then = moment_of(moment)
+    if then is None or not re.fullmatch(r"\d+", str(now).strip()):
+        raise AnsibleFilterError(f"{moment!r} or {now!r} is no time.")
+    seconds = int(now) - int(then.timestamp()) - 1
+    if seconds <= 0:
+        return ""
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    return f"{day}d{hour}h{minute}m{second}s"

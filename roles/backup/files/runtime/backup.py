@@ -1,0 +1,884 @@
+"""Backs up a stack, from inside the container ``backup``.
+
+``python3 backup.py schedule``          wait for the times of the schedule, for ever
+``python3 backup.py init``              make the repository where there is none yet; prints CHANGED if it did
+``python3 backup.py run [full]``        make one backup now
+``python3 backup.py verify``            read everything in the repository and compare checksums
+``python3 backup.py list``              print the complete backups as JSON, the newest first
+``python3 backup.py status``            print figures for ``make status``
+``python3 backup.py secrets NAME``      keep the encrypted secrets of standard input, unless they are kept already
+``python3 backup.py drill ID ARG…``     restore a backup into scratch volumes, start PostgreSQL there, compare the rows
+``python3 backup.py drilled``           keep the result of a drill, for ``status``
+``python3 backup.py restore-files ID``  write the volumes of a backup, which have to be empty, to where they are mounted
+
+PostgreSQL's part is pgBackRest's, run as PostgreSQL's user; the files of all other volumes are Restic's. A backup is
+complete when its manifest is there, which is written last. Steps, in this order:
+
+1. pgBackRest copies PostgreSQL's files.
+2. A restore point is written to the WAL, and its LSN noted.
+3. Restic copies the volumes. What a row before the restore point refers to was stored before that row was committed,
+   and buckets keep old versions, so that the copy has it.
+4. The segment with the restore point has reached the archive.
+5. The manifest is written.
+
+A restore replays the WAL up to the restore point.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+CONFIG = Path("/run/config/backup.json")
+SECRETS = Path("/run/secrets")
+#: While it exists, the last attempt has failed, which makes the container unhealthy.
+FAILED = Path("/tmp/failed")
+RETRY = timedelta(minutes=10)
+#: Longest sleep in seconds; the wall clock may be set meanwhile.
+LONGEST_SLEEP = 30.0
+#: Longest run of one program.
+TIMEOUT = timedelta(hours=12)
+#: Longest wait for a segment to be archived.
+ARCHIVE_TIMEOUT = timedelta(minutes=3)
+#: What Restic says of a file that went away while it was being read, as temporary ones do.
+VANISHED = re.compile(r"no such file or directory|at least one source file could not be read", re.IGNORECASE)
+FORMAT = 1
+
+
+class BackupError(Exception):
+    """What went wrong, in a sentence for the operator."""
+
+
+@dataclass
+class Settings:
+    """What this host backs up, and where to.
+
+    Attributes:
+        stack: Name of the stack.
+        repository: Directory that holds everything.
+        volumes: Name of each volume to its ``path`` in this container and its ``kind`` (``bucket``, ``redis`` or
+            ``files``).
+        postgres: ``user`` (uid:gid), ``admin``, ``socket`` and ``data`` of PostgreSQL; empty where it does not run.
+        schedule: Times of day in UTC as ``HH:MM``.
+        full_days: Days after which PostgreSQL's files are copied whole again, and everything is verified.
+        keep_days: Days for which backups are kept.
+        images: Images of the stack by their names.
+    """
+
+    stack: str
+    repository: Path
+    volumes: dict[str, dict[str, str]]
+    postgres: dict[str, str]
+    schedule: list[str]
+    full_days: int
+    keep_days: int
+    images: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path = CONFIG) -> Settings:
+        """Read what the role has written."""
+        found = json.loads(path.read_text())
+        return cls(**{**found, "repository": Path(found["repository"])})
+
+    @property
+    def mark(self) -> Path:
+        """The file that says that this directory is a repository, and of which stack."""
+        return self.repository / "repository.json"
+
+    @property
+    def manifests(self) -> Path:
+        """The directory of the manifests."""
+        return self.repository / "manifests"
+
+    @property
+    def files(self) -> Path:
+        """Restic's repository."""
+        return self.repository / "files"
+
+
+def log(text: str) -> None:
+    """Print a line with the time."""
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
+
+
+def write(path: Path, content: str) -> None:
+    """Write a file that is there whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    with new.open("w") as stream:
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.rename(path)
+
+
+def call(command: list[str], user: str = "", stdin: str | None = None, accept: re.Pattern[str] | None = None) -> str:
+    """Run a program.
+
+    Args:
+        command: Program and arguments.
+        user: Its user and group id; this program's by default.
+        stdin: Its input.
+        accept: What each line of its errors looks like if a failure is none.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        BackupError: With the last lines of its errors.
+    """
+    identity: dict[str, Any] = {}
+    if user:
+        uid, gid = map(int, user.split(":"))
+        # The group 0 may read the files under /run/secrets.
+        identity = {"user": uid, "group": gid, "extra_groups": [0]}
+    environment = {
+        **os.environ,
+        "HOME": "/tmp",
+        "RESTIC_PASSWORD_FILE": str(SECRETS / "passphrase"),
+        "RESTIC_PROGRESS_FPS": "0",
+    }
+    # Its input is empty, not this program's: a program that asks something must not wait.
+    source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=environment,
+            timeout=TIMEOUT.total_seconds(), check=False, **source, **identity,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BackupError(f"{command[0]} did not end within {TIMEOUT}.") from None
+    except OSError as error:
+        raise BackupError(f"{command[0]} cannot be run: {error}") from None
+    excused = (
+        accept is not None
+        and done.stderr.strip()
+        and all(accept.search(line) for line in done.stderr.splitlines() if line)
+    )
+    if done.returncode and not excused:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-8:]
+        raise BackupError(f"{command[0]} ended with status {done.returncode}: {' / '.join(said)}")
+    return done.stdout
+
+
+# ---- PostgreSQL
+
+
+def pgbackrest(settings: Settings, *arguments: str) -> str:
+    """Run pgBackRest as PostgreSQL's user."""
+    words = ["pgbackrest", f"--config={SECRETS}/pgbackrest.conf", "--stanza=main", *arguments]
+    return call(words, settings.postgres["user"])
+
+
+def newest_label(settings: Settings) -> str:
+    """Name pgBackRest's newest backup."""
+    [stanza] = json.loads(pgbackrest(settings, "info", "--output=json"))
+    return str(stanza["backup"][-1]["label"])
+
+
+def query(settings: Settings, sql: str, database: str = "postgres") -> list[list[str]]:
+    """Ask PostgreSQL, over its socket, as its administrator.
+
+    Returns:
+        Fields of each row.
+    """
+    words = [
+        "psql",
+        "--no-psqlrc",
+        "--tuples-only",
+        "--no-align",
+        "--field-separator=\t",
+        "--set=ON_ERROR_STOP=1",
+        "--quiet",
+    ]
+    words += [
+        f"--host={settings.postgres['socket']}",
+        f"--username={settings.postgres['admin']}",
+        f"--dbname={database}",
+        "--file=-",
+    ]
+    answer = call(words, settings.postgres["user"], stdin=sql)
+    return [line.split("\t") for line in answer.splitlines() if line]
+
+
+COUNTS = """\
+SET statement_timeout = '10min';
+SELECT format('SELECT %L, count(*) FROM %I.%I', n.nspname || '.' || c.relname, n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' ORDER BY 1
+\\gexec
+"""
+
+
+def row_counts(settings: Settings) -> dict[str, dict[str, int]]:
+    """Count the rows of every table.
+
+    Returns:
+        Database to its tables and their rows.
+    """
+    names = query(
+        settings,
+        "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1",
+    )
+    return {name: {table: int(count) for table, count in query(settings, COUNTS, name)} for [name] in names}
+
+
+def schema_versions(settings: Settings) -> dict[str, str]:
+    """Read which migration each database has reached.
+
+    Returns:
+        Database to the version that Alembic has recorded; databases of other programs are left out.
+    """
+    found = {}
+    for [name] in query(settings, "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"):
+        if query(settings, "SELECT 1 WHERE to_regclass('public.alembic_version') IS NOT NULL", name):
+            found[name] = ", ".join(version for [version] in query(settings, "SELECT * FROM alembic_version", name))
+    return found
+
+
+def restore_point(settings: Settings, name: str) -> dict[str, str]:
+    """Write a restore point, and end its segment of the WAL.
+
+    Returns:
+        Its ``lsn``, the ``wal`` segment that holds it, and the ``time`` of PostgreSQL's clock.
+    """
+    [[lsn, segment, moment]] = query(
+        settings,
+        "SELECT p.lsn, pg_walfile_name(p.lsn),"
+        " to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+        f" FROM pg_create_restore_point('{name}') AS p(lsn)",
+    )
+    query(settings, "SELECT pg_switch_wal()")
+    return {"lsn": lsn, "wal": segment, "time": moment}
+
+
+def wait_for_archive(settings: Settings, segment: str) -> None:
+    """Wait until a segment of the WAL is in the archive.
+
+    Raises:
+        BackupError: If it does not get there in time.
+    """
+    deadline = time.monotonic() + ARCHIVE_TIMEOUT.total_seconds()
+    while True:
+        [[archived, failed]] = query(
+            settings, "SELECT coalesce(last_archived_wal, ''), coalesce(last_failed_wal, '') FROM pg_stat_archiver"
+        )
+        # The names of segments grow, also over timelines.
+        if re.fullmatch(r"[0-9A-F]{24}", archived[:24]) and archived[:24] >= segment:
+            return
+        if time.monotonic() > deadline:
+            raise BackupError(
+                f"PostgreSQL has not archived {segment} within {ARCHIVE_TIMEOUT.total_seconds():.0f} s"
+                f"{f', and failed with {failed}' if failed else ''}. The log of the container postgres says why."
+            )
+        time.sleep(0.5)
+
+
+# ---- volumes
+
+
+def restic(settings: Settings, *arguments: str, accept: re.Pattern[str] | None = None) -> str:
+    """Run Restic."""
+    return call(["restic", f"--repo={settings.files}", "--no-cache", "--quiet", *arguments], accept=accept)
+
+
+def append_only(settings: Settings) -> str:
+    """Say which append-only files Redis has, which changes when it rewrites them."""
+    found = []
+    for volume in settings.volumes.values():
+        if volume["kind"] == "redis":
+            for path in sorted(Path(volume["path"]).glob("appendonlydir/*.manifest")):
+                found.append(f"{path} {path.read_text()}")
+    return "\n".join(found)
+
+
+def with_owner(place: Mapping[str, str]) -> dict[str, Any]:
+    """Add the owner and the mode of a volume's top directory, which Restic does not restore."""
+    found = Path(place["path"]).stat()
+    return {**place, "owner": found.st_uid, "group": found.st_gid, "mode": found.st_mode & 0o7777}
+
+
+def copy_files(settings: Settings, name: str) -> dict[str, Any]:
+    """Copy the volumes.
+
+    Returns:
+        ``snapshot``, its id, and ``files`` and ``bytes`` of what it holds.
+
+    Raises:
+        BackupError: If something could not be read.
+    """
+    words = ["backup", "--json", f"--host={settings.stack}", f"--tag={name}", "--group-by=host", "--exclude-caches"]
+    for volume in settings.volumes.values():
+        # Uploads that have not ended: nothing refers to them.
+        words += [
+            f"--exclude={volume['path']}/.minio.sys/{each}"
+            for each in ("tmp", "multipart")
+            if volume["kind"] == "bucket"
+        ]
+    for _attempt in range(5):
+        before = append_only(settings)
+        answer = restic(settings, *words, *(volume["path"] for volume in settings.volumes.values()), accept=VANISHED)
+        summary = json.loads(answer.splitlines()[-1])
+        if append_only(settings) == before:
+            return {
+                "snapshot": summary["snapshot_id"],
+                "files": summary["total_files_processed"],
+                "bytes": summary["total_bytes_processed"],
+            }
+        restic(settings, "forget", summary["snapshot_id"])
+    raise BackupError("Redis rewrote its append-only file during each of five copies.")
+
+
+# ---- the repository
+
+
+def check_repository(settings: Settings) -> None:
+    """Refuse what is no repository of this stack, such as the empty directory that a lost mount leaves.
+
+    Raises:
+        BackupError: With what to do.
+    """
+    try:
+        found = json.loads(settings.mark.read_text())
+    except FileNotFoundError:
+        raise BackupError(
+            "The backup directory holds no repository. If its disk or share is not mounted, mount it and restart the"
+            " container backup. For a new repository run site.yml (make up)."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BackupError(f"{settings.mark.name} of the repository cannot be read: {error}") from None
+    if found.get("stack") != settings.stack:
+        raise BackupError(f"The repository is that of the stack {found.get('stack')!r}. Name another stack_backup_dir.")
+    if found.get("format") != FORMAT:
+        raise BackupError(f"The repository has the format {found.get('format')!r}, expected {FORMAT}.")
+
+
+@contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """Keep other backups out.
+
+    Raises:
+        BackupError: If one is running.
+    """
+    with (settings.repository / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError("Another backup, verification or restore is running. Wait for its end.") from None
+        yield
+
+
+def manifests(settings: Settings) -> list[dict[str, Any]]:
+    """Read the manifests of the complete backups.
+
+    Returns:
+        The newest first.
+
+    Raises:
+        BackupError: If one was changed, or cannot be read.
+    """
+    found = []
+    for path in sorted(settings.manifests.glob("*.json"), reverse=True):
+        try:
+            manifest = json.loads(path.read_text())
+            digest = manifest.pop("sha256")
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise BackupError(
+                f"The manifest {path.name} is damaged ({error}). Move it away to use the other backups."
+            ) from None
+        if digest != digest_of(manifest):
+            raise BackupError(
+                f"The manifest {path.name} is damaged: its checksum is another. Move it away to use the other backups."
+            )
+        found.append(manifest)
+    return found
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """Calculate the checksum of a manifest."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def initialise(settings: Settings) -> bool:
+    """Make the repository where there is none yet.
+
+    Returns:
+        Whether anything was made.
+
+    Raises:
+        BackupError: If the directory holds something else, or a key of another repository was given.
+    """
+    changed = False
+    if settings.mark.exists():
+        check_repository(settings)
+    else:
+        kept = [
+            path.name
+            for path in settings.repository.iterdir()
+            if path.name not in (".lock", "drill.json", "postgres", "files", "manifests", "secrets")
+        ]
+        if kept or (settings.files / "config").exists() or any((settings.repository / "manifests").glob("*")):
+            raise BackupError(
+                "The backup directory holds something else, and no repository.json. Name an empty directory in"
+                " stack_backup_dir."
+            )
+    for path in (settings.manifests, settings.files, settings.repository / "secrets"):
+        path.mkdir(mode=0o700, exist_ok=True)
+    if not (settings.files / "config").exists():
+        restic(settings, "init")
+        changed = True
+    else:
+        restic(settings, "cat", "config")  # fails with a wrong passphrase
+    if settings.postgres:
+        if '"name":"main"' not in pgbackrest(settings, "info", "--output=json") or changed:
+            pgbackrest(settings, "stanza-create")
+            changed = True
+        system, known = postgres_system(settings), pgbackrest(settings, "info", "--output=json")
+        if system not in known:
+            # A cluster made anew, in an empty volume: its WAL must not go among the former one's.
+            pgbackrest(settings, "stanza-upgrade")
+            changed = True
+    if not settings.mark.exists():
+        write(settings.mark, json.dumps({"stack": settings.stack, "format": FORMAT}))
+        changed = True
+    return changed
+
+
+def postgres_system(settings: Settings) -> str:
+    """Read the identity of PostgreSQL's cluster."""
+    [[found]] = query(settings, "SELECT system_identifier FROM pg_control_system()")
+    return found
+
+
+# ---- backup
+
+
+def full_is_due(settings: Settings, known: list[dict[str, Any]], now: datetime) -> bool:
+    """Decide whether PostgreSQL's files are copied whole."""
+    fulls = [datetime.fromisoformat(each["started"]) for each in known if each["type"] == "full"]
+    return not fulls or now - max(fulls) >= timedelta(days=settings.full_days) - timedelta(hours=1)
+
+
+def run(settings: Settings, full: bool = False) -> dict[str, Any]:
+    """Make a backup.
+
+    Args:
+        settings: What and where to.
+        full: Whether PostgreSQL's files are copied whole though that is not due.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        BackupError: If it is not complete.
+    """
+    check_repository(settings)
+    with locked(settings):
+        started = datetime.now(UTC)
+        known = manifests(settings)
+        name = f"{started:%Y%m%dT%H%M%SZ}"
+        kind = "full" if full or full_is_due(settings, known, started) else "incr"
+        restic(settings, "unlock")  # of runs that were killed; those of running ones stay
+        manifest: dict[str, Any] = {"id": name, "stack": settings.stack, "type": kind, "started": started.isoformat()}
+        if settings.postgres:
+            pgbackrest(settings, f"--type={kind}", f"--repo1-retention-full={settings.keep_days}", "backup")
+            label = newest_label(settings)
+            before = row_counts(settings)
+            point = restore_point(settings, f"backup-{name}")
+            rows = {"least": before, "most": row_counts(settings)}
+            manifest["postgres"] = {**point, "label": label, "system": postgres_system(settings), "rows": rows}
+            manifest["postgres"]["schemas"] = schema_versions(settings)
+        manifest["files"] = {
+            **copy_files(settings, name),
+            "volumes": {each: with_owner(place) for each, place in settings.volumes.items()},
+        }
+        if settings.postgres:
+            wait_for_archive(settings, manifest["postgres"]["wal"])
+        manifest |= {"images": settings.images, "finished": datetime.now(UTC).isoformat()}
+        write(settings.manifests / f"{name}.json", json.dumps({**manifest, "sha256": digest_of(manifest)}, indent=1))
+        expire(settings, datetime.now(UTC), prune=kind == "full")
+    return manifest
+
+
+def expire(settings: Settings, now: datetime, prune: bool) -> None:
+    """Remove backups that are older than ``keep_days``; the newest stays however old it is.
+
+    Args:
+        settings: Which ones.
+        now: The time.
+        prune: Whether the space is given back too, which takes long.
+    """
+    known = manifests(settings)
+    oldest = now - timedelta(days=settings.keep_days)
+    kept = [
+        each for number, each in enumerate(known) if number == 0 or datetime.fromisoformat(each["started"]) >= oldest
+    ]
+    for manifest in known:
+        if manifest not in kept:
+            (settings.manifests / f"{manifest['id']}.json").unlink()
+    snapshots = json.loads(restic(settings, "snapshots", "--json"))
+    used = {each["files"]["snapshot"] for each in kept}
+    # Of backups that were cut off, too.
+    left = [each["id"] for each in snapshots if each["id"] not in used]
+    if left:
+        restic(settings, "forget", *left)
+    if prune:
+        restic(settings, "prune")
+
+
+def verify(settings: Settings) -> int:
+    """Read the whole repository, and compare it with its checksums.
+
+    Returns:
+        How many complete backups it holds.
+
+    Raises:
+        BackupError: With what is damaged or missing.
+    """
+    check_repository(settings)
+    with locked(settings):
+        known = manifests(settings)
+        wrong = []
+        restic(settings, "unlock")
+        try:
+            restic(settings, "check", "--read-data")
+        except BackupError as error:
+            wrong.append(f"Files: {error}")
+        else:
+            snapshots = {each["id"] for each in json.loads(restic(settings, "snapshots", "--json"))}
+            wrong += [
+                f"The copy of the volumes of {each['id']} is missing."
+                for each in known
+                if each["files"]["snapshot"] not in snapshots
+            ]
+        if settings.postgres:
+            said = pgbackrest(settings, "--output=text", "--verbose", "verify")
+            if not re.search(r"^\s*status: ok", said, re.MULTILINE):
+                lines = [line.strip() for line in said.splitlines() if re.search(r"status: error|: [1-9]", line)]
+                wrong.append(f"PostgreSQL: {'; '.join(lines) or said.strip()[-500:]}")
+            pgbackrest(settings, "check")
+        if wrong:
+            raise BackupError(" ".join(wrong))
+        return len(known)
+
+
+def restore_files(settings: Settings, name: str) -> None:
+    """Write the volumes of a backup.
+
+    Args:
+        settings: Where to; the volumes are mounted writable, and empty.
+        name: Id of the backup.
+
+    Raises:
+        BackupError: If a volume has something in it, or the backup is not there.
+    """
+    check_repository(settings)
+    with locked(settings):
+        [manifest] = [each for each in manifests(settings) if each["id"] == name] or [None]
+        if manifest is None:
+            raise BackupError(f"The repository has no backup {name}.")
+        restic(settings, "unlock")
+        for volume, place in settings.volumes.items():
+            source = manifest["files"]["volumes"].get(volume)
+            if source is None:
+                log(f"{volume}: not in this backup, left empty")
+                continue
+            if any(Path(place["path"]).iterdir()):
+                raise BackupError(f"The volume {volume} is not empty. Nothing was written to it.")
+            log(f"{volume}: restoring")
+            restic(
+                settings,
+                "restore",
+                f"{manifest['files']['snapshot']}:{source['path']}",
+                f"--target={place['path']}",
+                "--verify",
+            )
+            os.chown(place["path"], source["owner"], source["group"])
+            os.chmod(place["path"], source["mode"])
+
+
+def model_places(settings: Settings) -> list[str]:
+    """Name where the registered models are stored.
+
+    Returns:
+        Bucket and prefix of each version, without those that are stored elsewhere.
+    """
+    if not query(settings, "SELECT 1 FROM pg_database WHERE datname = 'mlflow'"):
+        return []
+    sql = (
+        "SELECT DISTINCT coalesce(storage_location, source) FROM model_versions"
+        " WHERE current_stage <> 'Deleted_Internal'"
+    )
+    places = [re.sub(r"^mlflow-artifacts:/*", "mlflow/artifacts/", place) for [place] in query(settings, sql, "mlflow")]
+    return sorted(place for place in places if place.startswith("mlflow/artifacts/"))
+
+
+def different_rows(manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Compare rows with those that there were just before and just after the restore point.
+
+    Returns:
+        A sentence for each table with others.
+    """
+    rows = manifest["postgres"]["rows"]
+    wrong = []
+    for database, tables in rows["least"].items():
+        for table, least in tables.items():
+            bounds = sorted((least, rows["most"].get(database, {}).get(table, least)))
+            count = found.get(database, {}).get(table)
+            if count is None:
+                wrong.append(f"{database}.{table} is missing")
+            elif not bounds[0] <= count <= bounds[1]:
+                expected = " to ".join(map(str, dict.fromkeys(bounds)))
+                wrong.append(f"{database}.{table} has {count} rows, expected {expected}")
+    return wrong
+
+
+def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]:
+    """Restore a backup where nothing else is, and look at it.
+
+    Args:
+        settings: Its volumes are scratch ones.
+        name: Id of the backup.
+        arguments: Of pgBackRest's restore.
+
+    Returns:
+        ``problems``, ``rows`` and ``tables``, the ``places`` of models, the time of the ``newest`` transaction, and the
+        ``seconds`` that it took.
+
+    Raises:
+        BackupError: If it cannot be restored at all.
+    """
+    begun = time.monotonic()
+    restore_files(settings, name)
+    [manifest] = [each for each in manifests(settings) if each["id"] == name]
+    data, user, socket = settings.postgres["data"], settings.postgres["user"], "/tmp/drill"
+    call(["mkdir", "-p", "-m", "0700", data, socket], user)
+    pgbackrest(settings, *arguments, "--archive-mode=off", "restore")
+    # Without hot standby it needs no limits as large as the copied server's, and answers when all is replayed.
+    words = ["pg_ctl", f"--pgdata={data}", "--wait", "--timeout=36000", f"--log={socket}/log", "start"]
+    options = {
+        "listen_addresses": "",
+        "hot_standby": "off",
+        "unix_socket_directories": socket,
+        "shared_buffers": "64MB",
+    }
+    words.append("--options=" + " ".join(f"-c {key}='{value}'" for key, value in options.items()))
+    scratch = replace(settings, postgres={**settings.postgres, "socket": socket})
+    call(words, user)
+    try:
+        found = row_counts(scratch)
+        places = model_places(scratch)
+    finally:
+        call(["pg_ctl", f"--pgdata={data}", "--mode=fast", "stop"], user)
+    newest = re.findall(r"last completed transaction was at log time (.+)", Path(socket, "log").read_text())
+    exact = "--type=lsn" in arguments
+    return {
+        "id": name,
+        "problems": different_rows(manifest, found) if exact else [],
+        "rows": sum(sum(tables.values()) for tables in found.values()),
+        "tables": sum(len(tables) for tables in found.values()),
+        "places": places,
+        "newest": newest[-1] if newest else "before the copy of the files",
+        "seconds": round(time.monotonic() - begun),
+    }
+
+
+def keep_secrets(settings: Settings, name: str, content: str) -> bool:
+    """Keep the encrypted secrets, and the three before them.
+
+    Args:
+        settings: Where.
+        name: Digest of the secrets, which their cipher text does not tell.
+        content: The cipher text.
+
+    Returns:
+        Whether they are other ones than those kept already.
+
+    Raises:
+        BackupError: If the name is none.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", name):
+        raise BackupError("The name of the secrets is no digest.")
+    check_repository(settings)
+    directory = settings.repository / "secrets"
+    # A keyed digest, so that nobody can try out guesses.
+    key = (SECRETS / "passphrase").read_bytes()
+    digest = hashlib.blake2b(name.encode(), key=hashlib.sha256(key).digest()).hexdigest()[:32]
+    mark, kept = directory / "digest", directory / "secrets.vault"
+    if kept.exists() and mark.exists() and mark.read_text() == digest:
+        return False
+    if kept.exists():
+        kept.rename(directory / f"secrets-until-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.vault")
+    write(kept, content)
+    write(mark, digest)
+    return True
+
+
+# ---- status and schedule
+
+
+def age(moment: datetime, now: datetime) -> str:
+    """Say how long ago something was."""
+    minutes = int((now - moment).total_seconds() // 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 2880 else f"{minutes // 1440} d"
+
+
+def figures(settings: Settings, now: datetime) -> Iterator[str]:
+    """Print figures as ``make status`` reads them: a number, a limit or 0, and what it is."""
+    try:
+        check_repository(settings)
+        known = manifests(settings)
+    except (BackupError, OSError) as error:
+        yield f"0 0 backups: {error}"
+        return
+    size = sum(path.lstat().st_size for path in settings.repository.rglob("*") if path.is_file())
+    newest = datetime.fromisoformat(known[0]["finished"]) if known else None
+    took = newest - datetime.fromisoformat(known[0]["started"]) if known and newest else None
+    suffix = f", the newest {age(newest, now)} old, made in {took.total_seconds():.0f} s" if newest and took else ""
+    yield f"{len(known)} 0 complete backups{suffix}"
+    yield f"{size} 0 bytes in the backup repository"
+    if settings.postgres:
+        fails = (
+            "SELECT last_failed_wal FROM pg_stat_archiver WHERE"
+            " last_failed_time > coalesce(last_archived_time, '-infinity')"
+        )
+        try:
+            for [segment] in query(settings, fails):
+                yield f"1 0 segments of PostgreSQL's WAL cannot be archived, from {segment} on: see its log"
+        except BackupError as error:
+            yield f"0 0 answers of PostgreSQL about its archive: {error}"
+    try:
+        last = json.loads((settings.repository / "drill.json").read_text())
+        ended = age(datetime.fromisoformat(last["finished"]), now)
+        outcome = (
+            f"failed: {'; '.join(last['problems'])[:200]}" if last["problems"] else f"passed in {last['seconds']} s"
+        )
+        yield f"{len(last['problems'])} 0 problems in the last drill, {ended} ago, of {last['id']}, which {outcome}"
+    except FileNotFoundError:
+        yield "0 0 drills: make drill shows whether a backup can be restored"
+    if FAILED.exists():
+        yield f"1 0 failed backups since: {FAILED.read_text().strip()}"
+    if not (settings.repository / "secrets" / "secrets.vault").exists():
+        yield "0 0 copies of the secrets: without backup_secrets_password, backups are lost with secrets_dir and host"
+
+
+def next_time(schedule: list[str], after: datetime) -> datetime:
+    """Find the next time of a schedule.
+
+    Args:
+        schedule: Times of day as ``HH:MM``.
+        after: Moment before it.
+
+    Returns:
+        The first such time that is later than `after`.
+    """
+    times = []
+    for each in schedule:
+        hour, minute = map(int, each.split(":"))
+        today = after.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        times.append(today if today > after else today + timedelta(days=1))
+    return min(times)
+
+
+def missed(settings: Settings, now: datetime) -> bool:
+    """Decide whether a time of the schedule passed without a backup, such as while the machine was off."""
+    try:
+        known = manifests(settings)
+    except (BackupError, OSError):
+        return True
+    if not known:
+        return True
+    return next_time(settings.schedule, datetime.fromisoformat(known[0]["started"])) < now
+
+
+def wait_until(moment: datetime) -> None:
+    """Sleep until a moment of the wall clock."""
+    while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
+        time.sleep(min(left, LONGEST_SLEEP))
+
+
+def attempt(settings: Settings) -> bool:
+    """Make a backup of the schedule, and verify everything after a full one.
+
+    Returns:
+        Whether that succeeded.
+    """
+    try:
+        manifest = run(settings)
+        log(f"Backup {manifest['id']} is complete")
+        if manifest["type"] == "full":
+            log(f"Verified {verify(settings)} backups")
+    except (BackupError, OSError) as error:
+        log(f"Failed: {error}")
+        FAILED.write_text(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error}".replace("\n", " "))
+        return False
+    FAILED.unlink(missing_ok=True)
+    return True
+
+
+def schedule(settings: Settings) -> None:
+    """Make the backups of the schedule, for ever."""
+    moment = datetime.now(UTC) + RETRY
+    if not missed(settings, datetime.now(UTC)):
+        moment = next_time(settings.schedule, datetime.now(UTC))
+    while True:
+        log(f"Next backup: {moment:%Y-%m-%d %H:%M} UTC")
+        wait_until(moment)
+        succeeded = attempt(settings)
+        moment = next_time(settings.schedule, datetime.now(UTC)) if succeeded else datetime.now(UTC) + RETRY
+
+
+def main(action: str, *arguments: str) -> None:
+    """Do what the command line says.
+
+    Raises:
+        SystemExit: With a sentence, if it did not succeed.
+    """
+    os.umask(0o077)
+    settings = Settings.read()
+    try:
+        if action == "schedule":
+            schedule(settings)
+        elif action == "init":
+            print("CHANGED" if initialise(settings) else "ok")
+        elif action == "run":
+            manifest = run(settings, "full" in arguments)
+            FAILED.unlink(missing_ok=True)
+            print(json.dumps(manifest))
+        elif action == "verify":
+            print(f"{verify(settings)} backups are whole.")
+        elif action == "list":
+            check_repository(settings)
+            print(json.dumps(manifests(settings)))
+        elif action == "status":
+            print("\n".join(figures(settings, datetime.now(UTC))))
+        elif action == "secrets":
+            print("CHANGED" if keep_secrets(settings, arguments[0], sys.stdin.read()) else "ok")
+        elif action == "drill":
+            print(json.dumps(drill(settings, arguments[0], list(arguments[1:]))))
+        elif action == "drilled":
+            result = json.loads(sys.stdin.read())
+            write(settings.repository / "drill.json", json.dumps({**result, "finished": datetime.now(UTC).isoformat()}))
+        elif action == "restore-files":
+            restore_files(settings, arguments[0])
+        else:
+            sys.exit(f"There is no action {action}.")
+    except (BackupError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

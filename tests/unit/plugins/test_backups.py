@@ -1,0 +1,288 @@
+"""Backups: the container's program without PostgreSQL and Restic, and the choice of what is restored."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible.parsing.vault import VaultLib, VaultSecret
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.backups import (
+    backup_places,
+    chosen_backup,
+    decrypted_secrets,
+    moment_of,
+    rewind_age,
+)
+from collection_under_test import program
+
+backup = program("roles/backup/files/runtime/backup.py")
+NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
+
+
+def manifest(started: str, kind: str = "incr", lsn: str = "0/1") -> dict[str, Any]:
+    begun = datetime.fromisoformat(started).replace(tzinfo=UTC)
+    return {
+        "id": f"{begun:%Y%m%dT%H%M%SZ}",
+        "type": kind,
+        "started": begun.isoformat(),
+        "finished": (begun + timedelta(seconds=20)).isoformat(),
+        "postgres": {"lsn": lsn, "wal": "000000020000000000000003", "time": begun.isoformat(), "label": "L"},
+        "files": {"snapshot": f"snapshot-{begun:%d}"},
+    }
+
+
+KNOWN = [manifest("2026-11-28T02:30:00"), manifest("2026-11-27T02:30:00"), manifest("2026-11-26T02:30:00", "full")]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Any:
+    found = backup.Settings("desk", tmp_path, {}, {}, ["02:30"], 7, 14)
+    found.mark.write_text(json.dumps({"stack": "desk", "format": backup.FORMAT}))
+    found.manifests.mkdir()
+    return found
+
+
+def put(settings: Any, *manifests: dict[str, Any]) -> None:
+    for each in manifests:
+        content = json.dumps({**each, "sha256": backup.digest_of(each)})
+        (settings.manifests / f"{each['id']}.json").write_text(content)
+
+
+# ---- what is restored
+
+
+def test_the_newest_backup() -> None:
+    found = chosen_backup(KNOWN, "latest")
+    assert found["manifest"]["id"] == "20261128T023000Z"
+    # The timeline is the segment's: after an earlier restore there are several.
+    assert found["pgbackrest"] == [
+        "--set=L", "--type=lsn", "--target=0/1", "--target-action=promote", "--target-timeline=2"
+    ]  # fmt: skip
+    assert found["moment"] == "2026-11-28T02:30:00+00:00"
+
+
+def test_a_backup_by_its_id() -> None:
+    assert chosen_backup(KNOWN, "20261127T023000Z")["manifest"] == KNOWN[1]
+
+
+@pytest.mark.parametrize(
+    ("moment", "volumes"),
+    [
+        ("2026-11-27 02:30:00", "20261127T023000Z"),
+        ("2026-11-27T02:30:01Z", "20261128T023000Z"),
+        ("2026-11-27T03:30:01+01:00", "20261128T023000Z"),
+        ("2026-11-26 12:00", "20261127T023000Z"),
+    ],
+)
+def test_a_point_in_time_takes_the_first_later_copy_of_the_volumes(moment: str, volumes: str) -> None:
+    """It holds all objects that there were at that time, since buckets keep old versions; an earlier copy does not."""
+    found = chosen_backup(KNOWN, moment)
+    assert found["manifest"]["id"] == volumes
+    assert found["pgbackrest"][0] == "--type=time"
+    assert moment_of(found["pgbackrest"][1].removeprefix("--target=").replace("+00", "+00:00")) == moment_of(moment)
+
+
+def test_all_that_is_archived_is_not_taken_back() -> None:
+    found = chosen_backup(KNOWN, "end")
+    assert (found["manifest"], found["moment"], found["pgbackrest"]) == (KNOWN[0], "", ["--type=default"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("2026-11-28 02:30:01", "newest backup, 20261128T023000Z, is older"),
+        ("2026-11-26 02:30:01", "oldest backup is of 2026-11-26 02:30:20"),
+        ("yesterday", "restore_to is 'yesterday'"),
+        ("20261125T023000Z", "oldest backup is of"),
+    ],
+)
+def test_what_cannot_be_restored_is_said(wanted: str, said: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=said):
+        chosen_backup(KNOWN, wanted)
+
+
+def test_an_empty_repository_is_said() -> None:
+    with pytest.raises(AnsibleFilterError, match="no complete backup"):
+        chosen_backup([], "latest")
+
+
+@pytest.mark.parametrize(("seconds", "age"), [(0, ""), (1, ""), (2, "0d0h0m1s"), (93785, "1d2h3m4s")])
+def test_the_age_never_reaches_before_the_moment(seconds: int, age: str) -> None:
+    moment = NOW - timedelta(seconds=seconds)
+    assert rewind_age(moment.isoformat(), str(int(NOW.timestamp()))) == age
+
+
+def test_what_a_host_backs_up_follows_from_the_contracts() -> None:
+    services = {
+        "postgres": {
+            "data": {
+                "postgres-data": {
+                    "backup": "postgres", "path": "/pg", "user": "1:2", "admin": "boss", "version_file": "a/PG_VERSION"
+                }
+            }
+        },
+        "desk": {"data": {"notes": {"backup": "files"}, "cache": {"backup": "none"}}},
+        "elsewhere": {"data": {"other": {"backup": "files"}}},
+    }  # fmt: skip
+    found = backup_places(services, ["postgres", "desk"])
+    assert found["volumes"] == {"notes": {"path": "/data/notes", "kind": "files"}}
+    assert found["postgres"] == {"user": "1:2", "admin": "boss", "data": "/pg/a", "socket": "/pg"}
+    assert [(each["name"], each["read_only"]) for each in found["mounts"]] == [("postgres-data", True), ("notes", True)]
+
+
+def test_secrets_open_with_their_password_only() -> None:
+    vault = VaultLib([("", VaultSecret(b"pass word"))])
+    text = vault.encrypt(json.dumps({"redis_password": ["x"]})).decode()
+    assert decrypted_secrets(text, "pass word") == {"redis_password": ["x"]}
+    assert decrypted_secrets(text, "other") == {}
+    assert decrypted_secrets("damaged", "pass word") == {}
+
+
+# ---- the program
+
+
+def test_a_changed_manifest_is_found(settings: Any) -> None:
+    put(settings, *KNOWN)
+    assert [each["id"] for each in backup.manifests(settings)] == [each["id"] for each in KNOWN]
+    path = settings.manifests / "20261127T023000Z.json"
+    path.write_text(path.read_text().replace("snapshot-27", "snapshot-28"))
+    with pytest.raises(backup.BackupError, match=r"20261127T023000Z\.json is damaged"):
+        backup.manifests(settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "not mounted"),
+        ("{", "cannot be read"),
+        ('{"stack": "other", "format": 1}', "of the stack 'other'"),
+        ('{"stack": "desk", "format": 2}', "format 2"),
+    ],
+)
+def test_what_is_no_repository_of_this_stack_is_refused(settings: Any, content: str | None, said: str) -> None:
+    if content is None:
+        settings.mark.unlink()
+    else:
+        settings.mark.write_text(content)
+    with pytest.raises(backup.BackupError, match=said):
+        backup.run(settings)
+
+
+def test_somebody_elses_directory_is_no_place_for_a_repository(settings: Any) -> None:
+    settings.mark.unlink()
+    (settings.repository / "holiday.jpg").write_text("")
+    with pytest.raises(backup.BackupError, match="something else"):
+        backup.initialise(settings)
+    assert sorted(path.name for path in settings.repository.iterdir()) == ["holiday.jpg", "manifests"]
+
+
+def test_two_backups_at_once(settings: Any) -> None:
+    with backup.locked(settings), pytest.raises(backup.BackupError, match="Another backup"):
+        backup.run(settings)
+
+
+@pytest.mark.parametrize(("days", "due"), [(0, False), (6, False), (7, True), (8, True)])
+def test_when_a_full_backup_is_due(settings: Any, days: int, due: bool) -> None:
+    known = [manifest("2026-11-28T02:30:00"), manifest("2026-11-20T02:30:00", "full")]
+    now = datetime(2026, 11, 20, 2, 29, tzinfo=UTC) + timedelta(days=days)
+    assert backup.full_is_due(settings, known, now) is due
+    assert backup.full_is_due(settings, [], now)
+
+
+def test_old_backups_go_and_the_newest_stays(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their copies, and those of backups that were cut off."""
+    put(settings, *KNOWN)
+    called: list[tuple[str, ...]] = []
+
+    def restic(_settings: Any, *words: str, **_options: Any) -> str:
+        called.append(words)
+        return json.dumps([{"id": f"snapshot-{day}"} for day in (26, 27, 28)] + [{"id": "cut-off"}])
+
+    monkeypatch.setattr(backup, "restic", restic)
+    backup.expire(settings, datetime(2026, 12, 11, 2, 31, tzinfo=UTC), prune=False)
+    assert [each["id"] for each in backup.manifests(settings)] == ["20261128T023000Z"]
+    assert called[1:] == [("forget", "snapshot-26", "snapshot-27", "cut-off")]
+    backup.expire(settings, datetime(2027, 12, 11, tzinfo=UTC), prune=True)
+    assert [each["id"] for each in backup.manifests(settings)] == ["20261128T023000Z"]
+    assert called[-1] == ("prune",)
+
+
+def test_only_vanished_files_are_no_failure() -> None:
+    script = "import sys; print('done'); sys.stderr.write({!r}); sys.exit(3)"
+    vanished = "error: lstat /data/x: no such file or directory\nWarning: at least one source file could not be read\n"
+    words = ["python3", "-c", script.format(vanished)]
+    assert backup.call(words, accept=backup.VANISHED) == "done\n"
+    with pytest.raises(backup.BackupError, match="status 3"):
+        backup.call(words)
+    denied = vanished + "error: open /data/y: permission denied\n"
+    with pytest.raises(backup.BackupError, match="permission denied"):
+        backup.call(["python3", "-c", script.format(denied)], accept=backup.VANISHED)
+    with pytest.raises(backup.BackupError, match="status 3"):
+        backup.call(["python3", "-c", script.format("")], accept=backup.VANISHED)
+
+
+def test_the_next_of_several_times() -> None:
+    times = ["02:30", "14:00"]
+    assert backup.next_time(times, NOW) == datetime(2026, 11, 28, 14, 0, tzinfo=UTC)
+    assert backup.next_time(times, NOW + timedelta(hours=2)) == datetime(2026, 11, 29, 2, 30, tzinfo=UTC)
+
+
+def test_a_time_that_passed_while_the_machine_was_off_is_made_up_for(settings: Any) -> None:
+    put(settings, manifest("2026-11-27T02:30:01"))
+    assert backup.missed(settings, NOW)
+    put(settings, manifest("2026-11-28T02:30:01"))
+    assert not backup.missed(settings, NOW)
+
+
+def test_secrets_are_kept_once_and_former_ones_beside_them(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (settings.repository / "secrets").mkdir()
+    (settings.repository / "passphrase").write_text("key")
+    monkeypatch.setattr(backup, "SECRETS", settings.repository)
+    assert backup.keep_secrets(settings, "a" * 64, "one")
+    assert not backup.keep_secrets(settings, "a" * 64, "one, encrypted again")
+    assert backup.keep_secrets(settings, "b" * 64, "two")
+    kept = {path.name.split("-")[0]: path.read_text() for path in (settings.repository / "secrets").glob("*.vault")}
+    assert kept == {"secrets.vault": "two", "secrets": "one"}
+    assert "a" * 64 not in (settings.repository / "secrets" / "digest").read_text()
+
+
+def test_figures_of_an_empty_and_of_a_lost_repository(settings: Any) -> None:
+    assert next(iter(backup.figures(settings, NOW))) == "0 0 complete backups"
+    put(settings, manifest("2026-11-28T02:30:00"))
+    assert next(iter(backup.figures(settings, NOW))) == "1 0 complete backups, the newest 9 h old, made in 20 s"
+    settings.mark.unlink()
+    [line] = backup.figures(settings, NOW)
+    assert line.startswith("0 0 backups: The backup directory holds no repository")
+
+
+def test_rows_of_a_drill_lie_between_those_of_before_and_after_the_restore_point() -> None:
+    manifest = {
+        "postgres": {
+            "rows": {
+                "least": {"desk": {"bars": 5, "runs": 9, "tags": 3}, "mlflow": {"runs": 1}},
+                "most": {"desk": {"bars": 7, "runs": 8, "tags": 3}, "mlflow": {"runs": 1}},
+            }
+        }
+    }
+    assert backup.different_rows(manifest, {"desk": {"bars": 6, "runs": 8, "tags": 3}, "mlflow": {"runs": 1}}) == []
+    assert backup.different_rows(manifest, {"desk": {"bars": 8, "runs": 9, "tags": 2}}) == [
+        "desk.bars has 8 rows, expected 5 to 7",
+        "desk.tags has 2 rows, expected 3",
+        "mlflow.runs is missing",
+    ]
+
+
+def test_a_failed_drill_is_a_figure(settings: Any) -> None:
+    put(settings, manifest("2026-11-28T02:30:00"))
+    assert any("make drill" in line for line in backup.figures(settings, NOW))
+    result = {"id": "X", "seconds": 8, "finished": "2026-11-28T09:00:00+00:00"}
+    (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": ["a.b is missing"]}))
+    assert "1 0 problems in the last drill, 3 h ago, of X, which failed: a.b is missing" in backup.figures(
+        settings, NOW
+    )
+    (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": []}))
+    assert "0 0 problems in the last drill, 3 h ago, of X, which passed in 8 s" in backup.figures(settings, NOW)
