@@ -17,7 +17,8 @@ options:
     type: path
     required: true
   secrets:
-    description: Name to kind. C(password) is 32 letters and digits, C(long) 64, C(access_key) the name of an S3 user
+    description: Name to kind. C(password) is 32 letters and digits, C(long) 64, C(permanent) too and
+      is never rotated, C(access_key) the name of an S3 user
       that nobody guesses (20 capital letters and digits), C(fernet) a Fernet key and C(tls) a private key with a
       self-signed certificate in PEM.
     type: dict
@@ -199,6 +200,7 @@ WORD = r"[A-Za-z0-9._~-]"
 FORMS = {
     "password": (re.compile(WORD + "{8,}"), "8 or more letters, digits or . _ ~ -"),
     "long": (re.compile(WORD + "{64,}"), "64 or more letters, digits or . _ ~ -"),
+    "permanent": (re.compile(WORD + "{64,}"), "64 or more letters, digits or . _ ~ -"),
     "access_key": (re.compile(r"[A-Za-z0-9_-]{8,128}"), "8 to 128 letters, digits or _ -"),
     "fernet": (
         re.compile(r"[A-Za-z0-9_-]{43}=(,[A-Za-z0-9_-]{43}=)*"),
@@ -333,6 +335,7 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     makers: dict[str, Callable[[], str]] = {
         "password": lambda: text(32) + "\n",
         "long": lambda: text(64) + "\n",
+        "permanent": lambda: text(64) + "\n",
         "access_key": lambda: text(20, string.ascii_uppercase + string.digits) + "\n",
         "fernet": lambda: fernet() + "\n",
         "tls": lambda: certificate(params["tls_names"]),

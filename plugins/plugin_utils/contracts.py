@@ -42,7 +42,7 @@ ENTRY_KEYS: dict[str, set[str]] = {
 REDIS_KEYS = {"databases", "users"}
 USER_KEYS = {"broker", "prefix", "read_only", "patterns"}
 #: Kinds of secrets that can be generated.
-SECRET_KINDS = ("password", "long", "fernet", "access_key", "tls")
+SECRET_KINDS = ("password", "long", "permanent", "fernet", "access_key", "tls")
 #  How the data of a volume is kept safe: by its program's own means, as files, or not at all because it can be made
 # again.
 BACKUPS = ("postgres", "bucket", "redis", "files", "none")

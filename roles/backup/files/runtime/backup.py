@@ -439,7 +439,13 @@ def initialise(settings: Settings) -> bool:
         restic(settings, "init")
         changed = True
     else:
-        restic(settings, "cat", "config")  # fails with a wrong passphrase
+        try:
+            restic(settings, "cat", "config")
+        except BackupError as error:
+            raise BackupError(
+                "The repository cannot be opened with backup_passphrase of secrets_dir, which has to be the one that it"
+                f" was made with. Restore that secret, or name a new directory in stack_backup_dir. {error}"
+            ) from None
     if settings.postgres:
         if '"name":"main"' not in pgbackrest(settings, "info", "--output=json") or changed:
             pgbackrest(settings, "stanza-create")
