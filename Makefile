@@ -31,7 +31,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: configure up check drift status verify dags dag-test stop start destroy fetch-secrets mlflow-gc backup restore drill
+.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets mlflow-gc backup restore drill
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -41,6 +41,7 @@ up: .venv/controller ## Bring the whole stack up, or make it again what the inve
 check: .venv/controller ## Show what `make up` would change
 	@$(PLAY) site.yml --check --diff
 
+.PHONY: drift
 drift: .venv/controller ## Show what on the hosts differs from the declaration; exit status 2 if anything does
 	@$(PLAY) playbooks/drift.yml
 

@@ -153,12 +153,12 @@ def images(engine: Engine, asked: dict[str, Any]) -> list[dict[str, str]]:
         Differences.
     """
     plans = [plan for plan in asked["declared"] if plan["name"] in asked["compared"]]
-    tags = [tag for image in engine.call("GET", "/images/json") for tag in image.get("RepoTags") or []]
     found = []
     for name in sorted({plan["spec"]["image"] for plan in plans}):
         image = engine.find("images", name)
         if image is None:
             repository = f"{name.rpartition(':')[0]}:"
+            tags = [tag for each in engine.call("GET", "/images/json") for tag in each.get("RepoTags") or []]
             others = sorted(tag for tag in tags if tag.startswith(repository))
             built = f"; built from other definitions are {', '.join(others)}" if others else ""
             found.append(difference("image", name, f"missing{built}"))

@@ -166,8 +166,10 @@ def test_ansible_shows_no_secret(stack: Stack) -> None:
     changed = play("site.yml", "-vvv", "--diff", "--extra-vars", "redis_maxmemory=127mb")
     back = play("site.yml", "-vvv", "--diff")
     nothing = play("site.yml", "-vvv", "--diff")
+    drift = play("playbooks/drift.yml", "-vvv")
     assert "127mb" in changed and "maxmemory 128mb" in back and "changed=0" in nothing
-    for text in (changed, back, nothing):
+    assert "Nothing differs from the declaration." in drift
+    for text in (changed, back, nothing, drift):
         assert "TASK [" in text and secrets_in(stack, text) == []
     log = os.environ.get("QUANTOPS_ANSIBLE_LOG")
     if log:

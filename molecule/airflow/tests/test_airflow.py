@@ -25,7 +25,7 @@ import botocore.exceptions
 import pytest
 import requests
 import yaml
-from stack_under_test import REPOSITORY, Stack, command, eventually
+from stack_under_test import REPOSITORY, Stack, command, drift, eventually
 from test_applications import (  # noqa: F401
     TIMEOUT,
     test_airflow_is_healthy,
@@ -228,6 +228,10 @@ def test_users_of_the_inventory(stack: Stack, airflow: requests.Session) -> None
     changed = airflow.patch(pool, params={"update_mask": "slots"}, json=patch, timeout=TIMEOUT)
     assert changed.status_code == 200, changed.text
     assert may("desk-op", OP_PASSWORD) == (True, False)
+    assert drift(stack, "airflow") == {
+        ("account", "desk-op", "role is Viewer, declared Op"),
+        ("pool", "night", "slots is 9, declared 4"),
+    }
     run_role()
     assert may("desk-op", OP_PASSWORD) == (True, True)
     assert may("by_hand", "made-by-hand") == (True, True)
