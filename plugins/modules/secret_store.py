@@ -194,6 +194,24 @@ def certificate(names: list[str]) -> str:
     return pem.decode()
 
 
+def makers_of(tls_names: list[str]) -> dict[str, Callable[[], str]]:
+    """List what generates each kind of secret.
+
+    Args:
+        tls_names: Host names and addresses in a certificate.
+
+    Returns:
+        Kind to a function that returns the content of a new secret's file.
+    """
+    return {
+        "password": lambda: text(32) + "\n",
+        "long": lambda: text(64) + "\n",
+        "access_key": lambda: text(20, string.ascii_uppercase + string.digits) + "\n",
+        "fernet": lambda: fernet() + "\n",
+        "tls": lambda: certificate(tls_names),
+    }
+
+
 # What a value that the inventory names must be like: it stands in URLs and settings of programs that quote nothing.
 WORD = r"[A-Za-z0-9._~-]"
 FORMS = {
@@ -330,13 +348,7 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         SecretError: If a secret is empty, of the wrong form, or cannot be kept.
     """
     path, values = params["path"], params["values"]
-    makers: dict[str, Callable[[], str]] = {
-        "password": lambda: text(32) + "\n",
-        "long": lambda: text(64) + "\n",
-        "access_key": lambda: text(20, string.ascii_uppercase + string.digits) + "\n",
-        "fernet": lambda: fernet() + "\n",
-        "tls": lambda: certificate(params["tls_names"]),
-    }
+    makers = makers_of(params["tls_names"])
     write = params["write"] and not check_mode
     names = sorted({*params["secrets"], *params["known"]})
     for name in values:
