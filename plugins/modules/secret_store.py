@@ -72,6 +72,11 @@ generated:
   returned: always
   type: list
   elements: str
+rotating:
+  description: Names whose rotation has begun and not ended; see P(quantops.ibkr_stack.secret_rotation#module).
+  returned: without I(restore)
+  type: list
+  elements: str
 unused:
   description: Files of I(path) with names of I(former).
   returned: without I(restore)
@@ -109,6 +114,8 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files imp
 # Airflow expands variables in its settings and URLs have delimiters: letters and digits need no quoting anywhere.
 ALPHABET = string.ascii_letters + string.digits
 YEARS = 10
+#: Directory below that of the secrets that holds the old and new values of an unfinished rotation.
+JOURNAL = ".rotation"
 
 
 def text(length: int, alphabet: str = ALPHABET) -> str:
@@ -398,6 +405,7 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "changed": bool(generated) and params["write"],
         "secrets": known,
         "generated": generated,
+        "rotating": sorted(file.name.removeprefix("new.") for file in Path(path, JOURNAL).glob("new.*")),
         "unused": [name for name in sorted(params["former"]) if os.path.lexists(os.path.join(path, name))],
     }
 

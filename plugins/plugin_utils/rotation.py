@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left
-from ansible_collections.quantops.ibkr_stack.plugins.modules.secret_store import SecretError, makers_of, text_of
+from ansible_collections.quantops.ibkr_stack.plugins.modules.secret_store import (
+    JOURNAL,
+    SecretError,
+    makers_of,
+    text_of,
+)
 
 PEM = re.compile(r"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----", re.DOTALL)
-#: Directory below that of the secrets that holds the values of an unfinished rotation.
-JOURNAL = ".rotation"
 #: Days before a certificate expires at which a warning begins.
 EXPIRES_SOON = 30
 #: The two halves of a login to a bucket. New together, the old login remains valid until nobody needs it.

@@ -915,10 +915,14 @@ def test_every_secret_is_rotated_under_a_stream_of_tasks(stack: Stack, airflow: 
     made = airflow.post(stack.url("airflow", "/api/v2/connections"), json=connection, timeout=TIMEOUT)
     assert made.status_code == 201, made.text
     end_of(stack, airflow, "steady", trigger(stack, airflow, "steady"))
+    rotation = ("-e", "rotate_secrets=all", "-e", f"rotate_confirm={stack.name}")
     stream = Stream(stack, old)
     try:
         eventually(lambda: len(stream.runs) > 3, seconds=120)
-        said = run_role("-e", "rotate_secrets=all", "-e", f"rotate_confirm={stack.name}", playbook="rotate_secrets")
+        said = run_role(*rotation, "-e", "rotate_wait=1", playbook="rotate_secrets", status=2)
+        assert "of Airflow's tasks had not finished after 1 s." in said
+        assert {path.name: path.read_text().strip() for path in places.iterdir()} == old
+        said = run_role(*rotation, playbook="rotate_secrets")
         before = len(stream.runs)
         eventually(lambda: len(stream.runs) > before + 3, seconds=120)
     finally:

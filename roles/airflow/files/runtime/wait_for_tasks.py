@@ -41,7 +41,7 @@ def wait(broker: redis.Redis, prefix: str, queue: str, seconds: float, pause: fl
         Number of the tasks that are left.
     """
     ends, empty, left = time.monotonic() + seconds, 0, 0
-    while empty < LOOKS and time.monotonic() < ends:
+    while empty < LOOKS and (empty or time.monotonic() < ends):
         left = tasks_left(broker, prefix, queue)
         empty = 0 if left else empty + 1
         time.sleep(pause)
