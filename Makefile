@@ -31,7 +31,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets mlflow-gc backup restore drill
+.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets rotate-secrets mlflow-gc backup restore drill
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -69,6 +69,10 @@ destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-
 
 fetch-secrets: .venv/controller ## Restore lost secrets from the hosts; overwrites nothing
 	@$(PLAY) playbooks/fetch_secrets.yml
+
+rotate-secrets: .venv/controller ## Replace secrets while the stack runs: SECRETS=NAME,… or a service, or all
+	@$(PLAY) playbooks/rotate_secrets.yml -e "$$($(BIN)/python -c 'import json, os; \
+	    print(json.dumps({"rotate_secrets": os.environ.get("SECRETS", "")}))')"
 
 mlflow-gc: .venv/controller ## Show what was deleted in MLflow and is still stored; OPTIONS='-e mlflow_gc_confirm=NAME' removes it
 	@$(PLAY) playbooks/mlflow_gc.yml

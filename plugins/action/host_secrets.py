@@ -143,7 +143,7 @@ def missing_secrets(
         ]
     from_files = {name for name in record.keys() & current.keys() if name not in given | generated}
     other = {name for name in from_files if record[name]["digest"] not in current[name]}
-    if other and other == from_files and not other <= set(allowed):
+    if other and other == from_files and not other <= {*allowed, *(args.get("rotating") or [])}:
         return [
             f"{args['path']}, which secrets_dir names, holds none of the secrets that {host} has: each of"
             f" {', '.join(sorted(other))} is a different one. " + remedy.format("true")

@@ -24,5 +24,6 @@ class FilterModule:
             "chosen_backup": backups.chosen_backup,
             "decrypted_secrets": backups.decrypted_secrets,
             "drill_mounts": backups.drill_mounts,
-            "rewind_age": backups.rewind_age,
+            "later_versions": backups.later_versions,
+            "moment_seconds": backups.moment_seconds,
         }

@@ -1,6 +1,6 @@
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters that write what a server stores of a client."""
+"""Filters that write what a server stores of a client, and that choose and describe secrets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.credentials import bucket_policy, scram_verifier
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.rotation import (
+    choose_secrets,
+    secret_holders,
+    secret_report,
+)
 
 
 class FilterModule:
-    """Filters that write what a server stores of a client."""
+    """Filters that write what a server stores of a client, and that choose and describe secrets."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters.
@@ -21,5 +26,8 @@ class FilterModule:
         """
         return {
             "bucket_policy": bucket_policy,
+            "choose_secrets": choose_secrets,
             "scram_verifier": scram_verifier,
+            "secret_holders": secret_holders,
+            "secret_report": secret_report,
         }

@@ -13,6 +13,7 @@ description:
     directory of secrets on the controller is noticed, and can be restored from here.
   - Secrets that only other hosts hold are recorded as a salted digest.
   - While a secret is being rotated its older values stay recorded, until no container's copy holds them any more.
+  - Each new value is also noted in the log C(rotations.log) beside the record, by name and time only.
   - The action plugin of the same name does the comparing, and is what playbooks use.
 options:
   directory:
@@ -56,7 +57,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 record:
-  description: Name to the digest of its newest recorded value, and whether the host holds that value.
+  description: Name to the C(digest) of its newest recorded value, whether the host holds that value (C(held)), how many
+    values are recorded (C(versions)), since when in seconds since 1970 (C(since), nothing if an earlier version of the
+    collection recorded it), and if it is one with a certificate, that (C(certificate)).
   returned: always
   type: dict
 changed_secrets:
@@ -87,7 +90,9 @@ recorded:
 import contextlib
 import json
 import os
+import re
 import tempfile
+import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -96,6 +101,8 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api imp
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left
 
 NAME = "secrets.json"
+LOG = "rotations.log"
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 Record = dict[str, list[dict]]
 
 
@@ -140,6 +147,38 @@ def write(file: Path, record: Record) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def log_rotation(file: Path, names: list[str], now: float) -> None:
+    """Append to the log which secrets have a new value.
+
+    Args:
+        file: The log, readable by root alone.
+        names: Names of the secrets.
+        now: Seconds since 1970.
+    """
+    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(handle, "a", encoding="utf-8") as log:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        log.write(json.dumps({"at": at, "secrets": sorted(names)}) + "\n")
+
+
+def described(versions: list[dict]) -> dict:
+    """Describe a recorded secret without its value.
+
+    Args:
+        versions: Recorded values, the newest first.
+
+    Returns:
+        What ``record`` returns of it.
+    """
+    newest = versions[0]
+    found = {"digest": newest["digest"], "held": "value" in newest, "versions": len(versions)}
+    if "since" in newest:
+        found["since"] = newest["since"]
+    if certificate := CERTIFICATE.search(newest.get("value", "")):
+        found["certificate"] = certificate[0]
+    return found
 
 
 def copies_in(directory: Path) -> dict[str, str]:
@@ -214,9 +253,14 @@ def main() -> None:
         record = read(file)
         before = json.dumps(record, sort_keys=True)
         copies = copies_in(directory)
+        rotated, now = [], time.time()
         for name, version in module.params["keep"].items():
-            older = [each for each in record.get(name, []) if each["digest"] != version["digest"]]
-            record[name] = [version, *older]
+            versions = record.get(name, [])
+            if versions and versions[0]["digest"] != version["digest"]:
+                rotated.append(name)
+            same = [each for each in versions if each["digest"] == version["digest"]]
+            since = {"since": int(now)} if not same else {key: same[0][key] for key in ("since",) if key in same[0]}
+            record[name] = [{**version, **since}, *(each for each in versions if each not in same)]
         changed = {}
         for name, digests in current.items():
             versions = record.get(name) or []
@@ -236,6 +280,8 @@ def main() -> None:
             remove_left(file.parent)
             if different:
                 write(file, record)
+            if rotated:
+                log_rotation(file.parent / LOG, rotated, now)
     except (OSError, ValueError, KeyError, TypeError) as error:
         module.fail_json(
             msg=f"The host's record of the stack's secrets, {file}, cannot be used: {error}. Run the playbook with"
@@ -252,11 +298,7 @@ def main() -> None:
             protected = sorted(container["Labels"]["quantops.service"] for container in running)
     result = {
         "changed": different and bool(module.params["keep"] or module.params["settle"]),
-        "record": {
-            name: {"digest": versions[0]["digest"], "held": "value" in versions[0], "versions": len(versions)}
-            for name, versions in record.items()
-            if versions
-        },
+        "record": {name: described(versions) for name, versions in record.items() if versions},
         "changed_secrets": changed,
         "protected": protected,
         "copies": sorted(copies),

@@ -73,6 +73,11 @@ generated:
   returned: always
   type: list
   elements: str
+rotating:
+  description: Names whose rotation has begun and not ended; see P(quantops.ibkr_stack.secret_rotation#module).
+  returned: without I(restore)
+  type: list
+  elements: str
 unused:
   description: Files of I(path) with names of I(former).
   returned: without I(restore)
@@ -110,6 +115,8 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files imp
 # Airflow expands variables in its settings and URLs have delimiters: letters and digits need no quoting anywhere.
 ALPHABET = string.ascii_letters + string.digits
 YEARS = 10
+#: Directory below that of the secrets that holds the old and new values of an unfinished rotation.
+JOURNAL = ".rotation"
 
 
 def text(length: int, alphabet: str = ALPHABET) -> str:
@@ -193,6 +200,25 @@ def certificate(names: list[str]) -> str:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ) + built.public_bytes(serialization.Encoding.PEM)
     return pem.decode()
+
+
+def makers_of(tls_names: list[str]) -> dict[str, Callable[[], str]]:
+    """List what generates each kind of secret.
+
+    Args:
+        tls_names: Host names and addresses in a certificate.
+
+    Returns:
+        Kind to a function that returns the content of a new secret's file.
+    """
+    return {
+        "password": lambda: text(32) + "\n",
+        "long": lambda: text(64) + "\n",
+        "permanent": lambda: text(64) + "\n",
+        "access_key": lambda: text(20, string.ascii_uppercase + string.digits) + "\n",
+        "fernet": lambda: fernet() + "\n",
+        "tls": lambda: certificate(tls_names),
+    }
 
 
 # What a value that the inventory names must be like: it stands in URLs and settings of programs that quote nothing.
@@ -332,14 +358,7 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         SecretError: If a secret is empty, of the wrong form, or cannot be kept.
     """
     path, values = params["path"], params["values"]
-    makers: dict[str, Callable[[], str]] = {
-        "password": lambda: text(32) + "\n",
-        "long": lambda: text(64) + "\n",
-        "permanent": lambda: text(64) + "\n",
-        "access_key": lambda: text(20, string.ascii_uppercase + string.digits) + "\n",
-        "fernet": lambda: fernet() + "\n",
-        "tls": lambda: certificate(params["tls_names"]),
-    }
+    makers = makers_of(params["tls_names"])
     write = params["write"] and not check_mode
     names = sorted({*params["secrets"], *params["known"]})
     for name in values:
@@ -389,6 +408,7 @@ def keep(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "changed": bool(generated) and params["write"],
         "secrets": known,
         "generated": generated,
+        "rotating": sorted(file.name.removeprefix("new.") for file in Path(path, JOURNAL).glob("new.*")),
         "unused": [name for name in sorted(params["former"]) if os.path.lexists(os.path.join(path, name))],
     }
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -149,26 +148,47 @@ def _chosen(manifest: Mapping[str, Any], moment: str, arguments: list[str], titl
     return {"manifest": dict(manifest), "moment": moment, "pgbackrest": arguments, "title": title}
 
 
-def rewind_age(moment: str, now: str) -> str:
-    """Say how long ago a moment was, as MinIO's client reads it.
+def moment_seconds(moment: str) -> int:
+    """Count the seconds of a moment.
 
     Args:
         moment: In ISO 8601.
-        now: The host's time in seconds since 1970.
 
     Returns:
-        Such as ``1d2h3m4s``; empty if it is in the future.
+        Whole seconds since 1970.
 
     Raises:
-        AnsibleFilterError: If one of them is no time.
+        AnsibleFilterError: If it is no time.
     """
     then = moment_of(moment)
-    if then is None or not re.fullmatch(r"\d+", str(now).strip()):
-        raise AnsibleFilterError(f"{moment!r} or {now!r} is no time.")
-    seconds = int(now) - int(then.timestamp()) - 1
-    if seconds <= 0:
-        return ""
-    minutes, second = divmod(seconds, 60)
-    hours, minute = divmod(minutes, 60)
-    day, hour = divmod(hours, 24)
-    return f"{day}d{hour}h{minute}m{second}s"
+    if then is None:
+        raise AnsibleFilterError(f"{moment!r} is no time.")
+    return int(then.timestamp())
+
+
+def later_versions(lines: Iterable[str], moment: str) -> list[list[str]]:
+    """Choose the versions of objects that are younger than a moment.
+
+    Args:
+        lines: What MinIO's client has listed, a line of JSON each.
+        moment: In ISO 8601.
+
+    Returns:
+        Id and key of each, the key with its alias and bucket.
+
+    Raises:
+        AnsibleFilterError: If the moment is no time, or a line cannot be read.
+    """
+    then = moment_of(moment)
+    found = []
+    try:
+        versions = [json.loads(line) for line in lines if line.strip()]
+        for version in versions:
+            made = moment_of(version["lastModified"])
+            if then is None or made is None:
+                raise ValueError("a time cannot be read")
+            if made > then:
+                found.append([version["versionId"], version["key"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnsibleFilterError(f"The versions of objects since {moment!r} cannot be read: {error}") from None
+    return found

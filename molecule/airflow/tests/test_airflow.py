@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -25,7 +26,7 @@ import botocore.exceptions
 import pytest
 import requests
 import yaml
-from stack_under_test import REPOSITORY, Stack, command, drift, eventually
+from stack_under_test import HOST, REPOSITORY, Stack, command, drift, eventually
 from test_applications import (  # noqa: F401
     TIMEOUT,
     test_airflow_is_healthy,
@@ -34,7 +35,7 @@ from test_applications import (  # noqa: F401
 from test_data_services import psql, redis, s3
 
 RUNS = "/api/v2/dags/probe/dagRuns"
-DAGS = ["backlog", "declared", "forger", "isolated", "probe", "secrets_of_airflow", "surroundings"]
+DAGS = ["backlog", "declared", "forger", "isolated", "probe", "secrets_of_airflow", "steady", "surroundings"]
 #: Tasks that the worker runs at a time, by default.
 SLOTS = 2
 #: Seconds after which the scheduler hands over a task again that nobody began: AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT.
@@ -859,3 +860,95 @@ def test_broken_dags_of_a_source_are_refused(own_dags: str, research: Path) -> N
         assert "research:research_broken.py" in run_role(own_dags, status=2)
     finally:
         broken.unlink()
+
+
+class Stream:
+    """Starts a run of `steady` every few seconds, as far as Airflow answers, and looks at what logins are valid."""
+
+    def __init__(self, stack: Stack, old: dict[str, str]) -> None:
+        """Begin."""
+        self.stack, self.old, self.runs, self.accepted = stack, old, [], []  # type: ignore[var-annotated]
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=each, daemon=True) for each in (self.start_runs, self.look)]
+        for each in self.threads:
+            each.start()
+
+    def start_runs(self) -> None:
+        """Start runs; a call that is refused while Airflow is away is made again."""
+        while not self.ended.wait(4):
+            with contextlib.suppress(requests.RequestException, AssertionError):
+                address = self.stack.url("airflow", "/api/v2/dags/steady/dagRuns")
+                body = {"logical_date": None}
+                answer = requests.post(address, json=body, headers=self.stack.airflow_token(), timeout=TIMEOUT)
+                if answer.status_code == 200:
+                    self.runs.append(answer.json()["dag_run_id"])
+
+    def look(self) -> None:
+        """Note which of the old and the new logins to Redis and MinIO are valid."""
+        while not self.ended.wait(0.5):
+            self.accepted.append(logins(self.stack, self.old))
+
+    def end(self) -> list[str]:
+        """Stop, and return the runs that were started."""
+        self.ended.set()
+        for each in self.threads:
+            each.join(60)
+        return self.runs
+
+
+def logins(stack: Stack, old: dict[str, str]) -> dict[str, bool]:
+    """Which logins are valid."""
+    name, (key, secret) = "redis_airflow_password", ("minio_airflow_logs_access_key", "minio_airflow_logs_secret")
+    found = {}
+    for age, value in (("old", old.__getitem__), ("new", stack.secret)):
+        found[f"redis {age}"] = redis(stack, "PING", user="airflow", password=value(name)) == "PONG"
+        try:
+            client = s3(stack, "airflow-logs", secret=value(secret), access_key=value(key))
+            client.list_objects_v2(Bucket="airflow-logs", MaxKeys=1)
+            found[f"minio {age}"] = True
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
+            found[f"minio {age}"] = False
+    return found
+
+
+def test_every_secret_is_rotated_under_a_stream_of_tasks(stack: Stack, airflow: requests.Session) -> None:
+    """No task fails, what was encrypted is read, the old values are refused, and for a time both were valid."""
+    places = stack.secrets_dir
+    old = {path.name: path.read_text().strip() for path in places.iterdir()}
+    connection = {"connection_id": "kept", "conn_type": "http", "host": "example", "password": "correct-horse"}
+    made = airflow.post(stack.url("airflow", "/api/v2/connections"), json=connection, timeout=TIMEOUT)
+    assert made.status_code == 201, made.text
+    end_of(stack, airflow, "steady", trigger(stack, airflow, "steady"))
+    rotation = ("-e", "rotate_secrets=all", "-e", f"rotate_confirm={stack.name}")
+    stream = Stream(stack, old)
+    try:
+        eventually(lambda: len(stream.runs) > 3, seconds=120)
+        said = run_role(*rotation, "-e", "rotate_wait=1", playbook="rotate_secrets", status=2)
+        assert "of Airflow's tasks had not finished after 1 s." in said
+        assert {path.name: path.read_text().strip() for path in places.iterdir()} == old
+        said = run_role(*rotation, playbook="rotate_secrets")
+        before = len(stream.runs)
+        eventually(lambda: len(stream.runs) > before + 3, seconds=120)
+    finally:
+        runs = stream.end()
+    airflow.headers.update(stack.airflow_token())
+    assert "To be rotated: " in said and f"Recreated on {HOST}: " in said
+    assert {end_of(stack, airflow, "steady", run_id)["state"] for run_id in runs} == {"success"}
+    failed = airflow.get(
+        stack.url("airflow", "/api/v2/dags/steady/dagRuns"), params={"state": "failed"}, timeout=TIMEOUT
+    )
+    assert failed.json()["total_entries"] == 0
+    new = {path.name: path.read_text().strip() for path in places.iterdir()}
+    assert new.keys() == old.keys() and not set(new.values()) & set(old.values())
+    assert logins(stack, old) == {"redis old": False, "minio old": False, "redis new": True, "minio new": True}
+    for service in ("redis", "minio"):
+        assert any(found[f"{service} old"] and found[f"{service} new"] for found in stream.accepted), stream.accepted
+    assert stack.ask_airflow_for_a_token("admin", old["airflow_admin_password"]).status_code == 401
+    program = "from airflow.models import Connection; from airflow.utils.session import create_session\n"
+    program += "with create_session() as s: print(s.query(Connection).filter_by(conn_id='kept').one().password)"
+    done = stack.execute("airflow-scheduler", "python", "-c", program)
+    assert done.stdout.strip().endswith("correct-horse"), done.stderr
+    log = command("cat", str(stack.config_dir / "rotations.log"))
+    assert json.loads(log.splitlines()[-1])["secrets"] and not any(value in log for value in old.values())
+    assert "The oldest secret is " in run_role(playbook="status")
+    assert "nothing to change" in run_role(playbook="site")

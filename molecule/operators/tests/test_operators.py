@@ -141,6 +141,80 @@ def test_a_secret_is_rotated(ours: Operator, stack: Stack) -> None:
     assert "nothing to change" in ours.run("site")
 
 
+def values(operator: Operator) -> dict[str, str]:
+    """Secrets of a clone."""
+    return {path.name: path.read_text() for path in operator.secrets.iterdir() if path.is_file()}
+
+
+def accepts(password: str) -> bool:
+    """Whether Redis takes a password of its administrator."""
+    script = 'REDISCLI_AUTH="$(cat)" redis-cli --user admin ping'
+    words = ("docker", "exec", "--interactive", "molecule-redis", "sh", "-c", script)
+    return command(*words, stdin=password.strip()).strip() == "PONG"
+
+
+def test_what_cannot_be_rotated(ours: Operator, stack: Stack) -> None:
+    """Said before anything changes, with what to do instead."""
+    before, secrets = stack.identity(), values(ours)
+    vault = ours.secrets.parent / "vault.yml"
+    vault.write_text(yaml.safe_dump({"secrets_values": {"redis_health_password": secrets["redis_health_password"]}}))
+    for options, sentence in (
+        ((), "No secret is named."),
+        (("rotate_secrets=redis_helth_password",), "Did you mean redis_health_password?"),
+        (("rotate_secrets=all", "rotate_confirm=other"), "rotate_confirm is other, and the stack is named molecule."),
+        (("rotate_secrets=all", "rotate_wait=soon"), "rotate_wait is soon, expected a number of seconds."),
+        (("rotate_secrets=all", "rotate_confirm="), "rotate_confirm is , and the stack is named molecule."),
+        (("rotate_secrets=redis_health_password", f"@{vault}"), "redis_health_password is set in secrets_values: put"),
+    ):
+        words = [word for option in options for word in ("-e", option)]
+        assert sentence in ours.run("rotate_secrets", *words, status=2)
+    said = ours.run("rotate_secrets", "-e", "rotate_secrets=redis", "--check")
+    assert "To be rotated: redis_admin_password, redis_health_password" in said
+    assert f"Recreated on {HOST}: molecule-redis" in said
+    assert stack.identity() == before and values(ours) == secrets
+
+
+def test_a_service_is_rotated(ours: Operator, stack: Stack) -> None:
+    """All of its secrets; the new ones work and the old ones don't, and the host's log says so."""
+    old = values(ours)
+    ours.run("rotate_secrets", "-e", "rotate_secrets=redis", "-e", "rotate_confirm=molecule")
+    new = values(ours)
+    assert new.keys() == old.keys() and all(new[name] != old[name] for name in old)
+    assert not (ours.secrets / ".rotation").exists() and stack.well("redis")
+    assert accepts(new["redis_admin_password"]) and not accepts(old["redis_admin_password"])
+    log = command("cat", "/etc/quantops/molecule/rotations.log").splitlines()
+    assert json.loads(log[-1])["secrets"] == ["redis_admin_password", "redis_health_password"]
+    assert command("stat", "--format=%a %U", "/etc/quantops/molecule/rotations.log").split() == ["600", "root"]
+    record = command("cat", "/etc/quantops/molecule/secrets.json")
+    assert not any(value.strip() in record for value in old.values())
+    assert "nothing to change" in ours.run("site")
+
+
+@pytest.mark.parametrize("goes_on_with", ["rotate_secrets", "site"])
+def test_a_rotation_that_is_killed(ours: Operator, stack: Stack, goes_on_with: str) -> None:
+    """After the files were replaced: the next run of either playbook goes on, and the values are the same."""
+    old = values(ours)
+    process = ours.start("rotate_secrets", "-e", "rotate_secrets=all", "-e", "rotate_confirm=molecule")
+    try:
+        eventually(lambda: values(ours) != old, seconds=180, pause=0.05)
+    finally:
+        for pid in ours.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    begun = {path.name: path.read_text() for path in (ours.secrets / ".rotation").iterdir()}
+    assert {name.removeprefix("old."): value for name, value in begun.items() if name.startswith("old.")} == old
+    new = {name.removeprefix("new."): value for name, value in begun.items() if name.startswith("new.")}
+    if goes_on_with == "site":
+        assert "has not ended; this run uses what the files of the secrets hold." in ours.run("site")
+        assert stack.well("redis") and accepts(values(ours)["redis_admin_password"])
+    said = ours.run("rotate_secrets", "-e", "rotate_confirm=molecule")
+    assert f"The rotation of {', '.join(sorted(new))}, which began on 2" in said
+    assert values(ours) == new and not (ours.secrets / ".rotation").exists()
+    assert accepts(new["redis_admin_password"]) and not accepts(old["redis_admin_password"])
+    assert "nothing to change" in ours.run("site")
+
+
 def test_two_runs_at_once(at_work: subprocess.Popen[str], ours: Operator, stack: Stack) -> None:
     """The second one is told of the first by name; who only looks is not held up."""
     before = stack.identity()

@@ -1,17 +1,30 @@
 # shellcheck shell=sh
-# Read by a shell in MinIO's container, after a line that calls it with an age and buckets: removes the versions of objects that are
-# younger, and the marks of later deletions.
+# Read by a shell in MinIO's container, followed by a line that calls one of its functions: takes buckets back to a moment, in seconds
+# since 1970.
 set -eu
 umask 077
-rewind() {
-    age=$1
+MC_CONFIG_DIR=$(mktemp -d)
+export MC_CONFIG_DIR GOMEMLIMIT=64MiB
+trap 'rm -rf "$MC_CONFIG_DIR"' EXIT
+MC_HOST_root="http://$(cat /run/secrets/root_user):$(cat /run/secrets/root_password)@127.0.0.1:9000"
+export MC_HOST_root
+client() { mc --quiet --no-color "$@" < /dev/null; }
+# MinIO's client knows ages only, and begins to count them some time after it was started. So it removes what is certainly later, and
+# lists what may be, with its exact time.
+remove_later() {
+    moment=$1
     shift
-    MC_CONFIG_DIR=$(mktemp -d)
-    export MC_CONFIG_DIR GOMEMLIMIT=64MiB
-    trap 'rm -rf "$MC_CONFIG_DIR"' EXIT
-    MC_HOST_root="http://$(cat /run/secrets/root_user):$(cat /run/secrets/root_password)@127.0.0.1:9000"
-    export MC_HOST_root
     for bucket in "$@"; do
-        mc --quiet --no-color rm --recursive --versions --force --newer-than "$age" "root/$bucket" < /dev/null
+        later=$(($(date +%s) - moment - 120))
+        [ "$later" -le 0 ] || client rm --recursive --versions --force --newer-than "${later}s" "root/$bucket" >&2
+        about=$(($(date +%s) - moment + 60))
+        [ "$about" -le 0 ] || client find "root/$bucket" --versions --newer-than "${about}s" --json
+    done
+}
+# Reads ids of versions and keys in turn.
+remove_versions() {
+    while [ "$#" -gt 0 ]; do
+        client rm --version-id "$1" "$2"
+        shift 2
     done
 }

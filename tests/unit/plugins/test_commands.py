@@ -24,7 +24,7 @@ def run(inventory: Path, playbook: str, *options: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("playbook", ["destroy", "start", "status", "stop", "verify"])
+@pytest.mark.parametrize("playbook", ["destroy", "rotate_secrets", "start", "status", "stop", "verify"])
 def test_tags_where_there_are_none(tmp_path: Path, playbook: str) -> None:
     """Ansible would pass over the plays, and end well."""
     (tmp_path / "hosts.yml").write_text(INVENTORY)

@@ -434,3 +434,48 @@ def test_a_vault_keeps_its_own(run_module: Run, tmp_path: Path) -> None:
     assert fetched(run_module, tmp_path / "s", {"redis_password": [OLD]}, **given).result["restored"] == []
     assert fetched(run_module, tmp_path / "t", {"redis_password": [OLD]}, check=True).result["changed"]
     assert not (tmp_path / "t").exists()
+
+
+def test_the_age_and_the_log_of_rotations(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new value has a new age and a line in the log, which names it and is root's alone."""
+    module = plugin("modules.host_secrets")
+    now = SimpleNamespace(value=1_000_000.0)
+    monkeypatch.setattr(module.time, "time", lambda: now.value)
+    host.keep({"redis_password": OLD, "other": "x" * 20}, a=f"{OLD} {'x' * 20}")
+    log = host.directory / "rotations.log"
+    assert not log.exists()
+    now.value += 86400
+    host.keep({"redis_password": NEW, "other": "x" * 20}, a=f"{NEW} {'x' * 20}")
+    host.keep({"redis_password": NEW, "other": "x" * 20}, a=f"{NEW} {'x' * 20}")
+    record = host.report()["record"]
+    assert (record["redis_password"]["since"], record["other"]["since"]) == (1_086_400, 1_000_000)
+    assert [json.loads(line) for line in log.read_text().splitlines()] == [
+        {"at": "1970-01-13T13:46:40Z", "secrets": ["redis_password"]}
+    ]
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600 and OLD not in log.read_text() and NEW not in log.read_text()
+
+
+def test_an_age_outlives_what_else_is_recorded(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that was known by its digest is as old as before when the host gets it itself."""
+    module = plugin("modules.host_secrets")
+    now = SimpleNamespace(value=1_000_000.0)
+    monkeypatch.setattr(module.time, "time", lambda: now.value)
+    host.keep({"redis_password": OLD}, everything=True)
+    now.value += 86400
+    host.keep({"redis_password": OLD}, a=OLD)
+    assert host.values() == {"redis_password": [OLD]}
+    assert host.report()["record"]["redis_password"]["since"] == 1_000_000
+
+
+def test_the_record_returns_certificates_and_no_keys(host: Host) -> None:
+    """They tell when they expire, and are no secret."""
+    host.keep({"tls": f"{KEY}\n{CERTIFICATE}\n"}, key=KEY, crt=CERTIFICATE)
+    found = host.report()["record"]["tls"]
+    assert found["certificate"] == CERTIFICATE and "PRIVATE" not in json.dumps(found)
+
+
+def test_all_secrets_are_being_rotated(host: Host) -> None:
+    """A directory of which no value is the host's is refused, unless an unfinished rotation replaced them."""
+    host.keep({"redis_password": OLD}, a=OLD)
+    assert "holds none of the secrets" in host.judged({"redis_password": NEW})[0]
+    assert host.judged({"redis_password": NEW}, rotating=["redis_password"]) == []
