@@ -171,7 +171,7 @@ class FakeEngine:
                     "Names": [item["Name"]],
                     "Labels": item["Config"]["Labels"],
                     "Ports": item.get("Ports") or [],
-                    "State": item["State"]["Status"],
+                    "State": item["State"].get("Status", "running" if item["State"]["Running"] else "exited"),
                 }
                 for item in self.containers.values()
                 if labelled(item["Config"]["Labels"], query) and (query["all"] == ["1"] or item["State"]["Running"])
