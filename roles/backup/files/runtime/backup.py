@@ -650,6 +650,28 @@ def different_rows(manifest: Mapping[str, Any], found: Mapping[str, Mapping[str,
     return wrong
 
 
+def wait_until_replayed(settings: Settings) -> None:
+    """Wait until a server that was just started has replayed the WAL and takes connections.
+
+    Raises:
+        BackupError: If it stops instead, with the end of its log, or takes longer than ``TIMEOUT``.
+    """
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    while True:
+        try:
+            query(settings, "SELECT 1")
+            return
+        except BackupError as error:
+            try:
+                call(["pg_ctl", f"--pgdata={settings.postgres['data']}", "status"], settings.postgres["user"])
+            except BackupError:
+                lines = Path(settings.postgres["socket"], "log").read_text().splitlines()
+                raise BackupError(f"PostgreSQL stopped on the restored files: {' / '.join(lines[-5:])}") from None
+            if time.monotonic() > deadline:
+                raise BackupError(f"PostgreSQL has not replayed its WAL within {TIMEOUT}: {error}") from None
+        time.sleep(1)
+
+
 def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]:
     """Restore a backup where nothing else is, and look at it.
 
@@ -671,7 +693,7 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
     data, user, socket = settings.postgres["data"], settings.postgres["user"], "/tmp/drill"
     call(["mkdir", "-p", "-m", "0700", data, socket], user)
     pgbackrest(settings, *arguments, "--archive-mode=off", "restore")
-    # Without hot standby it needs no limits as large as the copied server's, and answers when all is replayed.
+    # Without hot standby it needs no limits as large as the copied server's, and answers once all is replayed.
     words = ["pg_ctl", f"--pgdata={data}", "--wait", "--timeout=36000", f"--log={socket}/log", "start"]
     options = {
         "listen_addresses": "",
@@ -683,6 +705,7 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
     scratch = replace(settings, postgres={**settings.postgres, "socket": socket})
     call(words, user)
     try:
+        wait_until_replayed(scratch)
         found = row_counts(scratch)
         places = model_places(scratch)
     finally:
