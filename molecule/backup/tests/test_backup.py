@@ -251,6 +251,7 @@ def test_everything_is_back_from_the_repository_alone(stack: Stack) -> None:
     said = run("restore")
     print(f"Restored in {datetime.now(UTC) - begun}")
     assert f"Restored: the backup {newest['id']}" in said
+    assert backups(stack)[0]["id"] > newest["id"]
     assert {path.name: path.read_text() for path in stack.secrets_dir.iterdir()} == secrets
     assert predict(stack) == PREDICTION
     counts = newest["postgres"]["rows"]
