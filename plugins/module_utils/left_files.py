@@ -1,10 +1,12 @@
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Removes what a killed run has left of a file that it was writing."""
+"""Writes files that are whole or as before, and removes what a killed run has left of one."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,3 +26,23 @@ def remove_left(directory: Path) -> None:
         with contextlib.suppress(OSError):
             if path.is_file() and time.time() - path.lstat().st_mtime > ABANDONED:
                 path.unlink()
+
+
+def write_whole(file: Path, content: str) -> None:
+    """Write a file that only its owner reads, and that is there whole or as before.
+
+    Args:
+        file: Where it is.
+        content: What it holds then.
+    """
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=PREFIX)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

@@ -91,14 +91,13 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import remove_left, write_whole
 
 NAME = "secrets.json"
 LOG = "rotations.log"
@@ -136,17 +135,7 @@ def write(file: Path, record: Record) -> None:
         record: Name to its versions.
     """
     file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=PREFIX)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as content:
-            json.dump(record, content, indent=1, sort_keys=True)
-            content.flush()
-            os.fsync(content.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    write_whole(file, json.dumps(record, indent=1, sort_keys=True))
 
 
 def log_rotation(file: Path, names: list[str], now: float) -> None:

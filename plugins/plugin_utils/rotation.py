@@ -8,14 +8,12 @@ import contextlib
 import datetime
 import difflib
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left, write_whole
 from ansible_collections.quantops.ibkr_stack.plugins.modules.secret_store import (
     JOURNAL,
     SecretError,
@@ -138,20 +136,6 @@ def choose_secrets(
     return {"names": sorted(chosen - left.keys()), "left": left, "problems": problems}
 
 
-def _write(file: Path, content: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=PREFIX)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
 class Journal:
     """Old and new values of the secrets that are being rotated, in files of their own beside the secrets.
 
@@ -199,8 +183,8 @@ class Journal:
         for name, kind in kinds.items():
             if not (self.directory / f"new.{name}").exists():
                 # The file of the new value begins the rotation of a secret: by then, the old one is safe.
-                _write(self.directory / f"old.{name}", text_of(str(self.secrets / name)))
-                _write(self.directory / f"new.{name}", makers[kind]())
+                write_whole(self.directory / f"old.{name}", text_of(str(self.secrets / name)))
+                write_whole(self.directory / f"new.{name}", makers[kind]())
 
     def values(self, name: str) -> tuple[str, str]:
         """Read the values of a secret.
@@ -241,7 +225,7 @@ class Journal:
             if now != wanted.strip():
                 changed[name] = wanted
         for name, value in changed.items():
-            _write(self.secrets / name, value)
+            write_whole(self.secrets / name, value)
         return sorted(changed)
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -95,14 +96,14 @@ def test_a_rotation_that_was_cut_off(directory: Path, steps: int) -> None:
 @pytest.mark.parametrize("write", range(1, 7))
 def test_killed_while_a_file_is_written(directory: Path, monkeypatch: pytest.MonkeyPatch, write: int) -> None:
     """At each of the files: no old value is lost, and the next run ends what was begun."""
-    old, writes, real = values(directory), iter(range(1, 100)), rotation.os.replace
+    old, writes, real = values(directory), iter(range(1, 100)), os.replace
 
     def replace(source: str, target: Path) -> None:
         if next(writes) == write:
             raise KeyboardInterrupt
         real(source, target)
 
-    monkeypatch.setattr(rotation.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         rotate(directory, until=2)
     journal = rotation.Journal(str(directory))
