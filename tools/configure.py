@@ -729,7 +729,8 @@ def stack_settings(questions: Questions, found: Inventory) -> None:
             ),
         )
         if stack != usual:
-            comment = "Prefix of the names of containers, volumes and the network. The usual one is in use on the host."
+            why = "is in use on the host" if stack_exists(usual, report) else f"is {usual}"
+            comment = f"Prefix of the names of containers, volumes and the network. The usual one {why}."
             found.settings.append((comment, {"stack_name": stack}))
         if stack_exists(stack, report):
             print(

@@ -21,6 +21,8 @@ BACKEND = os.environ.get("BACKEND_URL", "http://localhost:8000")
 COLUMNS = ["open", "high", "low", "close", "volume"]
 # The outcome of a day is known at the open two days later.
 OUTCOME_DAYS = 2
+# Trading days.
+YEAR = 252
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
@@ -44,6 +46,22 @@ def bars_of_file(path: str) -> pd.DataFrame:
 def fit(table: pd.DataFrame, rises: pd.Series) -> Pipeline:
     """Fit the classifier."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.01)).fit(table, rises)
+
+
+def figures(name: str, position: pd.Series, returns: pd.Series) -> dict[str, float]:
+    """What the stack's page shows of a strategy, before costs; its position is held over the day's return."""
+    held, gained = position != 0, position * returns
+    equity = (1 + gained).cumprod()
+    deviation = gained.std()
+    return {
+        f"{name}_sharpe": float(gained.mean() / deviation * YEAR**0.5) if deviation > 0 else 0.0,
+        f"{name}_annual_return": float(equity.iloc[-1] ** (YEAR / len(equity)) - 1),
+        f"{name}_annual_volatility": float(deviation * YEAR**0.5),
+        f"{name}_max_drawdown": float((equity / equity.cummax().clip(lower=1) - 1).min()),
+        f"{name}_exposure": float(held.mean()),
+        f"{name}_hit_rate": float((gained[held] > 0).mean()) if held.any() else 0.0,
+        f"{name}_annual_turnover": float(position.diff().abs().fillna(position.abs()).mean() * YEAR),
+    }
 
 
 def main() -> None:
@@ -76,6 +94,8 @@ def main() -> None:
         skops.io.dump(fit(table, rises), path)
         mlflow.log_params({"symbol": asked.symbol, "bars": len(bars), "source": asked.csv or BACKEND})
         mlflow.log_metrics({"accuracy": accuracy, "oos_days": len(unseen)})
+        mlflow.log_metrics(figures("strategy", history["position"], returns.loc[unseen.index]))
+        mlflow.log_metrics(figures("buy_and_hold", history["position"] * 0 + 1, returns.loc[unseen.index]))
         mlflow.log_text(history.to_csv(index_label="date"), "walk_forward.csv")
         logged = mlflow.pyfunc.log_model(
             name="model",
@@ -91,6 +111,7 @@ def main() -> None:
         "data_start": f"{bars.index[0]:%Y-%m-%d}",
         "data_end": f"{bars.index[-1]:%Y-%m-%d}",
         "promotion": "chosen by its author",
+        "cost_bps": "0",
     }
     name = f"daily_strategy_{asked.symbol.replace('@', '__').replace(' ', '_')}"
     version = mlflow.register_model(logged.model_uri, name, tags=tags).version

@@ -107,6 +107,7 @@ def test_the_backend_scores_the_example_once_it_is_the_champion(stack: Stack) ->
     found = known(stack)
     assert (found["champion"]["version"], found["problem"]) == (version, None)
     assert len(signals(stack, version, "out_of_sample")) == found["metrics"]["oos_days"] > 500
+    assert {"strategy_sharpe", "buy_and_hold_max_drawdown", "strategy_hit_rate"} <= set(found["metrics"])
     page = eventually(lambda: page_with(stack, "Champion because: chosen by its author"), seconds=60)
     assert f"Newest signal: {WORDS[live[-1]['position']]} at the close of {LAST_DAY}, by version {version}." in page
 

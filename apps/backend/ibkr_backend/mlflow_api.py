@@ -46,10 +46,17 @@ class ModelVersion:
         """Say why it is no model of one of these symbols, if it is none."""
         if self.symbol not in symbols:
             known = ", ".join(symbols) or "none"
-            return (
-                f"version {self.version} of {self.name} is for {self.symbol}, which is not a symbol of this stack "
-                f"({known}): correct the tag `symbol` of the version, or add {self.symbol} to BARS_SYMBOLS"
+            what = f"is for {self.symbol}, which is not a symbol of this stack ({known})"
+            names = [model_name(symbol) for symbol in symbols]
+            # The tag alone would not help: the next complaint would be of the name.
+            mend = (
+                "correct the tag `symbol` of the version"
+                if self.name in names
+                else f"register the model as {' or '.join(names[:3])}"
+                if names
+                else "name its symbol in the inventory"
             )
+            return f"version {self.version} of {self.name} {what}: {mend}, or add {self.symbol} to BARS_SYMBOLS"
         if self.name != model_name(self.symbol):
             return (
                 f"version {self.version} of {self.name} has the tag `symbol` {self.symbol}, whose model is "

@@ -125,8 +125,17 @@ def test_a_model_that_does_not_say_where_its_prices_are_from_scores_nothing(
         ("daily_strategy_AAPL", {"symbol": "AAPL"}, None),
         ("daily_strategy_BRK_B", {"symbol": "BRK B"}, None),
         ("daily_strategy_AAPL", {}, None),
-        ("daily_strategy_TSLA", {}, "is for TSLA, which is not a symbol of this stack (AAPL, BRK B)"),
-        ("daily_strategy_BRK_B", {}, "is for BRK_B, which is not a symbol of this stack"),
+        (
+            "daily_strategy_TSLA",
+            {},
+            "which is not a symbol of this stack (AAPL, BRK B): register the model as",
+        ),
+        ("daily_strategy_APPL", {}, "register the model as daily_strategy_AAPL or daily_strategy_BRK_B, or add APPL"),
+        (
+            "daily_strategy_BRK_B",
+            {},
+            "is for BRK_B, which is not a symbol of this stack (AAPL, BRK B): correct",
+        ),
         ("daily_strategy_mine", {"symbol": "AAPL"}, "register the model under that name"),
     ],
 )

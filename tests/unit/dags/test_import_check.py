@@ -65,6 +65,27 @@ def fails_later():
 fails_later()
 """,
 }
+#: Of these the inventory declares ``night``, and every Airflow has ``default_pool``.
+POOLS = """
+from airflow.sdk import task
+
+@task(pool="night")
+def one(): ...
+
+@task(pool="brokr")
+def two(x): ...
+
+@task
+def three(): ...
+
+@dag
+def waits():
+    one()
+    two.expand(x=[1, 2])
+    three()
+
+waits()
+"""
 #: They have less time, and are checked by themselves: what only a slow machine holds up must not be taken for slow.
 SLOW_FILES = {
     "slow.py": "import time\ntime.sleep(3000)\n",
@@ -244,7 +265,9 @@ def test_dags_from_standard_input(tmp_path: Path) -> None:
             "research:own.py": "from desk.names import OTHER\n" + HEAD + "@dag\ndef own():\n    ...\nown()\n",
             "research:twice.py": HEAD + "@dag\ndef own():\n    ...\nown()\n",
             "research:bad.py": "# dag airflow\nfrom desk.names import NOTHING\n",
+            "waits.py": HEAD + POOLS,
         },
+        "pools": ["night"],
         "sources": {"research": str(tmp_path / "sources" / "research")},
         "files": {str(certificate): "abc"},
     }
@@ -253,7 +276,9 @@ def test_dags_from_standard_input(tmp_path: Path) -> None:
         input=json.dumps(content), env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    broken = json.loads(done.stdout.splitlines()[-1])["broken"]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["pools"] == {"waits.py": "brokr"}
+    broken = report["broken"]
     assert set(broken) == {"bad.py", "research:bad.py", "research:twice.py"}
     assert broken["research:bad.py"].startswith("line 2: ImportError: cannot import name 'NOTHING'")
     assert broken["research:twice.py"].startswith("its DAG own is also in research:own.py")

@@ -168,3 +168,14 @@ def test_options_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, asked: dic
 
     with pytest.raises(run_dag.Unable, match=re.escape(said)):
         run_dag.options({"date": "", "conf": "", **asked})
+
+
+def test_a_long_return_value_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that a task prints itself is not."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import run_dag
+
+    value = f"2026-11-27 [info] Done. Returned value was: {'x' * 5000}\n"
+    assert run_dag.shortened(value).endswith(f"x… ({len(value)} characters)\n") and len(run_dag.shortened(value)) < 350
+    assert run_dag.shortened(value[:200]) == value[:200]
+    assert run_dag.shortened("y" * 5000) == "y" * 5000

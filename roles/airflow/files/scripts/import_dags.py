@@ -5,14 +5,15 @@ Each file has a process and a time of its own, so that one that is slow or ends 
 Usage: ``import_dags.py [-]``. With ``-`` it first reads a JSON object from standard input and writes what is to be
 there: ``dags``, path to content, ``sources``, the names of further directories of DAGs to their absolute paths, and
 ``files``, absolute path to content. A path of ``dags`` is relative to the configured folder, or is the name of a
-source, a colon, and a path below that source.
+source, a colon, and a path below that source; ``pools``, the names of the pools that the inventory declares.
 
 Prints, as its last line, a JSON object. Path of a DAG file, in that form, to what is to be said of it, in
 
 - ``broken``: it cannot be imported;
 - ``unknown``: it cannot be said here. While it is imported, it asks for a secret, or for a variable or a connection
   that the inventory does not declare, and what failed may have failed for want of it;
-- ``outdated``: it can be imported, and its tasks use what Airflow 3 has removed.
+- ``outdated``: it can be imported, and its tasks use what Airflow 3 has removed;
+- ``pools``: it can be imported, and its tasks wait in a pool that the inventory does not declare.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ SECRET_NAMES = os.environ.get("DAGS_CHECK_SECRETS", "").split()
 hidden: set[str] = set()
 #: What a path in the report begins with to the directory that it is relative to.
 roots: dict[str, Path] = {}
+#: Pools that Airflow has; ``None`` if the caller did not name them.
+declared_pools: set[str] | None = None
 #: DAG file to what it asked for while it was imported.
 asked: dict[str, list[str]] = {}
 
@@ -141,7 +144,7 @@ def import_one(path: str, folder: Path, results: multiprocessing.connection.Conn
     Args:
         path: The file.
         folder: The directory of DAGs that it is in.
-        results: Where to send its DAGs' ids, its error and what it asked for.
+        results: Where to send its DAGs' ids, its error, what it asked for, and its tasks' pools.
     """
     # What it prints is of no use here, and may be long.
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -161,8 +164,14 @@ def import_one(path: str, folder: Path, results: multiprocessing.connection.Conn
             DagCode.get_code_from_file(dag.fileloc)
         except UnicodeDecodeError as reason:
             error = f"Airflow reads the file of a DAG as UTF-8 only: {reason}. Save it in UTF-8."
-    unknown = needs_running_airflow(path, error)
-    results.send({"dags": sorted(bag.dags), "error": error, "unknown": unknown, "asked": asked.get(path, [])})
+    result = {
+        "dags": sorted(bag.dags),
+        "error": error,
+        "unknown": needs_running_airflow(path, error),
+        "asked": asked.get(path, []),
+        "pools": sorted({str(task.pool) for dag in bag.dags.values() for task in dag.tasks}),
+    }
+    results.send(result)
     results.close()
     # Threads and handlers of the file have nothing to say about it.
     os._exit(0)
@@ -215,7 +224,7 @@ def import_all(paths: Mapping[str, Path], seconds: float) -> dict[str, dict[str,
             del running[each.path]
             if each.path not in found:
                 error = too_slow(seconds) if late else ended(each.process.exitcode)
-                found[each.path] = {"dags": [], "error": error, "unknown": False, "asked": []}
+                found[each.path] = {"dags": [], "error": error, "unknown": False, "asked": [], "pools": []}
     return found
 
 
@@ -289,11 +298,14 @@ def listed(findings: list[tuple[int, str]]) -> list[str]:
 
 
 def unpack() -> None:
-    """Write what standard input holds, and remember the directories of the sources.
+    """Write what standard input holds, and remember the directories of the sources and the pools.
 
     DAGs can only be read, as in Airflow's containers.
     """
+    global declared_pools
     content = json.load(sys.stdin)
+    if "pools" in content:
+        declared_pools = {*content["pools"], "default_pool"}
     roots.update({f"{source}:": Path(path) for source, path in content.get("sources", {}).items()})
     for root in roots.values():
         root.mkdir(parents=True, exist_ok=True)
@@ -320,7 +332,7 @@ def main(arguments: list[str]) -> int:
     hidden.update(leaves(variables))
     for connection in connections.values():
         hidden.update(connection_secrets(connection))
-    report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}, "outdated": {}}
+    report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}, "outdated": {}, "pools": {}}
     safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
     listed_in = {
         path: root
@@ -345,6 +357,9 @@ def main(arguments: list[str]) -> int:
             report["broken"][name] = "\n  ".join([error, *(listed(old) or remedy(error)), *listed(runs)])
         elif runs:
             report["outdated"][name] = "\n  ".join(["its tasks will fail", *listed(runs)])
+        missing = sorted(set(result["pools"]) - declared_pools) if declared_pools is not None else []
+        if missing and not result["error"]:
+            report["pools"][name] = ", ".join(missing)
     print(f"\n{json.dumps(report)}", flush=True)
     return 0
 

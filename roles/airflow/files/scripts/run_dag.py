@@ -37,7 +37,10 @@ OWN = re.compile(
 )
 #: The frames of a traceback that lie in installed packages, with the lines of code and marks below each.
 FRAMES = re.compile(r'(?m)^ +File "[^"]*/site-packages/[^"]*", line .*\n(?: +(?! |File ").*\n)*')
-
+#: What Airflow shows of each task that returns something: all of it, which may be a whole table.
+RETURNED = re.compile(r"(?:Done\. )?Returned value was: ")
+#: Characters of such a line that are shown.
+LONGEST_RETURNED = 300
 
 #: Airflow's name for the bundle of the configured folder.
 FOLDER = "dags-folder"
@@ -79,7 +82,7 @@ class Output:
             line = masked(line, self.secrets)
             self.kept.append(line)
             if not self.silent and not OWN.match(line):
-                print(line, end="", file=self.real, flush=True)
+                print(shortened(line), end="", file=self.real, flush=True)
 
     def settle(self) -> None:
         """Wait until all that was written has been passed on."""
@@ -108,6 +111,17 @@ def what_matters(log: str) -> list[str]:
     """
     lines = [line.rstrip() for line in FRAMES.sub("", log).splitlines()]
     return [line for line in lines if line and not OWN.match(line)][-LINES:]
+
+
+def shortened(line: str) -> str:
+    """Cut the value that a task returned.
+
+    Args:
+        line: A line of a log; one that shows no such value stays whole.
+    """
+    if len(line) <= LONGEST_RETURNED or not RETURNED.search(line):
+        return line
+    return f"{line[:LONGEST_RETURNED].rstrip()}… ({len(line)} characters)\n"
 
 
 def named(task_id: str, map_index: int) -> str:
