@@ -69,8 +69,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine, name_of
 
-#: The record of a stack's secrets among its configuration.
-RECORD = "secrets.json"
+#: What a stack keeps about itself among its configuration: its secrets, their rotations, a restore that was cut off, and the
+#: containers of before an upgrade.
+RECORDS = ("secrets.json", "rotations.log", "restore.json", "previous")
 UNDECLARED = "not declared"
 
 
@@ -189,7 +190,7 @@ def files(directory: str, paths: list[str]) -> list[dict[str, str]]:
     for path in declared:
         while (path := os.path.dirname(path)).startswith(f"{directory}/"):
             parents.add(path)
-    declared.add(os.path.join(directory, RECORD))
+    declared |= {os.path.join(directory, name) for name in RECORDS}
     return [
         difference("file", entry.path, UNDECLARED)
         for parent in sorted(parents)

@@ -96,6 +96,7 @@ def test_files_that_nobody_declared(run_module: Run, engine: FakeEngine, tmp_pat
     config.mkdir(parents=True)
     (config / "web.conf").write_text("compared by config_tree")
     (top / "secrets.json").write_text("{}")
+    (top / "rotations.log").write_text("2026-11-28 12:00 redis_backend_password\n")
     (top / "web" / "notes").write_text("")
     (top / "old" / "config").mkdir(parents=True)
     assert left(run_module, top, config) == [
