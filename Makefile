@@ -31,7 +31,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets rotate-secrets mlflow-gc backup restore drill
+.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets rotate-secrets mlflow-gc backup restore drill upgrade upgrade-back
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -57,6 +57,12 @@ dags: .venv/controller ## Check whether the DAGs of all directories can be impor
 dag-test: .venv/controller ## Run one DAG once: DAG=ID [DATE=2026-11-27] [CONF='{"symbol": "AAPL"}']
 	@$(PLAY) playbooks/dag_test.yml -e "$$($(BIN)/python -c 'import json, os; \
 	    print(json.dumps({f"dag_test_{key}": os.environ.get(name, "") for key, name in (("id", "DAG"), ("date", "DATE"), ("conf", "CONF"))}))')"
+
+upgrade: .venv/controller ## Show what changes, ask, back up, upgrade, and go back by itself if that fails
+	@$(PLAY) playbooks/upgrade.yml
+
+upgrade-back: .venv/controller ## Bring back the containers of before the last upgrade, and the data if it was migrated
+	@$(PLAY) playbooks/upgrade_back.yml
 
 stop: .venv/controller ## Stop the containers
 	@$(PLAY) playbooks/stop.yml
@@ -95,7 +101,7 @@ SANITY_NEWEST := $(if $(filter sanity test-all,$(MAKECMDGOALS)),$(shell python3.
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres minio default
-SCENARIOS_ALL ?= faults backup small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow own_backend \
+SCENARIOS_ALL ?= faults backup upgrade small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow own_backend \
     collection redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection

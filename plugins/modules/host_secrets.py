@@ -66,6 +66,10 @@ changed_secrets:
   description: Name to the containers whose copies hold another value than the current one.
   returned: always
   type: dict
+upgrading:
+  description: Whether an upgrade has begun and not ended.
+  returned: always
+  type: bool
 protected:
   description: Containers that only a variable lets a run recreate; looked up only if a secret has changed.
   returned: always
@@ -101,6 +105,8 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files imp
 
 NAME = "secrets.json"
 LOG = "rotations.log"
+#: Is there from the beginning of an upgrade until its end: the module ``container_snapshot``.
+UPGRADING = "previous/pending"
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 Record = dict[str, list[dict]]
 
@@ -292,6 +298,7 @@ def main() -> None:
         "protected": protected,
         "copies": sorted(copies),
         "volumes": volumes,
+        "upgrading": (file.parent / UPGRADING).exists(),
     }
     if module.params["fetch"]:
         result["recorded"] = {

@@ -69,8 +69,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine, name_of
 
-#: What a stack keeps about itself among its configuration: its secrets, their rotations, a restore that was cut off, and the
-#: containers of before an upgrade.
+#: What a stack keeps about itself among its configuration: its secrets, their rotations, a restore that was cut
+#: off, and the containers of before an upgrade.
 RECORDS = ("secrets.json", "rotations.log", "restore.json", "previous")
 UNDECLARED = "not declared"
 

@@ -5,6 +5,7 @@
 ``python3 backup.py run [full]``        make one backup now
 ``python3 backup.py verify``            read everything in the repository and compare checksums
 ``python3 backup.py list``              print the complete backups as JSON, the newest first
+``python3 backup.py schemas``           print how far each database was migrated, as JSON
 ``python3 backup.py status``            print figures for ``make status``
 ``python3 backup.py secrets NAME``      keep the encrypted secrets of standard input, unless they are kept already
 ``python3 backup.py drill ID ARG…``     restore a backup into scratch volumes, start PostgreSQL there, compare the rows
@@ -892,6 +893,8 @@ def main(action: str, *arguments: str) -> None:
         elif action == "list":
             check_repository(settings)
             print(json.dumps(manifests(settings)))
+        elif action == "schemas":
+            print(json.dumps(schema_versions(settings)))
         elif action == "status":
             print("\n".join(figures(settings, datetime.now(UTC))))
         elif action == "secrets":

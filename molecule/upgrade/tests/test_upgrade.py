@@ -1,0 +1,185 @@
+"""Upgrades that succeed, fail and are cut off, and the way back to the containers and the data of before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client_programs import run_client
+from stack_under_test import (
+    REPOSITORY,
+    Stack,
+    ansible_environment,
+    changed,
+    command,
+    eventually,
+    playbook_command,
+    run_playbook,
+)
+from test_data_services import psql
+
+MODEL = "kept model"
+PREDICTION = pytest.approx(301)
+YES = {"upgrade_confirm": "molecule", "upgrade_back_confirm": "molecule"}
+RECORD = "/etc/quantops/molecule/previous"
+#: A release of MLflow whose migration changes a table and then fails.
+MIGRATES = """
+import pathlib, sys
+import sqlalchemy as sa
+engine = sa.create_engine(pathlib.Path("/run/secrets/database_url").read_text().strip())
+with engine.begin() as connection:
+    connection.execute(sa.text("ALTER TABLE experiments RENAME COLUMN name TO title"))
+    connection.execute(sa.text("UPDATE alembic_version SET version_num = 'ffffffffffff'"))
+sys.exit("the second half of the migration does not work")
+"""
+
+
+def words(playbook: str, **variables: Any) -> tuple[str, Path, str, str]:
+    """Arguments of a run on this scenario's host."""
+    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    return (f"playbooks/{playbook}.yml", inventory, "--inventory=molecule/shared/inventory.yml",
+            f"--extra-vars={json.dumps(YES | variables)}")  # fmt: skip
+
+
+def run(playbook: str, status: int = 0, **variables: Any) -> str:
+    """Run a playbook to its end, and return what it says."""
+    done = run_playbook(*words(playbook, **variables))
+    assert done.returncode == status, (done.stdout + done.stderr)[-6000:]
+    return done.stdout + done.stderr
+
+
+def backups(stack: Stack) -> list[str]:
+    """Ids of the complete backups, the newest first."""
+    done = stack.execute("backup", "python3", "/run/config/backup.py", "list")
+    return [each["id"] for each in json.loads(done.stdout)]
+
+
+def predict(stack: Stack) -> float:
+    """What the registered model says."""
+    said = run_client("dags", "mlflow_load.py", url=stack.url("mlflow"), name=MODEL)
+    return json.loads(said.splitlines()[-1])["prediction"]
+
+
+def workers(stack: Stack) -> str:
+    """How many workers MLflow was given."""
+    environment = stack.containers()["mlflow"]["Config"]["Env"]
+    return next(each.removeprefix("MLFLOW_WORKERS=") for each in environment if each.startswith("MLFLOW_WORKERS="))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(stack: Stack) -> None:
+    """A model with its rows and objects."""
+    run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name=MODEL)
+
+
+def test_nothing_to_upgrade(stack: Stack) -> None:
+    """No backup, no record, no container is touched."""
+    before, known = stack.identity(), backups(stack)
+    assert "Nothing changes on this host." in run("upgrade", upgrade_confirm="another")
+    assert stack.identity() == before and backups(stack) == known
+    assert "There is no record of an earlier state" in run("upgrade_back", status=2)
+    assert stack.identity() == before
+
+
+def test_nothing_without_the_answer(stack: Stack) -> None:
+    before, traces = stack.identity(), stack.traces()
+    said = run("upgrade", status=2, upgrade_confirm="another", mlflow_workers=2)
+    assert "Recreated: molecule-mlflow (" in said
+    assert "Nothing was upgraded: the answer is not molecule." in said
+    assert (stack.identity(), stack.traces()) == (before, traces)
+    said = run("upgrade", status=2, upgrade_back_data="yesterday")
+    assert "upgrade_back_data is yesterday, expected auto, backup or keep. Nothing was changed." in said
+
+
+def test_an_upgrade_and_the_way_back_from_it(stack: Stack) -> None:
+    """Nothing but what changes is recreated; back again, the version of before finds nothing to do."""
+    before, known = stack.identity(), backups(stack)
+    said = run("upgrade", mlflow_workers=2)
+    assert "Upgraded, and every service answers." in said
+    assert changed(before, stack.identity()) == {"mlflow"}
+    assert workers(stack) == "2" and len(backups(stack)) == len(known) + 1
+    assert "changed=0 " in run("site", mlflow_workers=2)
+    assert command("stat", "--format=%a %U", RECORD, f"{RECORD}/containers.json").split() == [
+        "700",
+        "root",
+        "600",
+        "root",
+    ]
+    upgraded = stack.identity()
+    assert "Nothing was changed: the answer is not" in run("upgrade_back", status=2, upgrade_back_confirm="another")
+    assert stack.identity() == upgraded
+
+    run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name="made since")
+    said = run("upgrade_back")
+    assert "runs again with the containers of before and the data as it is" in said
+    assert workers(stack) == "1" and predict(stack) == PREDICTION
+    status, count = psql(stack, "mlflow", "mlflow", "SELECT count(*) FROM registered_models WHERE name = 'made since'")
+    assert (status, count) == (0, "1")
+    assert "changed=0 " in run("site")
+    assert "Nothing differs from the declaration." in run("drift")
+
+
+def test_a_migration_that_fails(stack: Stack) -> None:
+    """The containers and the data of before are back, and what was written since is kept beside them."""
+    image = stack.containers()["mlflow"]["Image"]
+    known = backups(stack)
+    broken = {"mlflow-upgrade": {"command": ["python", "-c", MIGRATES]}, "mlflow": {"memory": "700m"}}
+    said = run("upgrade", status=2, mlflow_overrides=broken)
+    assert "Run again, with the migrations of databases: molecule-mlflow-upgrade" in said
+    assert "the second half of the migration does not work" in said
+    assert "these databases were migrated: mlflow" in said
+    made = backups(stack)
+    assert len(made) == len(known) + 2, "one before the upgrade, one of the restored state"
+    assert f"the data of the backup {made[1]}" in said
+    assert stack.containers()["mlflow"]["Image"] == image
+    assert stack.containers()["mlflow-upgrade"]["State"]["ExitCode"] == 0
+    assert predict(stack) == PREDICTION
+    kept = command("docker", "volume", "ls", "--format", "{{.Name}}", "--filter", "label=quantops.kept").split()
+    assert len(kept) == 3 and all(each in said for each in kept)
+    run("verify")
+    assert "changed=0 " in run("site")
+
+
+def test_a_service_that_does_not_come_up(stack: Stack) -> None:
+    """No database was migrated, so that what was written stays."""
+    before = stack.containers()
+    wrong = {"mlflow": {"environment": {"MLFLOW_HOST": "127.0.0.1", "MLFLOW_PORT": "5501"}}}
+    known = backups(stack)
+    said = run("upgrade", status=2, mlflow_overrides=wrong, container_service_timeout=60)
+    assert "The upgrade failed. molecule runs again with the containers of before and the data as it is." in said
+    after = stack.containers()
+    assert {name: item["Image"] for name, item in after.items()} == {
+        name: item["Image"] for name, item in before.items()
+    }
+    assert len(backups(stack)) == len(known) + 1
+    assert predict(stack) == PREDICTION
+    assert "changed=0 " in run("site")
+
+
+def test_an_upgrade_that_was_cut_off(stack: Stack) -> None:
+    """The next one goes on with it, and its way back leads to the state of before the first."""
+    before = command("cat", f"{RECORD}/containers.json")
+    upgrade = {"mlflow_workers": 2, "redis_overrides": {"redis": {"cpus": 0.9}}}
+    process = subprocess.Popen(
+        playbook_command(*words("upgrade", **upgrade)), cwd=REPOSITORY, env=ansible_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        eventually(lambda: command("cat", f"{RECORD}/containers.json") != before, seconds=600, pause=0.5)
+        eventually(lambda: workers(stack) == "2", seconds=600, pause=0.5)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    known = backups(stack)
+    said = run("upgrade", stack_lock_wait=300, **upgrade)
+    assert "was cut off. This one goes on with it" in said
+    assert backups(stack) == known
+    run("upgrade_back")
+    assert workers(stack) == "1"
+    assert "changed=0 " in run("site")
+    assert predict(stack) == PREDICTION
