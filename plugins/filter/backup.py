@@ -21,9 +21,11 @@ class FilterModule:
         """
         return {
             "backup_places": backups.backup_places,
+            "bucket_changes": backups.bucket_changes,
             "chosen_backup": backups.chosen_backup,
             "decrypted_secrets": backups.decrypted_secrets,
             "drill_mounts": backups.drill_mounts,
             "later_versions": backups.later_versions,
             "moment_seconds": backups.moment_seconds,
+            "restored_part": backups.restored_part,
         }

@@ -219,7 +219,9 @@ def save(engine: Engine, stack: str, directory: str, about: dict[str, Any]) -> d
     }
     new, kept = (os.path.join(directory, name) for name in (f"{RECORD}.new", RECORD))
     shutil.rmtree(new, ignore_errors=True)
-    os.makedirs(os.path.join(new, "files"), mode=0o700)
+    # The mode of makedirs is that of the last directory only.
+    os.mkdir(new, 0o700)
+    os.mkdir(os.path.join(new, "files"), 0o700)
     for name in entries(directory):
         source = os.path.join(directory, name)
         if os.path.isdir(source) and not os.path.islink(source):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -192,3 +193,78 @@ def later_versions(lines: Iterable[str], moment: str) -> list[list[str]]:
     except (ValueError, KeyError, TypeError) as error:
         raise AnsibleFilterError(f"The versions of objects since {moment!r} cannot be read: {error}") from None
     return found
+
+
+PART = re.compile(r"(database|bucket|experiment):(.+)")
+
+
+def restored_part(wanted: str, services: Mapping[str, Mapping[str, Any]], here: Iterable[str]) -> dict[str, Any]:
+    """Read which part is restored.
+
+    Args:
+        wanted: Such as ``database:mlflow``, ``bucket:mlflow`` or ``experiment:daily strategy``.
+        services: Service to its contract without templates.
+        here: Services of this host.
+
+    Returns:
+        ``kind`` and ``name``; of a database and a bucket the ``services`` that use it, and those of their
+        ``containers`` that are no jobs; and ``problems``, sentences.
+    """
+    here = list(here)
+    known = {
+        kind: {name: [each for each in here if name in services[each][key]] for name in _names(services, here, key)}
+        for kind, key in (("database", "databases"), ("bucket", "buckets"))
+    }
+    match = PART.fullmatch(wanted)
+    problems = []
+    if not match:
+        problems.append(
+            f"restore_part is {wanted!r}, expected database:NAME, bucket:NAME or experiment:NAME, such as"
+            " database:mlflow."
+        )
+    elif match[1] in known and match[2] not in known[match[1]]:
+        problems.append(f"There is no {match[1]} {match[2]}. There are {', '.join(known[match[1]]) or 'none'}.")
+    elif match[1] == "experiment" and "mlflow" not in here:
+        problems.append("MLflow does not run on this host.")
+    kind, name = (match[1], match[2]) if match else ("", "")
+    users = known.get(kind, {}).get(name, [])
+    containers = [
+        container
+        for user in users
+        for container, entry in services[user]["containers"].items()
+        if entry["here"] and not entry["job"]
+    ]
+    return {"kind": kind, "name": name, "services": users, "containers": containers, "problems": problems}
+
+
+def _names(services: Mapping[str, Mapping[str, Any]], here: Iterable[str], key: str) -> list[str]:
+    return sorted({name for service in here for name in services[service][key]})
+
+
+def bucket_changes(now: Iterable[str], then: Iterable[str], only_missing: bool = False) -> dict[str, Any]:
+    """Find what takes a bucket back to an earlier moment.
+
+    Args:
+        now: What MinIO's client lists at present, a line of JSON each.
+        then: What it lists of that moment.
+        only_missing: Whether later objects and later content stay as they are.
+
+    Returns:
+        ``restore``, id of the version and key of objects that are other ones by now or are gone; ``remove``, keys of
+        objects that were not there.
+
+    Raises:
+        AnsibleFilterError: If a line cannot be read.
+    """
+    try:
+        present, earlier = (
+            {each["key"]: each for each in map(json.loads, filter(str.strip, lines))} for lines in (now, then)
+        )
+        restore = [
+            [each["versionId"], key]
+            for key, each in earlier.items()
+            if key not in present or (not only_missing and present[key]["lastModified"] != each["lastModified"])
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnsibleFilterError(f"The objects cannot be read from what MinIO's client has listed: {error}") from None
+    return {"restore": restore, "remove": [] if only_missing else sorted(present.keys() - earlier.keys())}

@@ -28,3 +28,12 @@ remove_versions() {
         shift 2
     done
 }
+# The newest versions of now, and those of a moment.
+list_objects() {
+    client ls --recursive --json "root/$1/" | sed 's/^/NOW /'
+    client ls --recursive --json --rewind "$2" "root/$1/" | sed 's/^/THEN /'
+}
+# A copy of an older version becomes the newest one.
+restore_version() {
+    client cp --version-id "$1" "root/$2" "root/$2"
+}

@@ -12,11 +12,13 @@ from ansible.errors import AnsibleFilterError
 from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.backups import (
     backup_places,
+    bucket_changes,
     chosen_backup,
     decrypted_secrets,
     later_versions,
     moment_of,
     moment_seconds,
+    restored_part,
 )
 from collection_under_test import program
 
@@ -295,3 +297,55 @@ def test_a_failed_drill_is_a_figure(settings: Any) -> None:
     )
     (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": []}))
     assert "0 0 problems in the last drill, 3 h ago, of X, which passed in 8 s" in backup.figures(settings, NOW)
+
+
+# ---- a part
+
+
+PARTS = {
+    "mlflow": {
+        "databases": {"mlflow": {}}, "buckets": ["mlflow"],
+        "containers": {"mlflow": {"here": True, "job": False}, "mlflow-upgrade": {"here": True, "job": True},
+                       "mlflow-elsewhere": {"here": False, "job": False}},
+    },
+    "redis": {"databases": {}, "buckets": [], "containers": {"redis": {"here": True, "job": False}}},
+}  # fmt: skip
+
+
+def test_a_part_and_who_uses_it() -> None:
+    found = restored_part("database:mlflow", PARTS, ["mlflow", "redis"])
+    assert found == {
+        "kind": "database", "name": "mlflow", "services": ["mlflow"], "containers": ["mlflow"], "problems": [],
+    }  # fmt: skip
+    assert restored_part("experiment:my: runs", PARTS, ["mlflow"])["name"] == "my: runs"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        ("", "restore_part is '', expected database:NAME"),
+        ("database:", "restore_part is 'database:', expected database:NAME"),
+        ("bucket:other", "There is no bucket other. There are mlflow."),
+        ("database:airflow", "There is no database airflow. There are mlflow."),
+    ],
+)
+def test_a_part_that_there_is_not(wanted: str, problem: str) -> None:
+    assert restored_part(wanted, PARTS, ["mlflow", "redis"])["problems"][0].startswith(problem)
+    assert restored_part("experiment:runs", PARTS, ["redis"])["problems"] == ["MLflow does not run on this host."]
+
+
+def listing(**objects: str) -> list[str]:
+    """Lines of MinIO's client: key to time."""
+    return [
+        json.dumps({"key": key, "lastModified": time, "versionId": f"{key}@{time}"}) for key, time in objects.items()
+    ]
+
+
+def test_a_bucket_at_an_earlier_moment() -> None:
+    now, then = listing(same="1", changed="9", later="9"), listing(same="1", changed="2", gone="3")
+    assert bucket_changes(now, then) == {
+        "restore": [["changed@2", "changed"], ["gone@3", "gone"]], "remove": ["later"],
+    }  # fmt: skip
+    assert bucket_changes(now, then, only_missing=True) == {"restore": [["gone@3", "gone"]], "remove": []}
+    with pytest.raises(AnsibleFilterError, match="cannot be read"):
+        bucket_changes(["{}"], [])

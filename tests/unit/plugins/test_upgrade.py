@@ -117,7 +117,7 @@ def test_the_way_back(run_module: Run, engine: FakeEngine, directory: Path) -> N
     saved = snapshot(run_module, directory, "saved", about={"backup": "b1"})
     assert not saved.failed and saved.result["pending"]
     record = directory / "previous" / "containers.json"
-    assert record.stat().st_mode & 0o777 == 0o600
+    assert record.stat().st_mode & 0o777 == 0o600 and record.parent.stat().st_mode & 0o777 == 0o700
 
     for name in ("desk-web", "desk-migrate"):
         del engine.containers[name]

@@ -10,6 +10,7 @@
 ``python3 backup.py secrets NAME``      keep the encrypted secrets of standard input, unless they are kept already
 ``python3 backup.py drill ID ARG…``     restore a backup into scratch volumes, start PostgreSQL there, compare the rows
 ``python3 backup.py drilled``           keep the result of a drill, for ``status``
+``python3 backup.py restore-database NAME TARGET ARG…``  write one database of a backup into the running server
 ``python3 backup.py restore-files ID``  write the volumes of a backup, which have to be empty, to where they are mounted
 
 PostgreSQL's part is pgBackRest's, run as PostgreSQL's user; the files of all other volumes are Restic's. A backup is
@@ -55,6 +56,8 @@ TIMEOUT = timedelta(hours=12)
 ARCHIVE_TIMEOUT = timedelta(minutes=3)
 #: What Restic says of a file that went away while it was being read, as temporary ones do.
 VANISHED = re.compile(r"no such file or directory|at least one source file could not be read", re.IGNORECASE)
+#: Where the volume of the running server is mounted, when another one takes its place.
+LIVE = "/live"
 FORMAT = 1
 
 
@@ -673,6 +676,45 @@ def wait_until_replayed(settings: Settings) -> None:
         time.sleep(1)
 
 
+#: Where a server on restored files has its socket and its log.
+SCRATCH = Path("/tmp/drill")
+
+
+@contextmanager
+def scratch_postgres(settings: Settings, arguments: list[str]) -> Iterator[Settings]:
+    """Restore PostgreSQL's files into an empty directory, and run a server on them that nobody else reaches.
+
+    Args:
+        settings: ``data`` is the directory.
+        arguments: Of pgBackRest's restore.
+
+    Yields:
+        Settings of that server.
+
+    Raises:
+        BackupError: If the files cannot be restored, or the server does not run on them.
+    """
+    data, user = settings.postgres["data"], settings.postgres["user"]
+    call(["mkdir", "-p", "-m", "0700", data, str(SCRATCH)], user)
+    pgbackrest(settings, *arguments, "--archive-mode=off", "restore")
+    # Without hot standby it needs no limits as large as the copied server's, and answers once all is replayed.
+    words = ["pg_ctl", f"--pgdata={data}", "--wait", "--timeout=36000", f"--log={SCRATCH}/log", "start"]
+    options = {
+        "listen_addresses": "",
+        "hot_standby": "off",
+        "unix_socket_directories": str(SCRATCH),
+        "shared_buffers": "64MB",
+    }
+    words.append("--options=" + " ".join(f"-c {key}='{value}'" for key, value in options.items()))
+    scratch = replace(settings, postgres={**settings.postgres, "socket": str(SCRATCH)})
+    call(words, user)
+    try:
+        wait_until_replayed(scratch)
+        yield scratch
+    finally:
+        call(["pg_ctl", f"--pgdata={data}", "--mode=fast", "stop"], user)
+
+
 def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]:
     """Restore a backup where nothing else is, and look at it.
 
@@ -691,27 +733,10 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
     begun = time.monotonic()
     restore_files(settings, name)
     [manifest] = [each for each in manifests(settings) if each["id"] == name]
-    data, user, socket = settings.postgres["data"], settings.postgres["user"], "/tmp/drill"
-    call(["mkdir", "-p", "-m", "0700", data, socket], user)
-    pgbackrest(settings, *arguments, "--archive-mode=off", "restore")
-    # Without hot standby it needs no limits as large as the copied server's, and answers once all is replayed.
-    words = ["pg_ctl", f"--pgdata={data}", "--wait", "--timeout=36000", f"--log={socket}/log", "start"]
-    options = {
-        "listen_addresses": "",
-        "hot_standby": "off",
-        "unix_socket_directories": socket,
-        "shared_buffers": "64MB",
-    }
-    words.append("--options=" + " ".join(f"-c {key}='{value}'" for key, value in options.items()))
-    scratch = replace(settings, postgres={**settings.postgres, "socket": socket})
-    call(words, user)
-    try:
-        wait_until_replayed(scratch)
+    with scratch_postgres(settings, arguments) as scratch:
         found = row_counts(scratch)
         places = model_places(scratch)
-    finally:
-        call(["pg_ctl", f"--pgdata={data}", "--mode=fast", "stop"], user)
-    newest = re.findall(r"last completed transaction was at log time (.+)", Path(socket, "log").read_text())
+    newest = re.findall(r"last completed transaction was at log time (.+)", (SCRATCH / "log").read_text())
     exact = "--type=lsn" in arguments
     return {
         "id": name,
@@ -722,6 +747,51 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
         "newest": newest[-1] if newest else "before the copy of the files",
         "seconds": round(time.monotonic() - begun),
     }
+
+
+def restore_database(settings: Settings, database: str, target: str, arguments: list[str]) -> dict[str, Any]:
+    """Restore one database of a backup into the running server, beside the others.
+
+    Args:
+        settings: ``data`` is a scratch directory; the running server's socket is in ``live``.
+        database: Its name in the backup.
+        target: Its name in the running server, which has none of that name.
+        arguments: Of pgBackRest's restore.
+
+    Returns:
+        ``rows``, table to number.
+
+    Raises:
+        BackupError: If the backup has no such database, or it cannot be written.
+    """
+    user = settings.postgres["user"]
+    live = replace(settings, postgres={**settings.postgres, "socket": settings.postgres["live"]})
+    if query(live, f"SELECT 1 FROM pg_database WHERE datname = '{target}'"):
+        raise BackupError(f"PostgreSQL has a database {target} already. Rename or drop it, and run this again.")
+    with scratch_postgres(settings, arguments) as scratch:
+        if not query(scratch, f"SELECT 1 FROM pg_database WHERE datname = '{database}'"):
+            raise BackupError(f"This backup has no database {database}.")
+        [[owner]] = query(scratch, f"SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{database}'")
+        if not query(live, f"SELECT 1 FROM pg_roles WHERE rolname = '{owner}'"):
+            raise BackupError(f"PostgreSQL has no user {owner}, who owned {database}. Run site.yml (make up) first.")
+        admin = settings.postgres["admin"]
+        # Beside the scratch files: /tmp is memory.
+        dump = f"{settings.postgres['socket']}/dump"
+        call(["pg_dump", "--format=directory", "--jobs=2", "--compress=1", f"--file={dump}", f"--host={SCRATCH}",
+              f"--username={admin}", database], user)  # fmt: skip
+        expected = dict(query(scratch, COUNTS, database))
+        query(live, f'CREATE DATABASE "{target}" OWNER "{owner}" TEMPLATE template0')
+        try:
+            query(live, f'REVOKE ALL ON DATABASE "{target}" FROM PUBLIC')
+            call(["pg_restore", "--exit-on-error", "--jobs=2", f"--host={live.postgres['socket']}",
+                  f"--username={admin}", f"--dbname={target}", dump], user)  # fmt: skip
+            found = dict(query(live, COUNTS, target))
+            if found != expected:
+                raise BackupError(f"{target} has other rows than {database} of the backup.")
+        except BackupError:
+            query(live, f'DROP DATABASE "{target}"')
+            raise
+    return {"rows": {table: int(count) for table, count in found.items()}}
 
 
 def keep_secrets(settings: Settings, name: str, content: str) -> bool:
@@ -904,6 +974,9 @@ def main(action: str, *arguments: str) -> None:
         elif action == "drilled":
             result = json.loads(sys.stdin.read())
             write(settings.repository / "drill.json", json.dumps({**result, "finished": datetime.now(UTC).isoformat()}))
+        elif action == "restore-database":
+            live = replace(settings, postgres={**settings.postgres, "live": LIVE})
+            print(json.dumps(restore_database(live, arguments[0], arguments[1], list(arguments[2:]))))
         elif action == "restore-files":
             restore_files(settings, arguments[0])
         else:
