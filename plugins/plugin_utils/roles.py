@@ -64,10 +64,7 @@ def load(path: Path) -> Any:
     if not path.is_file():
         return None
     # `unsafe` only spares a copy of the whole, which would protect a cache that is not used here.
-    try:
-        return DataLoader().load_from_file(str(path), cache="none", unsafe=True, trusted_as_template=True)
-    except TypeError:  # ansible-core 2.18 trusts every text
-        return DataLoader().load_from_file(str(path), cache="none", unsafe=True)
+    return DataLoader().load_from_file(str(path), cache="none", unsafe=True, trusted_as_template=True)
 
 
 def variables_of(role: Path, kind: str) -> dict[str, Any]:
