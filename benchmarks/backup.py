@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Measures backups of a running stack with objects of some size in a bucket, and a restore of them.
+
+Stores random objects, makes a backup, makes another one with nothing new, and, if asked to, restores the newest over
+the running stack (what was there stays in other volumes, which it names). The objects are removed at the end, and stay
+as old versions until these expire.
+
+Usage: backup.py [--mib 1024] [--object-mib 16] [--restore] [--stack quantops] [--host CONTAINER] [-- OPTIONS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STORE = """
+set -eu
+export MC_CONFIG_DIR=$(mktemp -d)
+export MC_HOST_root="http://$(cat /run/secrets/root_user):$(cat /run/secrets/root_password)@127.0.0.1:9000"
+"""
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--object-mib", type=int, default=16)
+    parser.add_argument("--bucket", default="mlflow")
+    parser.add_argument("--restore", action="store_true")
+    parser.add_argument("--stack", default="quantops")
+    parser.add_argument("--host", help="the stack runs in the engine of this container, as with Molecule")
+    parser.add_argument("options", nargs="*", default=["-i", "inventories/local"])
+    asked = parser.parse_args()
+    docker = ["docker", *(["exec", "-i", asked.host, "docker"] if asked.host else [])]
+
+    def execute(container: str, *words: str, text: str = "") -> str:
+        command = [*docker, "exec", "-i", f"{asked.stack}-{container}", *words]
+        return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
+
+    def backup() -> dict[str, float]:
+        made = json.loads(execute("backup", "python3", "/run/config/backup.py", "run"))
+        begun, ended = (datetime.fromisoformat(made[each]) for each in ("started", "finished"))
+        return {"seconds": (ended - begun).total_seconds(), "bytes": made["files"]["bytes"]}
+
+    def size() -> int:
+        return int(execute("backup", "du", "-sb", "/backup").split()[0])
+
+    print(f"before: {backup()['seconds']:.1f} s, repository {size() / 2**20:.0f} MiB", flush=True)
+    count = max(1, asked.mib // asked.object_mib)
+    place = f"root/{shlex.quote(asked.bucket)}/benchmark"
+    one = f'head -c {asked.object_mib}M /dev/urandom | mc --quiet pipe "{place}/$each" > /dev/null'
+    fill = f"for each in $(seq {count}); do {one}; done\n"
+    execute("minio", "sh", "-s", text=STORE + fill)
+    try:
+        for what in ("new", "nothing new"):
+            before, found = size(), backup()
+            grown = (size() - before) / 2**20
+            total = found["bytes"] / 2**20
+            print(f"{what}: {found['seconds']:.1f} s, {total:.0f} MiB in all, repository + {grown:.0f} MiB", flush=True)
+        if asked.restore:
+            words = [".venv/bin/ansible-playbook", "playbooks/restore.yml", *asked.options]
+            words += ["-e", f"restore_confirm={asked.stack}"]
+            begun = time.monotonic()
+            subprocess.run(words, cwd=REPOSITORY, check=True, stdout=sys.stderr)
+            print(f"restore: {time.monotonic() - begun:.0f} s", flush=True)
+    finally:
+        execute("minio", "sh", "-s", text=f'{STORE}mc --quiet rm --recursive --force "{place}/" > /dev/null\n')
+
+
+if __name__ == "__main__":
+    main()
