@@ -25,13 +25,21 @@ unexport PYTHONDONTWRITEBYTECODE
 export LC_ALL := C.UTF-8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
+# In a bundle, everything that Ansible's environment needs is there; nothing is asked of a network.
+ifneq ($(wildcard bundle/wheels),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := bundle/wheels
+export UV_OFFLINE := 1
+export UV_FIND_LINKS := bundle/wheels
+endif
+
 .PHONY: help
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 # ---- the stack
 
-.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets rotate-secrets mlflow-gc backup restore restore-part drill upgrade upgrade-back
+.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets rotate-secrets mlflow-gc backup restore restore-part drill upgrade upgrade-back bundle
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -96,6 +104,9 @@ restore-part: .venv/controller ## Bring a part back: PART=database:mlflow or buc
 drill: .venv/controller ## Restore the newest backup beside the stack, compare it with what was backed up, and remove it
 	@$(PLAY) playbooks/drill.yml
 
+bundle: .venv/bundle ## Write one archive from which `make up` works without a network: BUNDLE=PATH (bundles/)
+	@$(PLAY) playbooks/bundle.yml -e "$$(BUNDLE='$(BUNDLE)' $(BIN)/python -c 'import json, os; print(json.dumps({"bundle_path": os.environ["BUNDLE"]}))')"
+
 # ---- tests
 
 # The newest ansible-core needs a newer Python than the rest.
@@ -105,7 +116,7 @@ SANITY_NEWEST := $(if $(filter sanity test-all,$(MAKECMDGOALS)),$(shell python3.
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres minio default
-SCENARIOS_ALL ?= faults backup upgrade small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow own_backend \
+SCENARIOS_ALL ?= faults backup upgrade bundle small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow own_backend \
     collection redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
@@ -219,6 +230,11 @@ lock: .venv/controller ## Resolve the requirements again
 	@echo "$(CURDIR) $$(.venv/bin/python -c 'import sys; print(*sys.version_info[:2])')" > $@
 
 .venv/controller: requirements/controller.lock .venv/uv
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --only-binary :all: -r $<
+	@touch $@
+
+.venv/bundle: requirements/bundle.lock .venv/controller
+	@echo "Adding what bundles are made with, from requirements/bundle.lock"
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --only-binary :all: -r $<
 	@touch $@
 

@@ -98,6 +98,10 @@ BAD = (
         ("mlflow_overrides.mlflow: 'memory' is ['1g'], expected str or int",)),
     Bad("command-is-a-text", override("redis_overrides", "redis", command="redis-server"),
         ("redis_overrides.redis: 'command' is 'redis-server', expected list",)),
+    Bad("bundle-by-a-relative-path", {"stack_bundle_dir": "bundle"},
+        ("stack_bundle_dir is 'bundle', expected an absolute path without a slash at its end, or empty",)),
+    Bad("bundle-that-is-none", {"stack_bundle_dir": "/nowhere"},
+        ("stack_bundle_dir is /nowhere, which is no bundle: /nowhere/bundle.json cannot be read",)),
     # ---- unknown keys
     Bad("unknown-key", override("redis_overrides", "redis", memmory="1g"),
         ("redis_overrides.redis has the unknown key 'memmory'. Did you mean 'memory'?",)),
