@@ -167,6 +167,8 @@ def test_a_hung_container_is_healed_by_a_run(site: Site, stack: Stack, nothing_l
     site.variables["mlflow_overrides"] = looked_at_often(restart_after=0)
     site.run()
     before = stack.identity()
+    # While a container starts, the engine does not count failed checks: it has to have seen it well.
+    eventually(lambda: stack.containers()["mlflow"]["State"]["Health"]["Status"] == "healthy", 180)
     hang(stack, "mlflow")
     eventually(lambda: stack.containers()["mlflow"]["State"]["Health"]["Status"] == "unhealthy", 120)
     assert f"-{stack.name}-mlflow: does not answer its health check" in site.run("site", "--check", "--diff").output
