@@ -33,8 +33,9 @@ from typing import Any
 
 from backup_base import BackupError, write
 
-CONFIG = Path("/run/secrets/rclone.conf")
 SECRETS = Path("/run/secrets")
+#: Where rclone writes what it has found out of a server; it tries for seconds where it cannot. In memory.
+CONFIG = Path("/tmp/rclone/rclone.conf")
 FORMAT = 1
 MARK = "copy.json"
 #: While it is there, the repository is only partly fetched from a copy.
@@ -185,6 +186,9 @@ def rclone(
     """
     words = ["rclone", *arguments, "--contimeout=20s", "--timeout=2m", "--low-level-retries=3", "--retries=1"]
     words += ["--use-mmap", "--fast-list", *([f"--ca-cert={SECRETS}/copy_{place.name}_ca"] if place.ca else [])]
+    if not CONFIG.exists():
+        CONFIG.parent.mkdir(mode=0o700, exist_ok=True)
+        write(CONFIG, (SECRETS / "rclone.conf").read_text())
     environment = {**os.environ, "HOME": "/tmp", "RCLONE_CONFIG": str(CONFIG)}
     source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
     deadline = time.monotonic() + TIMEOUT
