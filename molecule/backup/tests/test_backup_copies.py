@@ -138,6 +138,21 @@ def places(
     command("rm", "-rf", NAS, f"{NAS}-keys", STORE, f"{STORE}-certs")
 
 
+def test_a_place_that_cannot_work_changes_nothing(stack: Stack, places: dict[str, Any]) -> None:
+    before = stack.identity()
+    wrong = {
+        "nas": {key: value for key, value in places["nas"].items() if key != "known_hosts"},
+        "offsite": {**places["offsite"], "endpoint": "http://192.0.2.1:9443"},
+    }
+    said = " ".join(
+        play("site", "--tags=backup", f"--extra-vars={json.dumps({'backup_copies': wrong})}", status=2).split()
+    )
+    assert "backup_copies.nas: known_hosts is missing" in said
+    assert "backup_copies.offsite: endpoint is 'http://192.0.2.1:9443', expected https://" in said
+    assert SECRET not in said and "BEGIN" not in said
+    assert stack.identity() == before
+
+
 def test_both_copies_follow_a_backup(stack: Stack, keys: dict[str, tuple[str, str]]) -> None:
     """By themselves, with all that belongs to them; the keys are in files only."""
     said = play("backup")
