@@ -39,7 +39,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets rotate-secrets mlflow-gc backup restore restore-part drill upgrade upgrade-back bundle
+.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets rotate-secrets mlflow-gc backup fetch-backups restore restore-part drill upgrade upgrade-back bundle
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -100,6 +100,9 @@ restore: .venv/controller ## Bring everything back from a backup: TO=latest, a b
 restore-part: .venv/controller ## Bring a part back: PART=database:mlflow or bucket:mlflow or 'experiment:my runs' [TO=…]
 	@$(PLAY) playbooks/restore_part.yml -e "$$(TO='$(or $(TO),latest)' $(BIN)/python -c 'import json, os; \
 	    print(json.dumps({"restore_to": os.environ["TO"], "restore_part": os.environ.get("PART", "")}))')"
+
+fetch-backups: .venv/controller ## Bring the backup repository back from a copy, before `make restore`: FROM=NAME of backup_copies
+	@$(PLAY) playbooks/fetch_backups.yml -e "$$(FROM='$(FROM)' $(BIN)/python -c 'import json, os; print(json.dumps({"fetch_from": os.environ["FROM"]}))')"
 
 drill: .venv/controller ## Restore the newest backup beside the stack, compare it with what was backed up, and remove it
 	@$(PLAY) playbooks/drill.yml

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import backups
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import backup_copies, backups
 
 
 class FilterModule:
@@ -20,6 +20,9 @@ class FilterModule:
             Name to function.
         """
         return {
+            "backup_copy_files": backup_copies.backup_copy_files,
+            "backup_copy_places": backup_copies.backup_copy_places,
+            "backup_copy_problems": backup_copies.backup_copy_problems,
             "backup_places": backups.backup_places,
             "bucket_changes": backups.bucket_changes,
             "chosen_backup": backups.chosen_backup,

@@ -110,10 +110,15 @@ def chosen_backup(manifests: Sequence[Mapping[str, Any]], wanted: str) -> dict[s
         raise AnsibleFilterError("The repository has no complete backup. Nothing was changed.")
     newest, oldest = manifests[0], manifests[-1]
     if wanted == "end":
-        return _chosen(newest, "", ["--type=default"], f"all that is archived, with the volumes of {newest['id']}")
+        _check_wal(newest, manifests)
+        title = f"all that is archived, with the volumes of {newest['id']}"
+        if "gap" in newest:
+            title += f", but nothing from {newest['gap']['segment']} on, which is missing in the archive"
+        return _chosen(newest, "", ["--type=default"], title)
     by_id = {manifest["id"]: manifest for manifest in manifests}
     manifest = newest if wanted == "latest" else by_id.get(wanted)
     if manifest:
+        _check_wal(manifest, manifests)
         point = manifest.get("postgres")
         arguments = []
         if point:
@@ -140,9 +145,46 @@ def chosen_backup(manifests: Sequence[Mapping[str, Any]], wanted: str) -> dict[s
             f"restore_to is {moment:%Y-%m-%d %H:%M:%S} UTC, and the newest backup, {newest['id']}, is older. Name an"
             " earlier time, latest, or end, which is all that PostgreSQL has archived. Nothing was changed."
         )
+    # From the newest copy of PostgreSQL's files that is older, which needs the least WAL.
+    base = next(each for each in manifests if datetime.fromisoformat(each["finished"]) <= moment)
+    _check_wal(base, manifests, moment)
     target = f"{moment:%Y-%m-%d %H:%M:%S.%f}+00"
     arguments = ["--type=time", f"--target={target}", "--target-action=promote"]
+    if base.get("postgres"):
+        arguments.append(f"--set={base['postgres']['label']}")
     return _chosen(later[-1], moment.isoformat(), arguments, f"the state of {moment:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _check_wal(base: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]], moment: datetime | None = None) -> None:
+    """Refuse what needs WAL that the archive lacks.
+
+    Args:
+        base: The backup from which PostgreSQL replays.
+        manifests: Of all, the newest first.
+        moment: Up to when; without it, up to the backup's own restore point.
+
+    Raises:
+        AnsibleFilterError: With what can be restored instead.
+    """
+    if "missing" in base:
+        whole = ", ".join([each["id"] for each in manifests if "missing" not in each][:5])
+        raise AnsibleFilterError(
+            f"PostgreSQL's archive lacks {base['missing']}, without which the backup {base['id']} cannot be restored."
+            f" {f'Others can: {whole}' if whole else 'No other one can either'}. Nothing was changed."
+        )
+    gap = base.get("gap")
+    if not gap or moment is None:
+        return
+    until = moment_of(gap["until"]) if gap["until"] else None
+    if until and moment <= until:
+        return
+    newest = f"{until:%Y-%m-%d %H:%M:%S} UTC" if until else f"the backup {base['id']}"
+    later = manifests[manifests.index(base) - 1]["id"] if manifests.index(base) else ""
+    raise AnsibleFilterError(
+        f"restore_to is {moment:%Y-%m-%d %H:%M:%S} UTC, and PostgreSQL's archive lacks {gap['segment']}, which comes"
+        f" before that. The newest state before it that can be restored is {newest}"
+        f"{f', and the first one after it the backup {later}' if later else ''}. Nothing was changed."
+    )
 
 
 def _chosen(manifest: Mapping[str, Any], moment: str, arguments: list[str], title: str) -> dict[str, Any]:

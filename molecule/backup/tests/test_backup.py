@@ -1,14 +1,12 @@
-"""Backups of a running stack, what is found wrong with them, and everything back from the repository alone."""
+"""Backups of a running stack, what is found wrong with them, and the state of an earlier time."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -236,28 +234,3 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
     # A new timeline is archived and backed up like the first.
     run("backup", "--extra-vars=backup_full=true")
     assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
-
-
-def test_everything_is_back_from_the_repository_alone(stack: Stack) -> None:
-    """After the loss of volumes, containers, the host's configuration and the controller's secrets."""
-    [newest, *_others] = backups(stack)
-    secrets = {path.name: path.read_text() for path in stack.secrets_dir.iterdir()}
-    run("destroy", "--extra-vars=destroy_data=true", f"--extra-vars=destroy_confirm={stack.name}")
-    shutil.rmtree(stack.secrets_dir)
-    assert not command("docker", "volume", "ls", "--quiet", "--filter", f"label=quantops.stack={stack.name}").strip()
-    assert "backup_secrets_password" in run("restore", "--extra-vars=backup_secrets_password=", status=2)
-    shutil.rmtree(stack.secrets_dir, ignore_errors=True)
-    begun = datetime.now(UTC)
-    said = run("restore")
-    print(f"Restored in {datetime.now(UTC) - begun}")
-    assert f"Restored: the backup {newest['id']}" in said
-    assert backups(stack)[0]["id"] > newest["id"]
-    assert {path.name: path.read_text() for path in stack.secrets_dir.iterdir()} == secrets
-    assert predict(stack) == PREDICTION
-    counts = newest["postgres"]["rows"]
-    for table in ("model_versions", "runs", "metrics"):
-        status, found = psql(stack, "mlflow", "mlflow", f"SELECT count(*) FROM {table}")
-        assert status == 0
-        assert counts["least"]["mlflow"][f"public.{table}"] <= int(found) <= counts["most"]["mlflow"][f"public.{table}"]
-    agent(stack, "run")
-    assert "backups are whole" in agent(stack, "verify")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.backups import
     moment_seconds,
     restored_part,
 )
-from collection_under_test import program
+from collection_under_test import REPOSITORY, program
 
+# The program imports the modules beside it.
+sys.path.append(str(REPOSITORY / "roles/backup/files/runtime"))
 backup = program("roles/backup/files/runtime/backup.py")
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 

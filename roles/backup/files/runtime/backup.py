@@ -3,8 +3,10 @@
 ``python3 backup.py schedule``          wait for the times of the schedule, for ever
 ``python3 backup.py init``              make the repository where there is none yet; prints CHANGED if it did
 ``python3 backup.py run [full]``        make one backup now
-``python3 backup.py verify``            read everything in the repository and compare checksums
-``python3 backup.py list``              print the complete backups as JSON, the newest first
+``python3 backup.py verify``            read everything in the repository and compare checksums, those of copies too
+``python3 backup.py list``              print the complete backups as JSON, the newest first, and what WAL is missing
+``python3 backup.py copy``              bring the copies at other places up to date now
+``python3 backup.py fetch NAME``        bring the repository back from a copy, into an empty directory
 ``python3 backup.py schemas``           print how far each database was migrated, as JSON
 ``python3 backup.py status``            print figures for ``make status``
 ``python3 backup.py secrets NAME``      keep the encrypted secrets of standard input, unless they are kept already
@@ -24,6 +26,8 @@ complete when its manifest is there, which is written last. Steps, in this order
 5. The manifest is written.
 
 A restore replays the WAL up to the restore point.
+
+Between backups, the repository is copied to other places, which ``backup_copies`` does; a backup goes before a copy.
 """
 
 from __future__ import annotations
@@ -36,20 +40,30 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import backup_copies
+import backup_wal
+from backup_base import BackupError, log, write
 
 CONFIG = Path("/run/config/backup.json")
 SECRETS = Path("/run/secrets")
 #: While it exists, the last attempt has failed, which makes the container unhealthy.
 FAILED = Path("/tmp/failed")
+#: The same for copies.
+COPY_FAILED = Path("/tmp/failed-copy")
 RETRY = timedelta(minutes=10)
 #: Longest sleep in seconds; the wall clock may be set meanwhile.
 LONGEST_SLEEP = 30.0
+#: Seconds from the start to the first copy, and from one that gave way to the next attempt.
+COPY_SOON = 60.0
+#: Seconds within which a copy gives way.
+GIVE_WAY = 60.0
 #: Longest run of one program.
 TIMEOUT = timedelta(hours=12)
 #: Longest wait for a segment to be archived.
@@ -59,10 +73,12 @@ VANISHED = re.compile(r"no such file or directory|at least one source file could
 #: Where the volume of the running server is mounted, when another one takes its place.
 LIVE = "/live"
 FORMAT = 1
+#: What a directory may hold that becomes a repository: parts of one that were made before its mark.
+PARTS = (*backup_copies.BESIDE, "copies", "drill.json", "postgres", "files", "manifests", "secrets")
 
 
-class BackupError(Exception):
-    """What went wrong, in a sentence for the operator."""
+class BusyError(BackupError):
+    """Something else works on the repository."""
 
 
 @dataclass
@@ -79,6 +95,8 @@ class Settings:
         full_days: Days after which PostgreSQL's files are copied whole again, and everything is verified.
         keep_days: Days for which backups are kept.
         images: Images of the stack by their names.
+        copies: Name of each copy to its ``path`` in rclone's remote of that name, its ``title`` and ``ca``.
+        copy_minutes: Longest time between two copies.
     """
 
     stack: str
@@ -89,6 +107,8 @@ class Settings:
     full_days: int
     keep_days: int
     images: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    copy_minutes: int = 15
 
     @classmethod
     def read(cls, path: Path = CONFIG) -> Settings:
@@ -111,21 +131,10 @@ class Settings:
         """Restic's repository."""
         return self.repository / "files"
 
-
-def log(text: str) -> None:
-    """Print a line with the time."""
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
-
-
-def write(path: Path, content: str) -> None:
-    """Write a file that is there whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w") as stream:
-        os.fchmod(stream.fileno(), 0o600)
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.rename(path)
+    @property
+    def places(self) -> list[backup_copies.Place]:
+        """Where copies are."""
+        return [backup_copies.Place(name, **each) for name, each in self.copies.items()]
 
 
 def call(command: list[str], user: str = "", stdin: str | None = None, accept: re.Pattern[str] | None = None) -> str:
@@ -185,10 +194,15 @@ def pgbackrest(settings: Settings, *arguments: str) -> str:
     return call(words, settings.postgres["user"])
 
 
+def stanza(settings: Settings) -> dict[str, Any]:
+    """Ask pgBackRest what it has."""
+    [found] = json.loads(pgbackrest(settings, "info", "--output=json"))
+    return dict(found)
+
+
 def newest_label(settings: Settings) -> str:
     """Name pgBackRest's newest backup."""
-    [stanza] = json.loads(pgbackrest(settings, "info", "--output=json"))
-    return str(stanza["backup"][-1]["label"])
+    return str(stanza(settings)["backup"][-1]["label"])
 
 
 def query(settings: Settings, sql: str, database: str = "postgres") -> list[list[str]]:
@@ -251,11 +265,12 @@ def schema_versions(settings: Settings) -> dict[str, str]:
     return found
 
 
-def restore_point(settings: Settings, name: str) -> dict[str, str]:
+def restore_point(settings: Settings, name: str) -> dict[str, Any]:
     """Write a restore point, and end its segment of the WAL.
 
     Returns:
-        Its ``lsn``, the ``wal`` segment that holds it, and the ``time`` of PostgreSQL's clock.
+        Its ``lsn``, the ``wal`` segment that holds it, the ``time`` of PostgreSQL's clock, and the ``history`` of the
+        timeline: lines of the parent, the LSN at which it was left, and why.
     """
     [[lsn, segment, moment]] = query(
         settings,
@@ -263,8 +278,11 @@ def restore_point(settings: Settings, name: str) -> dict[str, str]:
         " to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
         f" FROM pg_create_restore_point('{name}') AS p(lsn)",
     )
+    # A restore to a point in time ends at the first transaction after it: there is one here, if nowhere else.
+    query(settings, "SELECT pg_current_xact_id()")
     query(settings, "SELECT pg_switch_wal()")
-    return {"lsn": lsn, "wal": segment, "time": moment}
+    history = query(settings, f"SELECT pg_read_file('pg_wal/{segment[:8]}.history', 0, 1000000, true)")
+    return {"lsn": lsn, "wal": segment, "time": moment, "history": [line for line in history if len(line) > 1]}
 
 
 def wait_for_archive(settings: Settings, segment: str) -> None:
@@ -369,18 +387,51 @@ def check_repository(settings: Settings) -> None:
 
 
 @contextmanager
-def locked(settings: Settings) -> Iterator[None]:
-    """Keep other backups out.
+def locked(settings: Settings, copying: bool = False) -> Iterator[None]:
+    """Keep other work on the repository out.
+
+    Args:
+        settings: Which one.
+        copying: Whether this is a copy, which gives way to anything else.
 
     Raises:
-        BackupError: If one is running.
+        BusyError: If something else is running, other than a copy that gives way.
+        BackupError: If the repository cannot be written.
     """
-    with (settings.repository / ".lock").open("a") as stream:
+    with ExitStack() as opened:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupError("Another backup, verification or restore is running. Wait for its end.") from None
+            lock, copy, waiting = (
+                opened.enter_context((settings.repository / name).open("a"))
+                for name in (".lock", ".copying", ".waiting")
+            )
+        except OSError as error:
+            raise BackupError(f"The backup directory cannot be written: {error.strerror}.") from None
+        if not copying:
+            fcntl.flock(waiting, fcntl.LOCK_SH)
+        deadline = time.monotonic() + GIVE_WAY
+        while not taken(lock):
+            if copying or time.monotonic() > deadline or taken(copy):
+                raise BusyError("Another backup, verification or restore is running. Wait for its end.")
+            time.sleep(0.2)
+        fcntl.flock(waiting, fcntl.LOCK_UN)
+        # Looked at for a moment by those that wait.
+        fcntl.flock(copy, fcntl.LOCK_EX if copying else fcntl.LOCK_UN)
         yield
+
+
+def taken(stream: IO[str]) -> bool:
+    """Take a lock, unless somebody has it."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def wanted(settings: Settings) -> bool:
+    """Say whether somebody waits for a copy to give way."""
+    with (settings.repository / ".waiting").open("a") as waiting:
+        return not taken(waiting)
 
 
 def manifests(settings: Settings) -> list[dict[str, Any]]:
@@ -409,6 +460,53 @@ def manifests(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
+def known_backups(settings: Settings) -> list[dict[str, Any]]:
+    """Read the manifests of the complete backups, and find what PostgreSQL's archive lacks.
+
+    Returns:
+        The newest first, with ``missing`` and ``gap`` where there is one; see ``backup_wal.with_gaps``.
+    """
+    known = manifests(settings)
+    if not settings.postgres or not known:
+        return known
+    info = stanza(settings)
+    numbers = {str(each["system-id"]): each["id"] for each in info["db"]}
+    archives = {each["database"]["id"]: each["id"] for each in info["archive"]}
+    starts = {each["label"]: each["archive"]["start"] for each in info["backup"]}
+    found = {}
+    for system in {each["postgres"]["system"] for each in known}:
+        name = archives.get(numbers.get(system, 0), "none")
+        segments = backup_wal.archived(settings.repository / "postgres" / "archive" / "main" / name)
+        own = [each for each in known if each["postgres"]["system"] == system]
+        found.update({each["id"]: each for each in backup_wal.with_gaps(own, starts, segments)})
+    return [found[each["id"]] for each in known]
+
+
+def gaps(known: list[dict[str, Any]]) -> list[str]:
+    """Say what cannot be restored because WAL is missing.
+
+    Args:
+        known: What ``known_backups`` returned.
+
+    Returns:
+        A sentence for each gap.
+    """
+    said = [
+        f"PostgreSQL's archive lacks {each['missing']}, without which the backup {each['id']} cannot be restored."
+        for each in known
+        if "missing" in each
+    ]
+    for number, each in enumerate(known):
+        if "gap" in each:
+            until, after = each["gap"]["until"], known[number - 1]["id"] if number else ""
+            states = f"states until {datetime.fromisoformat(until):%Y-%m-%d %H:%M:%S} UTC" if until else "no state"
+            said.append(
+                f"PostgreSQL's archive lacks {each['gap']['segment']}: after the backup {each['id']}, {states} can be"
+                f" restored{f', and later ones from the backup {after} on' if after else ''}."
+            )
+    return said
+
+
 def digest_of(manifest: Mapping[str, Any]) -> str:
     """Calculate the checksum of a manifest."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
@@ -427,11 +525,12 @@ def initialise(settings: Settings) -> bool:
     if settings.mark.exists():
         check_repository(settings)
     else:
-        kept = [
-            path.name
-            for path in settings.repository.iterdir()
-            if path.name not in (".lock", "drill.json", "postgres", "files", "manifests", "secrets")
-        ]
+        kept = [path.name for path in settings.repository.iterdir() if path.name not in PARTS]
+        if backup_copies.FETCHING in kept:
+            raise BackupError(
+                "The backup directory holds a part of a copy that was being fetched. Run fetch_backups.yml"
+                " (make fetch-backups) again."
+            )
         if kept or (settings.files / "config").exists() or any((settings.repository / "manifests").glob("*")):
             raise BackupError(
                 "The backup directory holds something else, and no repository.json. Name an empty directory in"
@@ -578,6 +677,7 @@ def verify(settings: Settings) -> int:
                 lines = [line.strip() for line in said.splitlines() if re.search(r"status: error|: [1-9]", line)]
                 wrong.append(f"PostgreSQL: {'; '.join(lines) or said.strip()[-500:]}")
             pgbackrest(settings, "check")
+            wrong += gaps(known_backups(settings))
         if wrong:
             raise BackupError(" ".join(wrong))
         return len(known)
@@ -724,8 +824,8 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
         arguments: Of pgBackRest's restore.
 
     Returns:
-        ``problems``, ``rows`` and ``tables``, the ``places`` of models, the time of the ``newest`` transaction, and the
-        ``seconds`` that it took.
+        ``problems``, ``gaps`` of the archive, ``rows`` and ``tables``, the ``places`` of models, the time of the
+        ``newest`` transaction, and the ``seconds`` that it took.
 
     Raises:
         BackupError: If it cannot be restored at all.
@@ -740,6 +840,7 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
     exact = "--type=lsn" in arguments
     return {
         "id": name,
+        "gaps": gaps(known_backups(settings)),
         "problems": different_rows(manifest, found) if exact else [],
         "rows": sum(sum(tables.values()) for tables in found.values()),
         "tables": sum(len(tables) for tables in found.values()),
@@ -825,6 +926,166 @@ def keep_secrets(settings: Settings, name: str, content: str) -> bool:
     return True
 
 
+# ---- copies
+
+
+def copy_to(settings: Settings, place: backup_copies.Place) -> bool | None:
+    """Bring one copy up to date.
+
+    Returns:
+        Whether that succeeded; None if something else works on the repository.
+    """
+    before = backup_copies.State.read(settings.repository, place)
+    try:
+        # A lost mount looks like a repository from which everything has gone.
+        check_repository(settings)
+        with locked(settings, copying=True):
+            found = backup_copies.copy(
+                place,
+                settings.repository,
+                settings.stack,
+                lambda names: not_expired(settings, names, datetime.now(UTC)),
+                lambda: wanted(settings),
+            )
+    except (BusyError, backup_copies.GiveWayError):
+        return None
+    except (BackupError, OSError) as error:
+        log(f"The copy {place.name} failed: {error}")
+        # Not into the directory below a lost mount, and not on a disk that cannot be written.
+        if settings.mark.exists():
+            with suppress(OSError):
+                failed = datetime.now(UTC).isoformat()
+                replace(before, error=str(error).replace("\n", " "), failed=failed).write(settings.repository, place)
+        return False
+    if before.error or before.backup != found.backup:
+        log(f"The copy {place.name} is complete, up to the backup {found.backup or 'that is yet to be made'}")
+    return True
+
+
+def not_expired(settings: Settings, names: Collection[str], now: datetime) -> str:
+    """Say why files that the repository lacks stay in a copy: something has removed them that is not their expiry.
+
+    Args:
+        settings: Which repository.
+        names: Of the files.
+        now: The time.
+
+    Returns:
+        The reason; empty if all have expired.
+    """
+    check_repository(settings)
+    info = stanza(settings) if settings.postgres else {"backup": [], "archive": []}
+    labels = {each["label"] for each in info["backup"]}
+    first: dict[str, int] = {}
+    for archive in info["archive"]:
+        own = [each for each in info["backup"] if each["database"]["id"] == archive["database"]["id"]]
+        first[archive["id"]] = min(
+            (backup_wal.position_of(each["archive"]["start"]) for each in own), default=sys.maxsize
+        )
+    oldest = f"{now - timedelta(days=settings.keep_days):%Y%m%dT%H%M%SZ}"
+    lost = []
+    for name in names:
+        top, *rest = name.split("/")
+        if top == "postgres":
+            label, segment = backup_copies.LABEL.fullmatch(name), backup_wal.STORED.fullmatch(rest[-1])
+            needed = segment and backup_wal.position_of(segment[1]) >= first.get(rest[2], sys.maxsize)
+            if needed or (label and label[1] in labels):
+                lost.append(name)
+        elif top == "manifests":
+            if rest[0] >= oldest:
+                lost.append(name)
+        elif top != "files":
+            lost.append(name)
+    if not lost and any(name.startswith("files/") for name in names):
+        try:
+            restic(settings, "check")
+        except BackupError as error:
+            return f"the repository is damaged: {error}"
+    return f"the repository lacks {backup_copies.names_of(lost)}, which has not expired" if lost else ""
+
+
+def copy_all(settings: Settings) -> list[str]:
+    """Bring all copies up to date, and wait for what works on the repository meanwhile.
+
+    Returns:
+        Names of those that failed.
+    """
+    failed = []
+    for place in settings.places:
+        while (succeeded := copy_to(settings, place)) is None:
+            time.sleep(1)
+        if not succeeded:
+            failed.append(place.name)
+    mark_copies(settings)
+    return failed
+
+
+def mark_copies(settings: Settings) -> None:
+    """Make the container unhealthy while the last attempt of a copy has failed."""
+    errors = [backup_copies.State.read(settings.repository, place).error for place in settings.places]
+    if not settings.mark.exists():
+        errors.append("The backup directory holds no repository.")
+    if any(errors):
+        COPY_FAILED.write_text(" ".join(filter(None, errors)))
+    else:
+        COPY_FAILED.unlink(missing_ok=True)
+
+
+def examine_copies(settings: Settings) -> list[str]:
+    """Compare the copies with the repository.
+
+    Returns:
+        A sentence for each.
+
+    Raises:
+        BackupError: With what is wrong, of all of them.
+    """
+    said, wrong = [], []
+    check_repository(settings)
+    with locked(settings):
+        for place in settings.places:
+            try:
+                said.append(backup_copies.examine(place, settings.repository, settings.stack))
+            except BackupError as error:
+                wrong.append(f"Copy {place.name}: {error}")
+    if wrong:
+        raise BackupError(" ".join(wrong))
+    return said
+
+
+class Copies:
+    """The copies of the schedule: at least every so many minutes, and after each backup."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Begin soon, not at once: the container has just been started."""
+        self.settings = settings
+        # By a clock that nobody sets.
+        self.due = {place.name: time.monotonic() + COPY_SOON for place in settings.places}
+        self.seen: dict[str, str] = {}
+
+    def newest(self) -> str:
+        """Name the newest backup; empty if there is none, or if the repository is away."""
+        return max((path.stem for path in self.settings.manifests.glob("*.json")), default="")
+
+    def look(self) -> None:
+        """Make the copies that are due."""
+        attempted = False
+        for place in self.settings.places:
+            newest = self.newest()
+            if time.monotonic() < self.due[place.name] and newest in ("", self.seen.get(place.name, newest)):
+                self.seen.setdefault(place.name, newest)
+                continue
+            succeeded = copy_to(self.settings, place)
+            pause = {True: self.settings.copy_minutes * 60.0, None: COPY_SOON}.get(
+                succeeded, min(self.settings.copy_minutes * 60.0, RETRY.total_seconds())
+            )
+            self.due[place.name] = time.monotonic() + pause
+            self.seen[place.name] = newest
+            attempted = True
+        if attempted:
+            mark_copies(self.settings)
+
+
 # ---- status and schedule
 
 
@@ -850,7 +1111,13 @@ def figures(settings: Settings, now: datetime) -> Iterator[str]:
     suffix = f", the newest {age(newest, now)} old, made in {took.total_seconds():.0f} s" if newest and took else ""
     yield f"{len(known)} 0 complete backups{suffix}"
     yield f"{size} 0 bytes in the backup repository"
+    yield from copy_figures(settings, now)
     if settings.postgres:
+        try:
+            for sentence in gaps(known_backups(settings)):
+                yield f"1 0 gaps: {sentence}"
+        except (BackupError, OSError) as error:
+            yield f"0 0 answers of pgBackRest about its archive: {error}"
         fails = (
             "SELECT last_failed_wal FROM pg_stat_archiver WHERE"
             " last_failed_time > coalesce(last_archived_time, '-infinity')"
@@ -873,6 +1140,22 @@ def figures(settings: Settings, now: datetime) -> Iterator[str]:
         yield f"1 0 failed backups since: {FAILED.read_text().strip()}"
     if not (settings.repository / "secrets" / "secrets.vault").exists():
         yield "0 0 copies of the secrets: without backup_secrets_password, backups are lost with secrets_dir and host"
+
+
+def copy_figures(settings: Settings, now: datetime) -> Iterator[str]:
+    """Print figures of the copies."""
+    for place in settings.places:
+        state = backup_copies.State.read(settings.repository, place)
+        if state.finished:
+            minutes = int((now - datetime.fromisoformat(state.finished)).total_seconds() // 60)
+            content = f", up to the backup {state.backup}" if state.backup else ""
+            yield f"{minutes} 0 minutes since the last complete copy to {place.name} ({place.title}){content}"
+        else:
+            yield f"0 0 complete copies at {place.name} ({place.title})"
+        if state.error:
+            yield f"1 0 failed copies to {place.name} since, at {state.failed[:16]}: {state.error[:300]}"
+        if state.kept:
+            yield f"1 0 reasons to remove nothing from {place.name}: {state.kept[:300]}"
 
 
 def next_time(schedule: list[str], after: datetime) -> datetime:
@@ -930,15 +1213,19 @@ def attempt(settings: Settings) -> bool:
 
 
 def schedule(settings: Settings) -> None:
-    """Make the backups of the schedule, for ever."""
+    """Make the backups of the schedule, and the copies, for ever."""
     moment = datetime.now(UTC) + RETRY
     if not missed(settings, datetime.now(UTC)):
         moment = next_time(settings.schedule, datetime.now(UTC))
+    log(f"Next backup: {moment:%Y-%m-%d %H:%M} UTC")
+    copies = Copies(settings)
     while True:
-        log(f"Next backup: {moment:%Y-%m-%d %H:%M} UTC")
-        wait_until(moment)
-        succeeded = attempt(settings)
-        moment = next_time(settings.schedule, datetime.now(UTC)) if succeeded else datetime.now(UTC) + RETRY
+        wait_until(min(moment, datetime.now(UTC) + timedelta(seconds=LONGEST_SLEEP)))
+        if datetime.now(UTC) >= moment:
+            succeeded = attempt(settings)
+            moment = next_time(settings.schedule, datetime.now(UTC)) if succeeded else datetime.now(UTC) + RETRY
+            log(f"Next backup: {moment:%Y-%m-%d %H:%M} UTC")
+        copies.look()
 
 
 def main(action: str, *arguments: str) -> None:
@@ -960,9 +1247,18 @@ def main(action: str, *arguments: str) -> None:
             print(json.dumps(manifest))
         elif action == "verify":
             print(f"{verify(settings)} backups are whole.")
+            print("\n".join(examine_copies(settings)))
         elif action == "list":
             check_repository(settings)
-            print(json.dumps(manifests(settings)))
+            print(json.dumps(known_backups(settings)))
+        elif action == "copy":
+            failed = copy_all(settings)
+            if failed:
+                raise BackupError(f"Not copied: {', '.join(failed)}. The lines above say why.")
+        elif action == "fetch":
+            [place] = [each for each in settings.places if each.name == arguments[0]]
+            owner = settings.postgres.get("user", "")
+            print(json.dumps(backup_copies.fetch(place, settings.repository, settings.stack, owner)))
         elif action == "schemas":
             print(json.dumps(schema_versions(settings)))
         elif action == "status":
