@@ -85,9 +85,12 @@ def run(words: list[str | Path], **options: Any) -> str:
         What it prints.
 
     Raises:
-        BundleError: It failed; with what it said.
+        BundleError: It failed, with what it said; or there is no such program.
     """
-    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    except FileNotFoundError:
+        raise BundleError(f"{words[0]} is missing on this machine.") from None
     if done.returncode:
         raise BundleError(f"{' '.join(str(word) for word in words[:4])} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout
@@ -141,14 +144,17 @@ def copy_inventory(source: Path, target: Path, secrets: Iterable[Path]) -> list[
         secrets: Directories of secrets, wherever they are.
 
     Returns:
-        What was left out: hidden files, those that keys are kept in, encrypted ones, and the secrets of the stack.
+        What was left out: hidden files, those that keys are kept in, encrypted ones, links to directories, and the
+        secrets of the stack.
     """
     hidden = {path.resolve() for path in secrets}
     left_out: list[str] = []
 
     def copy(path: Path, place: Path, name: str) -> None:
         """Copy a file, or a directory with all that is in it."""
-        secret = path.name.startswith(".") or path.resolve() in hidden or path.suffix in SECRET_SUFFIXES
+        # Its files may be anywhere, and it may lead into itself.
+        linked = path.is_symlink() and path.is_dir()
+        secret = linked or path.name.startswith(".") or path.resolve() in hidden or path.suffix in SECRET_SUFFIXES
         if secret or (path.is_file() and VAULT in path.read_bytes()):
             left_out.append(name)
         elif path.is_dir():

@@ -78,14 +78,15 @@ def test_an_inventory_without_its_secrets(tmp_path: Path) -> None:
     }.items():  # fmt: skip
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text)
+    (source / "again").symlink_to(source)
     left_out = bundle.copy_inventory(source, tmp_path / "copy", [source / "kept_elsewhere"])
     found = {
         path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*") if path.is_file()
     }
     assert found == {"hosts.yml", "group_vars/all/main.yml", "files/ca.crt"}
     assert set(left_out) == {
-        ".secrets", "kept_elsewhere", "group_vars/inline.yml", "group_vars/all/vault.yml", "host_vars/.vault_pass",
-        "files/gateway.key",
+        ".secrets", "again", "kept_elsewhere", "group_vars/inline.yml", "group_vars/all/vault.yml",
+        "host_vars/.vault_pass", "files/gateway.key",
     }  # fmt: skip
 
 
