@@ -612,3 +612,33 @@ def test_a_backup_without_its_wal_is_refused() -> None:
     known = wal.with_gaps([made("B", 13), made("A", 3)], STARTS, stored(*range(1, 13), *range(14, 20)))
     with pytest.raises(AnsibleFilterError, match=r"the backup B cannot be restored\. Others can: A"):
         chosen_backup(known, "latest")
+
+
+# ---- rclone
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("sleep 60", "nothing was sent or received"), ("exit 3", "did not say why")]
+)
+def test_a_place_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    (tmp_path / "rclone").write_text(f"#!/bin/sh\nexec sh -c '{script}'\n")
+    (tmp_path / "rclone").chmod(0o755)
+    (tmp_path / "rclone.conf").write_text("")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(copies, "CONFIG", tmp_path / "rclone.conf")
+    monkeypatch.setattr(copies, "STALLED_SECONDS", 1.0)
+    with pytest.raises(backup_base.BackupError, match=said):
+        copies.rclone(PLACE, "copy")
+    if script.startswith("sleep"):
+        with pytest.raises(copies.GiveWayError):
+            copies.rclone(PLACE, "copy", stop=lambda: True)
+
+
+def test_errors_are_told_once_and_without_times() -> None:
+    errors = (
+        "2026/11/29 01:00:00 ERROR : : error listing: directory not found\n"
+        "2026/11/29 01:00:00 Failed to cat with 2 errors: last error was: directory not found\n"
+    )
+    assert copies.said(errors) == ": error listing: directory not found / directory not found"

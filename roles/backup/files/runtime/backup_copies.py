@@ -60,8 +60,10 @@ STAGES = (
 LAST = 6
 #: Statuses of rclone: the directory, or the file, is not there.
 ABSENT = (3, 4)
-#: Longest time of one run, in seconds.
-TIMEOUT = 7 * 86400
+#: A run that has read and written less than these bytes in these seconds hangs: a server that dies during a transfer by
+#: SFTP is waited for without end. A comparison may wait for long, while the server calculates checksums.
+STALLED_BYTES, STALLED_SECONDS = 4096, 90.0
+PATIENT = ("check",)
 #: Names of files in an error.
 NAMED = 3
 
@@ -182,7 +184,7 @@ def rclone(
 
     Raises:
         GiveWayError: If it was ended.
-        BackupError: With the last lines of its errors.
+        BackupError: With the last lines of its errors, or if the place does not answer.
     """
     words = ["rclone", *arguments, "--contimeout=20s", "--timeout=2m", "--low-level-retries=3", "--retries=1"]
     words += ["--use-mmap", "--fast-list", *([f"--ca-cert={SECRETS}/copy_{place.name}_ca"] if place.ca else [])]
@@ -191,7 +193,7 @@ def rclone(
         write(CONFIG, (SECRETS / "rclone.conf").read_text())
     environment = {**os.environ, "HOME": "/tmp", "RCLONE_CONFIG": str(CONFIG)}
     source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
-    deadline = time.monotonic() + TIMEOUT
+    seen, last = 0, time.monotonic()
     with subprocess.Popen(
         words,
         env=environment,
@@ -207,16 +209,41 @@ def rclone(
                 break
             except subprocess.TimeoutExpired:
                 stdin = None
-                if stop() or time.monotonic() > deadline:
-                    running.terminate()
-                    running.communicate()
+                if stop():
+                    end(running)
                     raise GiveWayError from None
+                if (size := moved(running.pid)) >= seen + STALLED_BYTES or arguments[0] in PATIENT:
+                    seen, last = size, time.monotonic()
+                elif time.monotonic() > last + STALLED_SECONDS:
+                    end(running)
+                    raise BackupError(
+                        f"{place.title}: nothing was sent or received for {STALLED_SECONDS:.0f} s."
+                    ) from None
             except BaseException:
                 running.kill()
                 raise
     if running.returncode not in accept:
         raise BackupError(f"{place.title}: {said(errors)}")
     return running.returncode, output
+
+
+def moved(process: int) -> int:
+    """Count the bytes that a process has read and written."""
+    try:
+        lines = Path(f"/proc/{process}/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("rchar", "wchar")))
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End a process, whether it wants to or not."""
+    process.terminate()
+    try:
+        process.communicate(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 def said(errors: str) -> str:
