@@ -37,6 +37,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -64,6 +65,8 @@ LONGEST_SLEEP = 30.0
 COPY_SOON = 60.0
 #: Seconds within which a copy gives way.
 GIVE_WAY = 60.0
+#: Bytes that are free before a backup begins: some segments of the WAL, and what expiry writes.
+ROOM = 64 << 20
 #: Longest run of one program.
 TIMEOUT = timedelta(hours=12)
 #: Longest wait for a segment to be archived.
@@ -599,6 +602,7 @@ def run(settings: Settings, full: bool = False) -> dict[str, Any]:
         name = f"{started:%Y%m%dT%H%M%SZ}"
         kind = "full" if full or full_is_due(settings, known, started) else "incr"
         restic(settings, "unlock")  # of runs that were killed; those of running ones stay
+        make_room(settings, started)
         manifest: dict[str, Any] = {"id": name, "stack": settings.stack, "type": kind, "started": started.isoformat()}
         if settings.postgres:
             pgbackrest(settings, f"--type={kind}", f"--repo1-retention-full={settings.keep_days}", "backup")
@@ -618,6 +622,31 @@ def run(settings: Settings, full: bool = False) -> dict[str, Any]:
         write(settings.manifests / f"{name}.json", json.dumps({**manifest, "sha256": digest_of(manifest)}, indent=1))
         expire(settings, datetime.now(UTC), prune=kind == "full")
     return manifest
+
+
+def make_room(settings: Settings, now: datetime) -> None:
+    """Remove what has expired where the disk is full: it would be removed after a backup, which cannot be made.
+
+    Args:
+        settings: Which repository.
+        now: The time.
+
+    Raises:
+        BackupError: If the disk is still full.
+    """
+    if shutil.disk_usage(settings.repository).free >= ROOM:
+        return
+    with suppress(BackupError, OSError):
+        if settings.postgres:
+            pgbackrest(settings, f"--repo1-retention-full={settings.keep_days}", "expire")
+        expire(settings, now, prune=True)
+    usage = shutil.disk_usage(settings.repository)
+    if usage.free < ROOM:
+        raise BackupError(
+            f"The disk of the backup directory is full: {usage.free >> 20} of {usage.total >> 20} MiB are free. Make"
+            f" room, or lower stack_backup_keep_days, which is {settings.keep_days}. PostgreSQL goes on, and keeps up to"
+            " 2 GiB of WAL until it can archive it."
+        )
 
 
 def expire(settings: Settings, now: datetime, prune: bool) -> None:

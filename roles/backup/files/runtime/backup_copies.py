@@ -29,7 +29,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from backup_base import BackupError, write
 
@@ -64,6 +64,8 @@ ABSENT = (3, 4)
 #: SFTP is waited for without end. A comparison may wait for long, while the server calculates checksums.
 STALLED_BYTES, STALLED_SECONDS = 4096, 90.0
 PATIENT = ("check",)
+#: Failures of single files after which the rest is not tried.
+ENOUGH_ERRORS = 3
 #: Names of files in an error.
 NAMED = 3
 
@@ -186,7 +188,7 @@ def rclone(
         GiveWayError: If it was ended.
         BackupError: With the last lines of its errors, or if the place does not answer.
     """
-    words = ["rclone", *arguments, "--contimeout=20s", "--timeout=2m", "--low-level-retries=3", "--retries=1"]
+    words = ["rclone", *arguments, "--contimeout=20s", "--timeout=2m", "--low-level-retries=1", "--retries=1"]
     words += ["--use-mmap", "--fast-list", *([f"--ca-cert={SECRETS}/copy_{place.name}_ca"] if place.ca else [])]
     if not CONFIG.exists():
         CONFIG.parent.mkdir(mode=0o700, exist_ok=True)
@@ -194,24 +196,22 @@ def rclone(
     environment = {**os.environ, "HOME": "/tmp", "RCLONE_CONFIG": str(CONFIG)}
     source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
     seen, last = 0, time.monotonic()
-    with subprocess.Popen(
-        words,
-        env=environment,
-        stdin=source,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as running:
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as log,
+        subprocess.Popen(
+            words, env=environment, text=True, errors="replace", stdin=source, stdout=subprocess.PIPE, stderr=log
+        ) as running,
+    ):
         while True:
             try:
-                output, errors = running.communicate(stdin, timeout=0.5)
+                output, _nothing = running.communicate(stdin, timeout=0.5)
                 break
             except subprocess.TimeoutExpired:
                 stdin = None
                 if stop():
                     end(running)
                     raise GiveWayError from None
+                errors = read_all(log)
                 if (size := moved(running.pid)) >= seen + STALLED_BYTES or arguments[0] in PATIENT:
                     seen, last = size, time.monotonic()
                 elif time.monotonic() > last + STALLED_SECONDS:
@@ -219,12 +219,23 @@ def rclone(
                     raise BackupError(
                         f"{place.title}: nothing was sent or received for {STALLED_SECONDS:.0f} s."
                     ) from None
+                # It would try each of the other files too.
+                if errors.count(" ERROR ") >= ENOUGH_ERRORS and arguments[0] not in PATIENT:
+                    end(running)
+                    raise BackupError(f"{place.title}: {said(errors)}") from None
             except BaseException:
                 running.kill()
                 raise
+        errors = read_all(log)
     if running.returncode not in accept:
         raise BackupError(f"{place.title}: {said(errors)}")
     return running.returncode, output
+
+
+def read_all(log: IO[str]) -> str:
+    """Read what a program has written to a file so far."""
+    # Not by its position, which is the program's too.
+    return os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
 
 
 def moved(process: int) -> int:
