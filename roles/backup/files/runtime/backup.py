@@ -644,8 +644,8 @@ def make_room(settings: Settings, now: datetime) -> None:
     if usage.free < ROOM:
         raise BackupError(
             f"The disk of the backup directory is full: {usage.free >> 20} of {usage.total >> 20} MiB are free. Make"
-            f" room, or lower stack_backup_keep_days, which is {settings.keep_days}. PostgreSQL goes on, and keeps up to"
-            " 2 GiB of WAL until it can archive it."
+            f" room, or lower stack_backup_keep_days, which is {settings.keep_days}. PostgreSQL goes on, and keeps up"
+            " to 2 GiB of WAL until it can archive it."
         )
 
 
