@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 from client_programs import run_client
-from stack_under_test import Stack, changed, command
+from stack_under_test import Stack, changed
 from test_backup import MODEL, PREDICTION, backups, predict, run
 from test_data_services import psql, s3
 
@@ -103,30 +103,56 @@ def test_a_bucket_goes_back(stack: Stack) -> None:
     )
 
 
-def test_an_experiment_that_was_deleted_for_good(stack: Stack) -> None:
-    """Its rows with their ids and its artifacts; others are as they were."""
+LOST = "desk: lost & found"
 
-    def kept() -> list[str]:
-        return sorted(each["Key"] for each in client.list_objects_v2(Bucket="mlflow", Prefix=prefix)["Contents"])
 
-    runs, metrics, before = count(stack, "mlflow", "runs"), count(stack, "mlflow", "metrics"), stack.identity()
-    _status, identity = psql(stack, "mlflow", "mlflow", f"SELECT experiment_id FROM experiments WHERE name = '{MODEL}'")
-    client, prefix = s3(stack, "mlflow"), f"artifacts/{identity}/"
-    objects = kept()
-    assert any(key.endswith("notes/note.txt") for key in objects)
-    address = stack.url("mlflow", "/api/2.0/mlflow/experiments/delete")
-    assert requests.post(address, json={"experiment_id": identity}, timeout=60).status_code == 200
+@pytest.fixture
+def experiment(stack: Stack) -> str:
+    """Id of an experiment with a run, its metrics and an artifact, which is in the newest backup."""
+
+    def ask(path: str, **content: Any) -> dict[str, Any]:
+        answer = requests.post(stack.url("mlflow", f"/api/2.0/mlflow/{path}"), json=content, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    identity = ask("experiments/create", name=LOST)["experiment_id"]
+    made = ask("runs/create", experiment_id=identity, start_time=1, tags=[{"key": "desk", "value": "one"}])
+    run_id = made["run"]["info"]["run_id"]
+    for step in range(3):
+        ask("runs/log-metric", run_id=run_id, key="score", value=float(step), timestamp=step, step=step)
+    ask("runs/log-parameter", run_id=run_id, key="slope", value="3")
+    place = f"/api/2.0/mlflow-artifacts/artifacts/{identity}/{run_id}/artifacts/note.txt"
+    assert requests.put(stack.url("mlflow", place), data=b"kept", timeout=60).status_code == 200
+    run("backup")
+    ask("experiments/delete", experiment_id=identity)
     now = {"mlflow_gc_confirm": stack.name, "mlflow_gc_older_than": "0d"}
     run("mlflow_gc", f"--extra-vars={json.dumps(now)}")
-    assert count(stack, "mlflow", "runs") < runs and count(stack, "mlflow", "metrics") < metrics
-    assert not any(key.endswith("notes/note.txt") for key in kept())
-    said = restore(restore_part=f"experiment:{MODEL}")
-    assert f"The experiment {MODEL} is back" in said
-    assert count(stack, "mlflow", "runs") == runs
-    assert count(stack, "mlflow", "metrics") == metrics and kept() == objects
+    return str(identity)
+
+
+def test_an_experiment_that_was_deleted_for_good(stack: Stack, experiment: str) -> None:
+    """Its rows with their ids and its artifacts; others are as they were."""
+
+    def rows() -> list[tuple[int, str]]:
+        joined = f"JOIN runs USING (run_uuid) WHERE runs.experiment_id = {experiment}"
+        asked = (
+            f"SELECT concat(count(*), ' of ', sum(value)) FROM metrics {joined}",
+            f"SELECT string_agg(key || value, ',') FROM params {joined}",
+            f"SELECT lifecycle_stage FROM experiments WHERE experiment_id = {experiment}",
+        )
+        return [psql(stack, "mlflow", "mlflow", sql) for sql in asked]
+
+    client, before, runs = s3(stack, "mlflow"), stack.identity(), count(stack, "mlflow", "runs")
+    assert rows()[2] == (0, "")
+    assert "Contents" not in client.list_objects_v2(Bucket="mlflow", Prefix=f"artifacts/{experiment}/")
+    said = restore(restore_part=f"experiment:{LOST}")
+    assert f"The experiment {LOST} is back" in said
+    assert rows() == [(0, "3 of 3"), (0, "slope3"), (0, "active")]
+    assert count(stack, "mlflow", "runs") == runs + 1
+    [found] = client.list_objects_v2(Bucket="mlflow", Prefix=f"artifacts/{experiment}/")["Contents"]
+    assert client.get_object(Bucket="mlflow", Key=found["Key"])["Body"].read() == b"kept"
     assert predict(stack) == PREDICTION
     assert stack.identity() == before
-    assert "mlflow_restored" not in command(
-        "sh", "-c", f"docker exec {stack.name}-postgres psql --username=postgres --list --tuples-only"
-    )
+    listed = ("psql", "--username=postgres", "--list", "--tuples-only")
+    assert "mlflow_restored" not in stack.execute("postgres", *listed).stdout
     assert "This backup has no experiment 'nothing'" in restore(status=2, restore_part="experiment:nothing")
