@@ -305,8 +305,13 @@ def bucket_changes(now: Iterable[str], then: Iterable[str], only_missing: bool =
         restore = [
             [each["versionId"], key]
             for key, each in earlier.items()
-            if key not in present or (not only_missing and present[key]["lastModified"] != each["lastModified"])
+            # By their content: what an earlier restore has brought back is younger than it was.
+            if key not in present or (not only_missing and _content(present[key]) != _content(each))
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise AnsibleFilterError(f"The objects cannot be read from what MinIO's client has listed: {error}") from None
     return {"restore": restore, "remove": [] if only_missing else sorted(present.keys() - earlier.keys())}
+
+
+def _content(listed: Mapping[str, Any]) -> tuple[Any, Any]:
+    return listed["etag"], listed["size"]

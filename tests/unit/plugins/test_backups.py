@@ -338,10 +338,9 @@ def test_a_part_that_there_is_not(wanted: str, problem: str) -> None:
 
 
 def listing(**objects: str) -> list[str]:
-    """Lines of MinIO's client: key to time."""
-    return [
-        json.dumps({"key": key, "lastModified": time, "versionId": f"{key}@{time}"}) for key, time in objects.items()
-    ]
+    """Lines of MinIO's client: key to content."""
+    found = [{"key": key, "etag": each, "size": 4, "versionId": f"{key}@{each}"} for key, each in objects.items()]
+    return [json.dumps(each) for each in found]
 
 
 def test_a_bucket_at_an_earlier_moment() -> None:
