@@ -5,17 +5,19 @@ Stores random objects, makes a backup, makes another one with nothing new, and, 
 the running stack (what was there stays in other volumes, which it names). The objects are removed at the end, and stay
 as old versions until these expire.
 
-Usage: backup.py [--mib 1024] [--object-mib 16] [--restore] [--stack quantops] [--host CONTAINER] [-- OPTIONS]
+Usage: backup.py [--mib 1024] [--object-mib 16] [--restore] [--stack quantops] [--url http://localhost:5500]
+                 [--host CONTAINER] [-- OPTIONS]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
+import os
 import subprocess
 import sys
 import time
+import urllib.request
 from datetime import datetime
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--object-mib", type=int, default=16)
-    parser.add_argument("--bucket", default="mlflow")
+    parser.add_argument("--url", default="http://localhost:5500", help="of MLflow, through which they are stored")
     parser.add_argument("--restore", action="store_true")
     parser.add_argument("--stack", default="quantops")
     parser.add_argument("--host", help="the stack runs in the engine of this container, as with Molecule")
@@ -54,10 +56,12 @@ def main() -> None:
 
     print(f"before: {backup()['seconds']:.1f} s, repository {size() / 2**20:.0f} MiB", flush=True)
     count = max(1, asked.mib // asked.object_mib)
-    place = f"root/{shlex.quote(asked.bucket)}/benchmark"
-    one = f'head -c {asked.object_mib}M /dev/urandom | mc --quiet pipe "{place}/$each" > /dev/null'
-    fill = f"for each in $(seq {count}); do {one}; done\n"
-    execute("minio", "sh", "-s", text=STORE + fill)
+    # Through MLflow: a client in the store's container would count into its memory.
+    for number in range(count):
+        address = f"{asked.url}/api/2.0/mlflow-artifacts/artifacts/benchmark/{number}"
+        body = os.urandom(asked.object_mib * 2**20)
+        with urllib.request.urlopen(urllib.request.Request(address, data=body, method="PUT"), timeout=300):
+            pass
     try:
         for what in ("new", "nothing new"):
             before, found = size(), backup()
@@ -71,7 +75,12 @@ def main() -> None:
             subprocess.run(words, cwd=REPOSITORY, check=True, stdout=sys.stderr)
             print(f"restore: {time.monotonic() - begun:.0f} s", flush=True)
     finally:
-        execute("minio", "sh", "-s", text=f'{STORE}mc --quiet rm --recursive --force "{place}/" > /dev/null\n')
+        execute(
+            "minio",
+            "sh",
+            "-s",
+            text=f"{STORE}mc --quiet rm --recursive --force root/mlflow/artifacts/benchmark/ > /dev/null\n",
+        )
 
 
 if __name__ == "__main__":
