@@ -17,8 +17,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-MIRROR = "http://debian.example/debian"
-SECURITY = "http://debian.example/debian-security"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: Releases whose packages can be bundled, with the version of their Python.
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
@@ -49,7 +47,8 @@ class Apt:
         Args:
             root: A directory that it may fill.
             release: Codename of the release.
-            mirror: Mirror of Debian's packages, which then is the only source; empty for Debian's servers.
+            mirror: Mirror of Debian's packages, which then is the only source; empty for the servers that this machine
+                has its own packages from.
             architecture: As dpkg names it; empty for this machine's.
 
         Raises:
@@ -69,11 +68,7 @@ class Apt:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         # Nothing is installed there, so that what every Debian has is downloaded too, in the versions that fit.
         (self.root / "status").touch()
-        suites = (
-            [f"{mirror} {release}"]
-            if mirror
-            else [f"{MIRROR} {release}", f"{MIRROR} {release}-updates", f"{SECURITY} {release}-security"]
-        )
+        suites = [f"{mirror} {release}"] if mirror else suites_here(release)
         (self.root / "sources.list").write_text(
             "".join(f"deb [signed-by={KEYRING}] {suite} main\n" for suite in suites)
         )
@@ -181,6 +176,30 @@ class Apt:
             Files of packages.
         """
         return sorted((self.root / "archives").glob("*.deb"))
+
+
+def suites_here(release: str) -> list[str]:
+    """Name the suites of a release on the servers that this machine has its own packages from.
+
+    Args:
+        release: Codename of the release, which may be another than this machine's.
+
+    Returns:
+        Address and suite of each.
+
+    Raises:
+        PackagesError: This machine has no source of Debian's packages.
+    """
+    form = "$(LABEL)\t$(REPO_URI)"
+    listed = said(["apt-get", "indextargets", "--format", form, "Created-By: Packages"]).splitlines()
+    sources = dict(line.split("\t", 1) for line in reversed(listed) if "\t" in line)
+    if "Debian" not in sources:
+        raise PackagesError(
+            "This machine has no source of Debian's packages, or apt-get update was not run: name a mirror of them in"
+            " container_image_apt_mirror."
+        )
+    suites = [f"{sources['Debian']} {release}", f"{sources['Debian']} {release}-updates"]
+    return suites + ([f"{sources['Debian-Security']} {release}-security"] if "Debian-Security" in sources else [])
 
 
 def said(words: list[str]) -> str:

@@ -29,8 +29,8 @@ INVENTORY = "inventories/desk"
 WAYS_OUT = """
 import socket
 for name, call in {
-    "PyPI": lambda: socket.create_connection(("www.python.org", 443), 5),
-    "Debian": lambda: socket.create_connection(("debian.example", 80), 5),
+    "Python": lambda: socket.create_connection(("www.python.org", 443), 5),
+    "Debian": lambda: socket.create_connection(("www.debian.org", 443), 5),
     "an address": lambda: socket.create_connection(("1.1.1.1", 443), 5),
     "a packet": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 9)),
 }.items():

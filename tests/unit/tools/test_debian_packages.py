@@ -92,6 +92,7 @@ case "$*" in
     *update*) {update} ;;
     *download*old=1*) echo "E: Version '1' for 'old' was not found" >&2; exit 100 ;;
     *download*gone*) echo "E: Unable to locate package gone" >&2; exit 100 ;;
+    *indextargets*) printf '%s\\thttp://debian.example/%s/\\n' Debian debian Debian-Security security ;;
     *broken*) echo "E: Unable to fetch some archives" >&2; exit 100 ;;
     *) touch found_1_all.deb ;;
 esac
@@ -143,14 +144,23 @@ def test_packages_that_cannot_be_downloaded(apt: Path, tmp_path: Path) -> None:
 
 
 def test_the_sources(apt: Path, tmp_path: Path) -> None:
-    """Debian's servers with security updates, or the mirror alone; nothing of this machine's own."""
+    """This machine's servers with security updates, or the mirror alone; nothing else of its configuration."""
     debian_packages.Apt(tmp_path / "one", "bookworm", architecture="amd64")
     assert "bookworm-security main" in (tmp_path / "one/sources.list").read_text()
+    assert "http://debian.example/debian/ bookworm-updates main" in (tmp_path / "one/sources.list").read_text()
     debian_packages.Apt(tmp_path / "two", "bookworm", "http://mirror.example/debian", "amd64")
     lines = (tmp_path / "two/sources.list").read_text().splitlines()
     assert len(lines) == 1 and lines[0].endswith("http://mirror.example/debian bookworm main")
     settings = (tmp_path / "two/apt.conf").read_text()
     assert 'Dir::Etc::SourceParts "/dev/null";' in settings and 'Dir::Etc::Parts "/dev/null";' in settings
+
+
+def test_a_machine_without_debians_sources(apt: Path, tmp_path: Path) -> None:
+    """Such as one with Ubuntu needs a mirror to be named."""
+    text = (apt / "apt-get").read_text()
+    (apt / "apt-get").write_text(text.replace("Debian", "Ubuntu"))
+    with pytest.raises(debian_packages.PackagesError, match="name a mirror of them in container_image_apt_mirror"):
+        debian_packages.Apt(tmp_path / "root", "trixie", architecture="amd64")
 
 
 def test_what_cannot_be_bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
