@@ -202,6 +202,19 @@ def kills_line(name: str, kills: int, limit_mb: int, service: str) -> str:
     )
 
 
+def version_in(printed: str) -> str:
+    """Find the version in what a program printed of itself.
+
+    Args:
+        printed: Its output.
+
+    Returns:
+        The version; empty if there is none.
+    """
+    match = VERSION.search(printed)
+    return match.group(0).rstrip(",") if match else ""
+
+
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
@@ -235,8 +248,7 @@ def main() -> None:
         service = name.removeprefix(f"{stack}-")
         if state["Running"] and service in module.params["versions"]:
             _status, printed, _err = docker("exec", name, *module.params["versions"][service])
-            match = VERSION.search(printed)
-            version = match.group(0).rstrip(",") if match else ""
+            version = version_in(printed)
         one = containers[name] = {
             "state": state["Status"]
             if not step

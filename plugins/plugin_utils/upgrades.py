@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: How programs print their version, MinIO's releases included.
-VERSION = re.compile(r"v?\d+(?:\.\d+)+[^\s,]*|RELEASE\S+|DEVELOPMENT\S+")
+from ansible_collections.quantops.ibkr_stack.plugins.modules.stack_status import version_in
 
 
 def upgrade_lines(
@@ -40,9 +38,9 @@ def upgrade_lines(
     jobs = [plan["name"] for plan in changed if plan["kind"] != "service"]
     lines = []
     for name, text in printed.items():
-        new, old = VERSION.search(text), running.get(name, {}).get("version", "")
-        if new and old and new[0] != old:
-            lines.append(f"Version of {name}: {old} → {new[0]}")
+        new, old = version_in(text), running.get(name, {}).get("version", "")
+        if new and old and new != old:
+            lines.append(f"Version of {name}: {old} → {new}")
     why = {name: "; ".join(state["drift"]) for name, state in states.items()}
     lines += [f"Recreated: {name} ({why[name]})" for name in services if _exists(states, name)]
     lines += [f"Not recreated, to keep its session: {plan['name']} ({why[plan['name']]})" for plan in kept]
