@@ -270,13 +270,16 @@ def test_a_dropped_session_is_told_with_the_way_to_log_in(visit: Visit, stack: S
 
 @contextmanager
 def stopped(stack: Stack, container: str) -> Iterator[None]:
-    """Run with a container stopped."""
+    """Run with a container stopped; afterwards it runs, and the backend is ready again."""
     name = f"{stack.name}-{container}"
     subprocess.run(as_root("docker", "stop", name), check=True, capture_output=True, timeout=120)
     try:
         yield
     finally:
         subprocess.run(as_root("docker", "start", name), check=True, capture_output=True, timeout=120)
+        assert eventually(
+            lambda: requests.get(stack.url("backend", "/ready"), timeout=30).status_code == 200, seconds=120
+        )
 
 
 def test_a_dead_dependency_is_told_with_the_reason(visit: Visit, stack: Stack) -> None:
@@ -286,8 +289,13 @@ def test_a_dead_dependency_is_told_with_the_reason(visit: Visit, stack: Stack) -
         log_in(page, stack)
         assert time.monotonic() - began < 15
         card = page.locator("li.card", has=page.get_by_text("MLflow", exact=True))
-        expect(card.locator(".state")).to_have_text("failed")
+
+        def told() -> bool:
+            """Whether the page says so; each shows the state of up to a second before, of before the stop even."""
+            page.reload()
+            return card.locator(".state").inner_text() == "failed"
+
+        assert eventually(told, seconds=15, pause=1)
         expect(card.locator("p")).not_to_be_empty()
         expect(page.locator(".top .state")).to_have_text("Not ready")
         expect(page.get_by_role("region", name="Portfolio")).to_contain_text("Net liquidation")
-    assert eventually(lambda: requests.get(stack.url("backend", "/ready"), timeout=30).status_code == 200, seconds=120)
