@@ -573,6 +573,30 @@ def test_the_check_of_dags_alone(stack: Stack, tmp_path: Path) -> None:
     assert command("ls", "-lR", "--time-style=full-iso", stack.config_dir) == before
 
 
+#: Workflows of mixed age, and what the check says of each, as lines.
+MIXED = REPOSITORY / "tests" / "fixtures" / "mixed_dags"
+
+
+def plain(said: str) -> str:
+    """What Ansible said, without colours, breaks and indentation."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", said).split())
+
+
+def test_workflows_of_mixed_age(stack: Stack) -> None:
+    """The check lists all that a person has to change, warns of what it cannot tell, and names those that are fine."""
+    # As long as the list says, instead of 30 s.
+    settings = "--extra-vars={airflow_settings: {AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT: 10}}"
+    said = plain(run_role(f"--extra-vars=airflow_dags_dir={MIXED}", settings, status=2, playbook="dags"))
+    report = json.loads(MIXED.with_suffix(".json").read_text())
+    assert report["broken"] and report["unknown"] and report["fine"]
+    warnings, _, errors = said.partition("cannot be imported: ")
+    for name, lines in report["broken"].items():
+        assert plain(f"{name}: {lines}") in errors and name not in warnings
+    for name, lines in report["unknown"].items():
+        assert plain(f"{name} {lines}") in warnings and name not in errors
+    assert f"There is nothing to say about {', '.join(report['fine'])}." in errors
+
+
 def test_the_dags_own_keys_open_nothing_else(stack: Stack) -> None:
     """Their bucket's key is refused at that of Airflow's logs, and their database's owner at Airflow's database."""
     client = s3(stack, "dags")

@@ -26,6 +26,7 @@ CLASSES_NOW = {
     "airflow.providers.http.operators.http": ("HttpOperator",),
     "airflow.providers.smtp.operators.smtp": ("EmailOperator",),
     "airflow.providers.amazon.aws.hooks.s3": ("S3Hook",),
+    "airflow.providers.amazon.aws.sensors.s3": ("S3KeySensor",),
 }
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[3] / "roles" / "airflow" / "files" / "scripts" / "import_dags.py"
+#: Workflows of mixed age, and what is said of them.
+MIXED = Path(__file__).parents[2] / "fixtures" / "mixed_dags"
 HEAD = "from airflow.sdk import DAG, BaseHook, Variable, dag\n"
 FILES = {
     "fine.py": "x = Variable.get('limit', default='5')\n",
@@ -235,6 +237,52 @@ def test_what_airflow_3_has_removed_is_named_with_its_form_now(report: dict[str,
         "  line 7: A task's context has no next_execution_date in Airflow 3: use data_interval_end.\n"
         "  line 7: A task's context has no yesterday_ds in Airflow 3: use macros.ds_add(ds, -1)."
     }
+
+
+def test_workflows_of_mixed_age(tmp_path: Path) -> None:
+    """Each is told with its lines and what to do, or listed as fine."""
+    environment = os.environ | TIMES | {
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "10",
+        "AIRFLOW_HOME": str(tmp_path / "home"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(MIXED),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == json.loads(MIXED.with_suffix(".json").read_text())
+
+
+def test_what_is_done_about_a_missing_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A provider that is there is told from one that is not, and a module of the directory from a package."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    # The script sets these when it is imported, and other tests must not find them.
+    for name in ("SECRETS__BACKEND", "LOGGING__LOGGING_LEVEL", "CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"):
+        monkeypatch.setenv(f"AIRFLOW__{name}", "")
+        monkeypatch.delenv(f"AIRFLOW__{name}")
+    # Airflow looks for the script's backend of secrets when it is imported, which is not there yet.
+    import airflow.secrets.local_filesystem  # noqa: F401
+    import import_dags
+
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "old.py").write_text("")
+    file = tmp_path / "a.py"
+    file.write_text("import desk.dags.words.old\nfrom elsewhere.words import NEW\n")
+    for module, expected in {
+        "airflow.providers.amazon.aws.sensors.gone": "The installed version of airflow.providers.amazon has no such",
+        "airflow.providers.common.gone": "Add the package of that provider",
+        "airflow.providers.slack": "Add the package of that provider",
+        "desk": "Modules are found from the top of the DAGs' directory: write from words.old import",
+        "elsewhere": "Modules are found from the top of the DAGs' directory: write from words import",
+        "xgboost": "Add the package of xgboost to airflow_build.requirements",
+    }.items():
+        [said] = import_dags.remedy(f"line 1: ModuleNotFoundError: No module named '{module}'", str(file), tmp_path)
+        assert said.startswith(expected), module
+    file.write_bytes(b"PK\0")
+    [said] = import_dags.remedy("ModuleNotFoundError: No module named 'desk'", str(file), tmp_path)
+    assert said.startswith("Add the package of desk")
 
 
 def test_dags_from_standard_input(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ MODULES = {
     "airflow.hooks.S3_hook": "airflow.providers.amazon.aws.hooks.s3",
     "airflow.hooks.http_hook": "airflow.providers.http.hooks.http",
     "airflow.datasets": "airflow.sdk",
+    # Of providers: the operators and sensors that their present versions have elsewhere.
+    "airflow.providers.amazon.aws.sensors.s3_key": "airflow.providers.amazon.aws.sensors.s3",
 }
 #: Classes that have another name there.
 CLASSES = {

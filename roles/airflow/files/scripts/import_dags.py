@@ -14,12 +14,16 @@ Prints, as its last line, a JSON object. Path of a DAG file, in that form, to wh
   that the inventory does not declare, and what failed may have failed for want of it;
 - ``outdated``: it can be imported, and its tasks use what Airflow 3 has removed;
 - ``pools``: it can be imported, and its tasks wait in a pool that the inventory does not declare.
+
+``fine`` lists the files of which there is nothing to say.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -273,16 +277,24 @@ def shown(error: str, name: str) -> str:
     return place + (too_slow(float(slow[1])) if slow else text)
 
 
-def remedy(error: str) -> list[str]:
+def remedy(error: str, path: str, root: Path) -> list[str]:
     """Say what to do about some common errors.
 
     Args:
         error: What ``shown`` returned.
+        path: The file that was imported.
+        root: The directory of DAGs that it is in.
     """
     missing = re.search(r"\bModuleNotFoundError: No module named '([\w.]+)'", error)
     if missing and missing[1].startswith("airflow.providers."):
+        parts = missing[1].split(".")
+        for above in (".".join(parts[:length]) for length in range(3, len(parts))):
+            if importlib.util.find_spec(f"{above}.get_provider_info"):
+                return [f"The installed version of {above} has no such module: its changelog says what took its place."]
         return ["Add the package of that provider (apache-airflow-providers-…) to airflow_build.requirements."]
     if missing and not missing[1].startswith("airflow."):
+        if here := below_its_source(missing[1], path, root):
+            return [f"Modules are found from the top of the DAGs' directory: write from {here} import …"]
         return [f"Add the package of {missing[1]} to airflow_build.requirements, or the module to the DAGs' directory."]
     if re.search(r"name resolution|Network is unreachable|ConnectionError|ConnectError|getaddrinfo", error):
         return ["It uses the network at its top, which the check does not have: do so in a task."]
@@ -290,6 +302,36 @@ def remedy(error: str) -> list[str]:
     if key:
         return [f"If it is an environment variable, set {key[1]} in airflow_environment or airflow_secret_environment."]
     return []
+
+
+def below_its_source(missing: str, path: str, root: Path) -> str | None:
+    """Find a module that is there, and is imported with folders above the DAGs' directory, such as those of a project.
+
+    Args:
+        missing: The package that Python did not find.
+        path: The file that was imported.
+        root: The directory of DAGs that it is in.
+
+    Returns:
+        The name by which it can be imported; ``None`` if there is none.
+    """
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except (SyntaxError, ValueError):
+        # An archive, for example.
+        return None
+    for node in ast.walk(tree):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            if not f"{name}.".startswith(f"{missing}."):
+                continue
+            parts = name.split(".")
+            for start in range(1, len(parts)):
+                place = root.joinpath(*parts[start:])
+                if place.is_dir() or place.with_name(f"{place.name}.py").is_file():
+                    return ".".join(parts[start:])
+    return None
 
 
 def listed(findings: list[tuple[int, str]]) -> list[str]:
@@ -333,6 +375,7 @@ def main(arguments: list[str]) -> int:
     for connection in connections.values():
         hidden.update(connection_secrets(connection))
     report: dict[str, dict[str, str]] = {"broken": {}, "unknown": {}, "outdated": {}, "pools": {}}
+    fine = []
     safe_mode = conf.getboolean("core", "dag_discovery_safe_mode")
     listed_in = {
         path: root
@@ -354,13 +397,17 @@ def main(arguments: list[str]) -> int:
             wants = f"asks for {', '.join(result['asked'])}"
             report["unknown"][name] = "\n  ".join([wants, error, *listed(old + runs)])
         elif result["error"]:
-            report["broken"][name] = "\n  ".join([error, *(listed(old) or remedy(error)), *listed(runs)])
+            report["broken"][name] = "\n  ".join(
+                [error, *(listed(old) or remedy(error, path, listed_in[path])), *listed(runs)]
+            )
         elif runs:
             report["outdated"][name] = "\n  ".join(["its tasks will fail", *listed(runs)])
         missing = sorted(set(result["pools"]) - declared_pools) if declared_pools is not None else []
         if missing and not result["error"]:
             report["pools"][name] = ", ".join(missing)
-    print(f"\n{json.dumps(report)}", flush=True)
+        if not any(name in findings for findings in report.values()):
+            fine.append(name)
+    print(f"\n{json.dumps({**report, 'fine': fine})}", flush=True)
     return 0
 
 
