@@ -672,14 +672,17 @@ class Repository:
         names = ("-c", "user.name=probe", "-c", "user.email=probe@localhost")
         subprocess.run(["git", *names, *words], cwd=where or self.work, check=True, timeout=60)
 
-    def publish(self, files: dict[str, str]) -> None:
-        """Commit files and let the server deliver them."""
+    def publish(self, files: dict[str, str], branch: str = "live") -> None:
+        """Commit files to a branch, which begins at the present state, and let the server deliver them."""
+        if branch != "live":
+            self.git("checkout", "--quiet", "-B", branch)
         for name, text in files.items():
             (self.work / name).parent.mkdir(parents=True, exist_ok=True)
             (self.work / name).write_text(text)
         self.git("add", ".")
         self.git("commit", "--quiet", "--message=Change")
-        self.git("push", "--quiet", str(self.bare), "live")
+        self.git("push", "--quiet", str(self.bare), branch)
+        self.git("checkout", "--quiet", "live")
         # For a server that delivers files only.
         self.git("update-server-info", where=self.bare)
 
@@ -890,10 +893,38 @@ def test_broken_dags_of_a_source_are_refused(own_dags: str, research: Path) -> N
     broken.write_text("from airflow.sdk import dag\nfrom research_words import NOTHING\n")
     try:
         said = run_role(own_dags, status=2, playbook="dags")
-        assert "research:research_broken.py: line 2: ImportError" in said and "from_git" not in said
+        assert "research:research_broken.py: line 2: ImportError" in said
+        # What is in the repository is fine.
+        assert re.search(r"There is nothing to say about .*\bdesk:from_git\.py", plain(said))
         assert "research:research_broken.py" in run_role(own_dags, status=2)
     finally:
         broken.unlink()
+
+
+def test_a_repository_is_checked_before_it_is_deployed(
+    stack: Stack, own_dags: str, repository: tuple[Repository, str]
+) -> None:
+    """The check alone fetches it as its source says, and changes nothing; without its token it says what is missing."""
+    before = command("ls", "-lR", "--time-style=full-iso", stack.config_dir), identity(stack)
+    made, url = repository
+    made.publish({"dags/git_broken.py": "from airflow.sdk import dag\nfrom git_words import NOTHING\n"}, "next")
+    desk = {"name": "desk", "git": url, "ref": "next", "subfolder": "dags", "token": TOKEN}
+
+    def check(**changed: str) -> str:
+        sources = json.dumps({"airflow_dag_sources": [{**desk, **changed}]})
+        said = run_role(own_dags, f"--extra-vars={sources}", status=2, playbook="dags")
+        assert TOKEN not in said
+        return plain(said)
+
+    said = check()
+    assert "desk:git_broken.py: line 2: ImportError: cannot import name 'NOTHING'" in said
+    assert re.search(r"There is nothing to say about .*\bdesk:from_git\.py", said)
+    said = check(token="another")
+    assert "The source desk cannot be fetched: " in said and "Give the source a token that can read" in said
+    assert "There is nothing to say about" in said and "desk:from_git.py" not in said
+    assert "correct ref" in check(ref="nxet")
+    assert "it has no folder dag at next: correct subfolder or ref." in check(subfolder="dag")
+    assert (command("ls", "-lR", "--time-style=full-iso", stack.config_dir), identity(stack)) == before
 
 
 class Stream:

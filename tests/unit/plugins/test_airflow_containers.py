@@ -38,7 +38,9 @@ DATA_SECRETS = {
     "PGPASSWORD", "S3_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "S3_SECRET_KEY", "AWS_SECRET_ACCESS_KEY",
 }  # fmt: skip
 #: What the check of DAGs and one run of a DAG get, which have containers of their own.
-RUNS = """{{ {'check': {'files': airflow_check_files, 'environment': airflow_check_environment},
+RUNS = """{{ {'check': {'files': airflow_check_files, 'environment': airflow_check_environment,
+                        'sources': airflow_check_sources, 'places': airflow_dags_places},
+              'fetch': airflow_fetch_files,
               'test': {'files': airflow_test_files, 'secrets': airflow_dag_secrets, 'tmpfs': airflow_test_tmpfs,
                        'environment': airflow_test_environment}} | to_json }}"""
 Containers = dict[str, dict[str, Any]]
@@ -350,7 +352,7 @@ def test_sources_of_dags(tmp_path: Path) -> None:
 
 
 def test_what_the_check_and_one_run_of_dags_get(tmp_path: Path) -> None:
-    """The check fetches no repository and has no token; a run has the worker's bundles, and no secret of Airflow."""
+    """The import of files has no token, what fetches repositories has nothing else; a run has the worker's bundles."""
     found = rendered(
         tmp_path, {}, ("backend",), airflow_dag_sources=REPOSITORIES,
         airflow_connections={"desk": {"conn_type": "http", "host": "desk.example.com", "password": "of-the-desk"}},
@@ -361,6 +363,14 @@ def test_what_the_check_and_one_run_of_dags_get(tmp_path: Path) -> None:
     assert "of-the-desk" in check and "t0ken" not in check and "hidden" not in check and "DagsPgPassword" not in check
     # The names of the DAGs' own keys are known, so that a file that asks for one is told from a broken one.
     assert {"DATABASE_URL", "DESK_TOKEN"} <= set(runs["check"]["environment"]["DAGS_CHECK_SECRETS"].split())
+
+    assert runs["check"]["sources"] == {} and "the source" not in runs["check"]["places"]
+
+    assert set(runs["fetch"]) == {"/run/secrets/declared_connections.json", "/run/config/known_hosts-lab"}
+    connections = json.loads(runs["fetch"]["/run/secrets/declared_connections.json"])
+    assert set(connections) == {"dag_source_desk", "dag_source_lab"}
+    assert connections["dag_source_desk"]["password"] == "t0ken"
+    assert "hidden" in json.dumps(connections["dag_source_lab"])
 
     bundles = "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"
     assert runs["test"]["environment"][bundles] == worker["environment"][bundles]
@@ -375,6 +385,15 @@ def test_what_the_check_and_one_run_of_dags_get(tmp_path: Path) -> None:
     assert not any(secret in described for secret in ("t0ken", "hidden", "of-the-d", "ApiToken", "DagsPgPassword"))
     for secret in ("PgPassword", "RedisPassword", "MinioSecret", "FernetKey", "JwtSecret", "AdminPassword"):
         assert not re.search(rf"(?<!Dags){secret}", test), secret
+
+
+def test_repositories_are_checked_once_they_are_fetched(tmp_path: Path) -> None:
+    """The import gets a directory for each that was fetched, and messages name it; one that was not is left out."""
+    fetched = {"fetched": ["lab"], "failed": {"desk": "no token"}, "archive": ""}
+    rendered(tmp_path, {}, airflow_dag_sources=REPOSITORIES, airflow_fetched=fetched)
+    check = json.loads((tmp_path / "runs.json").read_text())["check"]
+    assert check["sources"] == {"lab": "/opt/dag-sources/lab"}
+    assert check["places"].endswith(", the source lab")
 
 
 def test_without_repositories_nothing_is_added(several: Containers) -> None:

@@ -1,4 +1,4 @@
-"""Writes files from standard input, and keeps secret values out of messages. Does not import Airflow."""
+"""Passes files through standard input, and keeps secret values out of messages. Does not import Airflow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,29 @@ def write_files(places: Mapping[Path, str]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(base64.b64decode(text[7:]) if text.startswith("base64:") else text.encode())
         place.chmod(0o400)
+
+
+def text_of(content: bytes) -> str:
+    """Write the content of a file as ``write_files`` takes it."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = "base64:"
+    return f"base64:{base64.b64encode(content).decode()}" if text.startswith("base64:") else text
+
+
+def packed(sources: Mapping[str, Mapping[str, str]]) -> str:
+    """Write the files of several sources as one word.
+
+    Args:
+        sources: Name to the paths and contents of its files.
+    """
+    return base64.b64encode(zlib.compress(json.dumps(sources).encode())).decode()
+
+
+def unpacked(archive: str) -> dict[str, dict[str, str]]:
+    """Read what ``packed`` returned."""
+    return dict(json.loads(zlib.decompress(base64.b64decode(archive))))
 
 
 def read_declared(paths: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:

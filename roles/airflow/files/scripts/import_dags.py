@@ -5,7 +5,8 @@ Each file has a process and a time of its own, so that one that is slow or ends 
 Usage: ``import_dags.py [-]``. With ``-`` it first reads a JSON object from standard input and writes what is to be
 there: ``dags``, path to content, ``sources``, the names of further directories of DAGs to their absolute paths, and
 ``files``, absolute path to content. A path of ``dags`` is relative to the configured folder, or is the name of a
-source, a colon, and a path below that source; ``pools``, the names of the pools that the inventory declares.
+source, a colon, and a path below that source; ``pools``, the names of the pools that the inventory declares;
+``archive``, the files of sources that ``fetch_dags.py`` has fetched.
 
 Prints, as its last line, a JSON object. Path of a DAG file, in that form, to what is to be said of it, in
 
@@ -45,7 +46,7 @@ os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = "50"
 
 from airflow.secrets.local_filesystem import LocalFilesystemBackend
 from airflow_2 import airflow_2_forms
-from dag_inputs import connection_secrets, dag_places, leaves, masked, read_declared, write_files
+from dag_inputs import connection_secrets, dag_places, leaves, masked, read_declared, unpacked, write_files
 
 #: What most files import, and what the import of a file needs: loaded once, and not in each process.
 PRELOADED = (
@@ -352,6 +353,8 @@ def unpack() -> None:
     for root in roots.values():
         root.mkdir(parents=True, exist_ok=True)
     places = dag_places(content["dags"], roots)
+    for source, files in unpacked(content["archive"]).items() if content.get("archive") else ():
+        places |= {roots[f"{source}:"] / name: text for name, text in files.items()}
     places |= {Path(name): text for name, text in content["files"].items()}
     write_files(places)
     for root in roots.values():

@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dag_bundles import Unreadable, open_bundle
 from dag_inputs import connection_secrets, dag_places, leaves, masked, read_declared, write_files
 
 #: Lines that are shown of the log of a task that failed.
@@ -178,16 +179,12 @@ def look_into(bundle_name: str) -> dict[str, Any]:
     Returns:
         ``dags``, id to path, and ``errors``, path below the bundle to the last line of the error.
     """
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import BundleDagBag
 
     try:
-        bundle = DagBundlesManager().get_bundle(bundle_name)
-        bundle.initialize()
-    except Exception as error:
-        # Below is what git says. The exception itself may be one that cannot be sent to another process.
-        reasons = [str(each).strip() for each in (error, error.__cause__) if each]
-        return {"dags": {}, "errors": {"": ": ".join(reasons)}}
+        bundle = open_bundle(bundle_name)
+    except Unreadable as error:
+        return {"dags": {}, "errors": {"": str(error)}}
     bag = BundleDagBag(str(bundle.path), bundle_path=bundle.path, bundle_name=bundle_name)
     errors = {
         path.removeprefix(f"{bundle.path}/"): error.strip().splitlines()[-1]
@@ -223,7 +220,6 @@ def wanted_dag(dag_id: str) -> Any:
         Unable: If no file has it.
     """
     from airflow.configuration import conf
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import BundleDagBag
 
     bundles = conf.getjson("dag_processor", "dag_bundle_config_list")
@@ -251,8 +247,10 @@ def wanted_dag(dag_id: str) -> Any:
 
     # The run imports all bundles up to the one with the DAG, in this process.
     os.environ["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = json.dumps([config])
-    bundle = DagBundlesManager().get_bundle(name)
-    bundle.initialize()
+    try:
+        bundle = open_bundle(name)
+    except Unreadable as error:
+        raise Unable(f"The source {name} cannot be read: {error}") from None
     bag = BundleDagBag(str(bundle.path), bundle_path=bundle.path, bundle_name=name, collect_dags=False)
     bag.process_file(found["dags"][dag_id])
     if dag_id not in bag.dags:
