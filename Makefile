@@ -59,7 +59,7 @@ status: .venv/controller ## Show what runs, its health, memory and version
 verify: .venv/controller ## Show that the stack works: train a model and follow it to MLflow and MinIO
 	@$(PLAY) playbooks/verify.yml
 
-dags: .venv/controller ## Check whether the DAGs of all directories can be imported; changes nothing
+dags: .venv/controller ## Check whether the DAGs of all directories and repositories can be imported; changes nothing
 	@$(PLAY) playbooks/dags.yml
 
 dag-test: .venv/controller ## Run one DAG once: DAG=ID [DATE=2026-11-27] [CONF='{"symbol": "AAPL"}']
