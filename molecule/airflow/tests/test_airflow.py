@@ -250,21 +250,41 @@ def test_users_of_the_inventory(stack: Stack, airflow: requests.Session) -> None
     assert "changed=0 " in run_role()
 
 
-def test_a_task_with_packages_of_its_own(stack: Stack, airflow: requests.Session) -> None:
-    """uv installs them from the index, into an environment without Airflow, and keeps them for the next container."""
+@pytest.fixture(scope="module")
+def isolated(stack: Stack, airflow: requests.Session) -> dict[str, Any]:
+    """What the tasks of the DAG with environments of their own return, by their names."""
     ended = end_of(stack, airflow, "isolated", trigger(stack, airflow, "isolated"))
     assert ended["state"] == "success"
-    entry = f"/api/v2/dags/isolated/dagRuns/{ended['dag_run_id']}/taskInstances/compute/xcomEntries/return_value"
-    said = airflow.get(stack.url("airflow", entry), params={"stringify": "false"}, timeout=TIMEOUT).json()["value"]
-    assert said == {"version": "3.6.0", "hash": "8a111ad70c2dec0e", "own": True, "airflow": False}
-    kept = stack.execute("airflow-worker", "find", "/opt/environments/cache", "-name", "_xxhash*.so")
-    assert kept.stdout.strip(), kept.stderr
+    tasks = stack.url("airflow", f"/api/v2/dags/isolated/dagRuns/{ended['dag_run_id']}/taskInstances")
+    return {
+        name: airflow.get(
+            f"{tasks}/{name}/xcomEntries/return_value", params={"stringify": "false"}, timeout=TIMEOUT
+        ).json()["value"]
+        for name in ("compute", "use")
+    }
+
+
+def install_offline(stack: Stack) -> None:
+    """Have uv make an environment in the worker's container with what it keeps, without the index."""
     again = "/tmp/again"
     offline = f"uv venv {again} && uv pip install --offline --python {again}/bin/python xxhash==3.6.0"
     shown = f"{again}/bin/python -c 'import xxhash; print(xxhash.VERSION)'; status=$?; rm -rf {again}; exit $status"
     done = stack.execute("airflow-worker", "sh", "-c", f"{offline} && {shown}")
     assert (done.returncode, done.stdout.strip()) == (0, "3.6.0"), done
+
+
+def test_a_task_with_packages_of_its_own(stack: Stack, isolated: dict[str, Any]) -> None:
+    """uv installs them from the index, into an environment without Airflow, and keeps them."""
+    assert isolated["compute"] == {"version": "3.6.0", "hash": "8a111ad70c2dec0e", "own": True, "airflow": False}
+    kept = stack.execute("airflow-worker", "find", "/opt/environments/cache", "-name", "_xxhash*.so")
+    assert kept.stdout.strip(), kept.stderr
+    install_offline(stack)
     assert command("docker", "volume", "ls", "--quiet", "--filter", f"name={stack.name}-airflow-worker-environments")
+
+
+def test_a_task_in_an_environment_that_stays(isolated: dict[str, Any]) -> None:
+    """It was made by another task, and is neither the one of Airflow nor a new one."""
+    assert isolated["use"] == {"prefix": "/opt/environments/desk", "hash": "8a111ad70c2dec0e", "airflow": False}
 
 
 def test_one_run_of_a_dag(stack: Stack, airflow: requests.Session, tmp_path: Path) -> None:
@@ -306,8 +326,10 @@ def test_only_the_declared_dag(stack: Stack, airflow: requests.Session, run: dic
     assert airflow.get(stack.url("airflow", "/api/v2/importErrors"), timeout=TIMEOUT).json()["import_errors"] == []
 
 
-def test_the_log_outlives_the_worker(stack: Stack, airflow: requests.Session, run: dict[str, Any]) -> None:
-    """Container and volume of the worker are lost, the role makes new ones, and the API still reads the log."""
+def test_logs_and_packages_outlive_the_worker(
+    stack: Stack, airflow: requests.Session, run: dict[str, Any], isolated: dict[str, Any]
+) -> None:
+    """The worker loses its container and the volume of logs; the API reads the log, and tasks find their packages."""
     said = "the probe runs on airflow-worker"
     assert said in eventually(lambda: said in log_of(stack, airflow, run) and log_of(stack, airflow, run), seconds=60)
     before = command("docker", "inspect", "--format", "{{.Id}}", f"{stack.name}-airflow-worker")
@@ -318,6 +340,10 @@ def test_the_log_outlives_the_worker(stack: Stack, airflow: requests.Session, ru
     assert said in log_of(stack, airflow, run)
     keys = [item["Key"] for item in s3(stack, "airflow-logs").list_objects_v2(Bucket="airflow-logs")["Contents"]]
     assert any(run["dag_run_id"] in key and "task_id=say/" in key for key in keys)
+    install_offline(stack)
+    python = f"{isolated['use']['prefix']}/bin/python"
+    done = stack.execute("airflow-worker", python, "-c", "import xxhash; print(xxhash.xxh64_hexdigest(b'desk'))")
+    assert done.stdout.strip() == isolated["use"]["hash"], done
 
 
 #: Connections and variables of the inventory.
