@@ -623,6 +623,19 @@ def test_workflows_of_mixed_age(stack: Stack) -> None:
     assert f"There is nothing to say about {', '.join(report['fine'])}." in errors
 
 
+def test_a_package_whose_dependency_conflicts_replaces_nothing(stack: Stack, tmp_path: Path) -> None:
+    """The file alone does not tell: elasticsearch 7 asks for urllib3 1, and Airflow has 2. The build fails by name."""
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("elasticsearch==7.17.9\n")
+    build = {"airflow_build": {"requirements": str(requirements), "exclude_newer": "2026-11-20"}}
+    before = stack.identity(), stack.traces()
+    said = plain(run_role(f"--extra-vars={json.dumps(build)}", status=2))
+    assert "The image airflow-packages could not be built." in said and "Running containers were not changed." in said
+    assert "elasticsearch==7.17.9 depends on urllib3>=1.21.1,<2" in said
+    assert "The packages of airflow_build.requirements do not fit together, or not with those that Airflow" in said
+    assert (stack.identity(), stack.traces()) == before
+
+
 def test_the_dags_own_keys_open_nothing_else(stack: Stack) -> None:
     """Their bucket's key is refused at that of Airflow's logs, and their database's owner at Airflow's database."""
     client = s3(stack, "dags")
