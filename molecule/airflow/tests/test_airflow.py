@@ -765,6 +765,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Repos
         {
             "dags/from_git.py": WORD.format(package="git_words", name="from_git", word="first"),
             "dags/git_words/__init__.py": 'OTHER = "of the repository"\n',
+            # The folder of another source.
+            "lab/from_lab.py": WORD.format(package="git_words", name="from_lab", word="by SSH"),
+            "lab/git_words/__init__.py": 'OTHER = "of the lab"\n',
         }
     )
     certificate = directory / "server.pem"
@@ -785,6 +788,38 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Repos
     thread.join()
 
 
+#: Copies the repository into the home of a user who may do no more than fetch it, and starts a server for them.
+SSH_SERVER = """
+set -eu
+apt-get update -qq
+DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends git openssh-server
+systemctl disable --quiet --now ssh.service ssh.socket || true
+useradd --create-home --home-dir /srv/lab --password '*' --shell /usr/bin/git-shell lab
+cd /srv/lab
+GIT_SSL_NO_VERIFY=true git clone --quiet --bare "$URL" dags.git
+ssh-keygen -q -t ed25519 -N '' -f deploy
+ssh-keygen -q -t ed25519 -N '' -f host
+install -o lab -m 0600 deploy.pub authorized
+chown -R lab dags.git
+mkdir -p /run/sshd
+/usr/sbin/sshd -p 2222 -h /srv/lab/host -o PidFile=/run/lab.pid -o AuthorizedKeysFile=/srv/lab/authorized \
+    -o PasswordAuthentication=no -o UsePAM=no
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(stack: Stack, repository: tuple[Repository, str]) -> Iterator[dict[str, str]]:
+    """The same repository on an SSH server beside the stack, as a source with another folder."""
+    url = repository[1].replace("https://", f"https://git:{TOKEN}@")
+    command("env", f"URL={url}", "sh", "-c", SSH_SERVER, timeout=600)
+    key, host = (command("cat", f"/srv/lab/{name}") for name in ("deploy", "host.pub"))
+    yield {
+        "name": "lab", "git": f"ssh://lab@{stack.address}:2222/srv/lab/dags.git", "ref": "live", "subfolder": "lab",
+        "key": key, "known_hosts": f"[{stack.address}]:2222 {host}",
+    }  # fmt: skip
+    command("sh", "-c", "kill $(cat /run/lab.pid)")
+
+
 @pytest.fixture(scope="module")
 def research(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second directory of DAGs, with a package that two of its files share."""
@@ -798,9 +833,9 @@ def research(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own_dags(
-    repository: tuple[Repository, str], research: Path, tmp_path_factory: pytest.TempPathFactory
+    repository: tuple[Repository, str], lab: dict[str, str], research: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """The DAGs of `examples/own_dags`, of a second directory and of a repository; yields the option that says so."""
+    """The DAGs of `examples/own_dags`, of a second directory and of repositories; yields the option that says so."""
     example = REPOSITORY / "examples" / "own_dags"
     text = (example / "inventory" / "group_vars" / "airflow.yml").read_text()
     values = yaml.safe_load(text.replace("{{ inventory_dir }}", str(example / "inventory")))
@@ -809,6 +844,7 @@ def own_dags(
         "airflow_dag_sources": [
             {"name": "research", "path": str(research)},
             {"name": "desk", "git": repository[1], "ref": "live", "subfolder": "dags", "token": TOKEN},
+            lab,
         ],
         # The server's certificate is its own.
         "airflow_environment": {"GIT_SSL_NO_VERIFY": "true"},
@@ -897,6 +933,24 @@ def test_dags_from_several_places(
         assert stack.execute(name, "test", "-d", "/opt/airflow/bundles/desk/bare").returncode == 0
 
 
+def test_a_repository_by_ssh(stack: Stack, airflow: requests.Session, own_dags: str, lab: dict[str, str]) -> None:
+    """Its key is where tokens are and nowhere else, and a server with another key than declared gets nothing."""
+    assert returned(stack, airflow, "from_lab", "say") == "by SSH of the lab"
+    line = lab["key"].splitlines()[2]
+    for name in SECRETS:
+        assert line not in command("docker", "inspect", f"{stack.name}-{name}") + stack.log(name)
+    found = ("grep", "--files-with-matches", "--recursive", "--fixed-strings", line, str(stack.config_dir))
+    assert {Path(path).parents[1].name for path in command(*found).split()} == {
+        "airflow-apiserver", "airflow-dag-processor", "airflow-triggerer",
+    }  # fmt: skip
+
+    another = f"[{stack.address}]:2222 {command('cat', '/srv/lab/deploy.pub')}"
+    sources = json.dumps({"airflow_dag_sources": [{**lab, "known_hosts": another}]})
+    said = run_role(own_dags, f"--extra-vars={sources}", status=2, playbook="dags")
+    assert "The source lab cannot be fetched: " in said and "known_hosts has not the key of this host" in plain(said)
+    assert line not in said
+
+
 def test_one_run_of_a_dag_of_each_source(
     stack: Stack, airflow: requests.Session, own_dags: str, repository: tuple[Repository, str], research: Path
 ) -> None:
@@ -933,8 +987,9 @@ def test_broken_dags_of_a_source_are_refused(own_dags: str, research: Path) -> N
     try:
         said = run_role(own_dags, status=2, playbook="dags")
         assert "research:research_broken.py: line 2: ImportError" in said
-        # What is in the repository is fine.
-        assert re.search(r"There is nothing to say about .*\bdesk:from_git\.py", plain(said))
+        # What is in the repositories is fine.
+        _, _, fine = plain(said).partition("There is nothing to say about ")
+        assert {"desk:from_git.py", "lab:from_lab.py"} <= set(re.findall(r"[\w:/]+\.py", fine))
         assert "research:research_broken.py" in run_role(own_dags, status=2)
     finally:
         broken.unlink()
