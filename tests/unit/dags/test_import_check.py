@@ -255,6 +255,24 @@ def test_workflows_of_mixed_age(tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == json.loads(MIXED.with_suffix(".json").read_text())
 
 
+def test_the_dag_of_the_quickstart(tmp_path: Path) -> None:
+    """What a reader is to type can be imported before its package is there, and has nothing of Airflow 2."""
+    page = (MIXED.parents[2] / "docs" / "own-dags-quickstart.md").read_text()
+    _, _, text = page.partition("direction.py <<'END'\n")
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "direction.py").write_text(text.partition("\nEND\n")[0])
+    environment = os.environ | TIMES | {
+        "AIRFLOW_HOME": str(tmp_path / "home"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["fine"] == ["direction.py"]
+
+
 def test_what_is_done_about_a_missing_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A provider that is there is told from one that is not, and a module of the directory from a package."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
