@@ -242,7 +242,7 @@ def test_what_airflow_3_has_removed_is_named_with_its_form_now(report: dict[str,
 def test_workflows_of_mixed_age(tmp_path: Path) -> None:
     """Each is told with its lines and what to do, or listed as fine."""
     environment = os.environ | TIMES | {
-        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "10",
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "20",
         "AIRFLOW_HOME": str(tmp_path / "home"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(MIXED),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
