@@ -128,6 +128,11 @@ def test_status_shows_every_container_and_the_gateways_states(
         if container["Config"].get("Healthcheck"):
             assert re.search(rf"\b{stack.name}-{name} .*\bhealthy\b", told), name
     assert "Gateway up, IBKR reachable, login yes, account paper (SIMULATED): " in told
+    # What is used of what is bounded: an owner of a database cannot take the connections of the others.
+    for owner in ("airflow", "backend", "dags", "mlflow"):
+        line = re.search(rf"\b{stack.name}-postgres uses (\d+) of (\d+) connections of {owner}\b", told)
+        assert line and int(line[1]) <= int(line[2]) < 100, owner
+    assert re.search(rf"\b{stack.name}-redis uses \d+ of 128 MiB of memory\b", told)
     # Where a client on a laptop finds MLflow, for example.
     assert re.search(rf"(?m)^\s*MLflow +http://\S+:{urlsplit(stack.url('mlflow', '/')).port}/$", told)
 
