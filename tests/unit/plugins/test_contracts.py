@@ -34,6 +34,20 @@ def test_the_contracts_of_this_collection_are_valid_together() -> None:
     contracts.check_together(found, {name: name for name in found})
 
 
+def test_a_services_playbook_has_the_hosts_of_all_its_processes() -> None:
+    """A host of workers alone would otherwise keep what it has."""
+    for path in sorted(REPOSITORY.glob("roles/*/meta/service.yml")):
+        service = path.parts[-3]
+        playbook = REPOSITORY / "playbooks" / f"{service}.yml"
+        named: set[str] = set()
+        for play in yaml.safe_load(playbook.read_text(encoding="utf-8")):
+            if {"role": f"quantops.ibkr_stack.{service}"} in play.get("roles", []):
+                named |= set(play["hosts"].split(":"))
+        processes = yaml.safe_load(path.read_text(encoding="utf-8"))["processes"].values()
+        # The playbook of the backup makes one, on whatever host has its container.
+        assert service == "backup" or named == {process["group"] for process in processes}, playbook
+
+
 @pytest.mark.parametrize("key", contracts.REQUIRED)
 def test_a_required_key_is_missing(key: str) -> None:
     """The file and the key are named."""
