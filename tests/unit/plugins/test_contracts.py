@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,25 @@ def test_a_services_playbook_has_the_hosts_of_all_its_processes() -> None:
         processes = yaml.safe_load(path.read_text(encoding="utf-8"))["processes"].values()
         # The playbook of the backup makes one, on whatever host has its container.
         assert service == "backup" or named == {process["group"] for process in processes}, playbook
+
+
+PUBLISHED = re.compile(r"'?host'?: (?:\"{{ )?(\w+)(?: }}\")?, '?container'?: (?:\"{{ )?([\w.]+)")
+LISTENING = re.compile(r":(\d{4})\b|--port[\"=, ]+(\d+)|\b(?:\w+_PORT:|port) (\d+)")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_role_has_the_ports_of_its_contract(service: str) -> None:
+    """It publishes them, and its programs and probes name no other."""
+    role = REPOSITORY / "roles" / service
+    ports = yaml.safe_load((role / "meta/service.yml").read_text(encoding="utf-8"))["ports"]
+    text = (role / "vars/main.yml").read_text(encoding="utf-8")
+    assert sorted(PUBLISHED.findall(text)) == sorted(
+        (port["variable"], f"stack_services.{service}.ports.{name}.container") for name, port in ports.items()
+    )
+    files = [*role.glob("vars/*.yml"), *role.glob("defaults/*.yml"), *role.glob("templates/*")]
+    named = {int(max(each)) for path in files for each in LISTENING.findall(path.read_text(encoding="utf-8"))}
+    # The scheduler's probe is asked inside its container only.
+    assert named - {8974} <= {port["container"] for port in ports.values()}
 
 
 @pytest.mark.parametrize("key", contracts.REQUIRED)
