@@ -93,6 +93,15 @@ def test_a_required_key_is_missing(key: str) -> None:
             {"web": [{"title": "Lab", "container": "notebook", "port": "https"}]},
             "the page 'Lab' names the port 'https', which 'ports' does not have",
         ),
+        (
+            {"metrics": {"notebok": {"port": "http"}}},
+            "'metrics' names the container 'notebok', which 'containers' does not have",
+        ),
+        (
+            {"metrics": {"notebook": {"port": 8888}}},
+            "'metrics' of the container 'notebook' names the port 8888, which 'ports' does not have",
+        ),
+        ({"metrics": {"notebook": {"port": "http", "login": "me"}}}, "'metrics' has the unknown key 'login'"),
         ({"redis": {"users": {"lab": {"broker": "lab"}}}}, "the broker of the Redis user 'lab' is none of"),
     ],
 )
@@ -315,6 +324,13 @@ def test_a_user_of_a_page_is_the_owners(found: dict[str, dict[str, Any]]) -> Non
     """MinIO's root user is a secret, not a name of ours."""
     console = next(page for page in found["data"]["pages"] if page["title"] == "MinIO console")
     assert console["user_secret"] == "minio_root_user" and "user" not in console
+
+
+def test_metrics_name_the_port_that_answers(found: dict[str, dict[str, Any]]) -> None:
+    """On every host, by number; an application of one's own need not have any."""
+    metrics = {"backend": {"port": 8000, "path": "/metrics"}}
+    assert [found[host]["services"]["backend"]["metrics"] for host in ("beta", "bystander")] == [metrics, {}]
+    assert found["apps"]["services"]["backend"]["metrics"] == found["apps"]["services"]["redis"]["metrics"] == {}
 
 
 # ---- what inventories lack
