@@ -421,7 +421,7 @@ def unreachable(
     ]
 
 
-def crowded(
+def oversized_groups(
     services: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], stacks: Mapping[str, str]
 ) -> list[str]:
     """Find groups with more hosts than their process can run on.

@@ -372,9 +372,9 @@ def test_problems_of_an_inventory(groups: dict[str, list[str]], sentences: list[
 def test_groups_with_too_many_hosts() -> None:
     """Hosts of different stacks may share one."""
     groups = {"notebook": ["a", "b"]}
-    [sentence] = contracts.crowded({"notebook": MINIMAL}, groups, {"a": "desk", "b": "desk"})
+    [sentence] = contracts.oversized_groups({"notebook": MINIMAL}, groups, {"a": "desk", "b": "desk"})
     assert sentence.startswith("The group notebook has the hosts a, b, and this service runs on one")
-    assert contracts.crowded({"notebook": MINIMAL}, groups, {"a": "desk", "b": "other"}) == []
+    assert contracts.oversized_groups({"notebook": MINIMAL}, groups, {"a": "desk", "b": "other"}) == []
 
 
 # ---- what a role declares against its contract

@@ -143,7 +143,7 @@ def test_containers_start_and_stop_in_the_order_of_their_needs() -> None:
 
 
 def test_a_tag_that_chooses_nothing_is_refused() -> None:
-    """It would leave what was to be mended as it is, and succeed."""
+    """It would leave what was to be fixed as it is, and succeed."""
     services = ["redis", "mlflow"]
     assert convergence.unknown_tags(["all"], services) == convergence.unknown_tags(["redis", "images"], services) == []
     [said] = convergence.unknown_tags(["redis", "mlfow"], services)

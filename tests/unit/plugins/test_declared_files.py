@@ -61,7 +61,7 @@ def test_a_mirror_that_does_not_answer() -> None:
         {"item": "container_image_apt_mirror", "status": -1, "msg": "timed out"},
         {"item": "container_image_pip_index", "status": 404, "msg": "not found"},
     ]
-    [sentence] = images.silent_mirrors(answers, mirrors)
+    [sentence] = images.unreachable_mirrors(answers, mirrors)
     assert sentence == (
         "container_image_apt_mirror names http://apt.example, which cannot be reached: timed out. Correct it,"
         " or name a proxy in container_image_http_proxy."
