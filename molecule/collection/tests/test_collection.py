@@ -128,6 +128,21 @@ def test_the_whole_site_is_checked(from_here: Callable[[str], Playbook], directo
     assert command("docker", "ps", "--all", "--quiet") == ""
 
 
+def test_readmes_settings(from_here: Callable[[str], Playbook], tmp_path: Path) -> None:
+    """With them, runs of an installed collection look as those of a clone, and an absent group is no warning."""
+    play = from_here(".venv")
+    hosts = yaml.safe_load((tmp_path / "hosts.yml").read_text())
+    hosts["all"]["children"] = {"redis": hosts["all"]["children"]["redis"]}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    warning = "Could not match supplied host pattern"
+    assert warning in play("site", "--check")
+    [settings] = re.findall(r"```ini\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "ansible.cfg").write_text(settings)
+    said = play("site", "--check")
+    assert warning not in said
+    assert "━━ Step 1 of" in said
+
+
 @pytest.mark.parametrize("directory", [".venv", ".venvs/compat-oldest"], ids=["this", "oldest"])
 def test_ansible_of_this_machine(from_here: Callable[[str], Playbook], directory: str) -> None:
     """Redis comes up, a second run changes nothing, and it goes away again."""
