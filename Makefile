@@ -69,7 +69,7 @@ dag-test: .venv/controller ## Run one DAG once: DAG=ID [DATE=2026-11-27] [CONF='
 upgrade: .venv/controller ## Show what changes, ask, back up, upgrade, and go back by itself if that fails
 	@$(PLAY) playbooks/upgrade.yml
 
-upgrade-back: .venv/controller ## Bring back the containers of before the last upgrade, and the data if it was migrated
+upgrade-back: .venv/controller ## Restore the containers from before the last upgrade, and the data if it was migrated
 	@$(PLAY) playbooks/upgrade_back.yml
 
 stop: .venv/controller ## Stop the containers

@@ -202,6 +202,11 @@ class ActionModule(ActionBase):
             for page in contract.get("web") or []
             if contracts.is_true(page.get("when", True)) and page["container"] in used
         ]
+        contract["metrics"] = {
+            key: {"port": int(contract["ports"][entry["port"]]["container"]), "path": entry.get("path", "/metrics")}
+            for key, entry in (contract.get("metrics") or {}).items()
+            if contracts.is_true(entry.get("when", True)) and key in used
+        }
         contract["data"] = {
             volume: entry
             for volume, entry in (contract.get("data") or {}).items()

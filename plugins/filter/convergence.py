@@ -22,7 +22,7 @@ class FilterModule:
         return {
             "chosen_services": convergence.chosen_services,
             "container_waves": convergence.container_waves,
-            "crowded_groups": contracts.crowded,
+            "oversized_groups": contracts.oversized_groups,
             "declared_containers": convergence.declared_containers,
             "drift_table": drift.drift_table,
             "out_of_sync": convergence.out_of_sync,

@@ -10,8 +10,10 @@ from typing import Any
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.credentials import bucket_policy, scram_verifier
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.rotation import (
     choose_secrets,
+    merge_secret_holders,
     secret_holders,
     secret_report,
+    service_secrets,
 )
 
 
@@ -27,7 +29,9 @@ class FilterModule:
         return {
             "bucket_policy": bucket_policy,
             "choose_secrets": choose_secrets,
+            "merge_secret_holders": merge_secret_holders,
             "scram_verifier": scram_verifier,
             "secret_holders": secret_holders,
             "secret_report": secret_report,
+            "service_secrets": service_secrets,
         }

@@ -13,7 +13,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.images import 
     certificate_files,
     image_missing,
     image_plan,
-    silent_mirrors,
+    unreachable_mirrors,
 )
 
 
@@ -32,5 +32,5 @@ class FilterModule:
             "certificate_files": certificate_files,
             "image_missing": image_missing,
             "image_plan": image_plan,
-            "silent_mirrors": silent_mirrors,
+            "unreachable_mirrors": unreachable_mirrors,
         }

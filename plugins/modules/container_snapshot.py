@@ -58,7 +58,7 @@ about:
   returned: always
   type: dict
 created:
-  description: Containers that were brought back, or would be.
+  description: Containers that were restored, or would be.
   returned: always
   type: list
   elements: str
@@ -371,7 +371,7 @@ def main() -> None:
             changed = state == "restored" and bool(created or removed)
             problems = missing_images(engine, record)
             if problems:
-                remedy = "Check out the version of before and run site.yml (make up), which builds it again."
+                remedy = "Check out the previous version and run site.yml (make up), which builds it again."
                 raise SnapshotError(f"{' '.join(problems)} {remedy}")
         if state == "restored" and not module.check_mode:
             for name in removed:

@@ -39,7 +39,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Look at the host
+- name: Inspect the host
   quantops.ibkr_stack.host_report:
     address: 127.0.0.1
 """

@@ -99,13 +99,14 @@ import base64
 import contextlib
 import datetime
 import difflib
+import fcntl
 import ipaddress
 import os
 import re
 import secrets as random
 import string
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,24 @@ class SecretError(Exception):
     """A secret cannot be read, generated or kept; the text says which and why."""
 
 
+@contextlib.contextmanager
+def alone_in(directory: str) -> Iterator[None]:
+    """Keep other runs on this machine waiting.
+
+    Args:
+        directory: Existing directory, which all of them lock; the kernel ends the lock of a killed one.
+
+    Yields:
+        Nothing.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def put(file: str, value: str) -> None:
     """Write a secret's file in one step, so that no other run reads half of it and no full disk leaves an empty one.
 
@@ -264,9 +283,10 @@ def put(file: str, value: str) -> None:
         except FileExistsError:
             raise
         except OSError:  # a file system without hard links
-            if os.path.lexists(file):
-                raise FileExistsError(file) from None
-            os.rename(temporary, file)
+            with alone_in(os.path.dirname(file)):
+                if os.path.lexists(file):
+                    raise FileExistsError(file) from None
+                os.rename(temporary, file)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -46,7 +46,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Look for what nobody declared
+- name: Find undeclared resources
   quantops.ibkr_stack.stack_leftovers:
     stack: quantops
     network: quantops
@@ -69,8 +69,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import EngineError
 from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine, name_of
 
-#: What a stack keeps about itself among its configuration: its secrets, their rotations, a restore that was cut
-#: off, and the containers of before an upgrade.
+#: What a stack keeps about itself among its configuration: its secrets, their rotations, an interrupted
+#: restore, and the containers from before an upgrade.
 RECORDS = ("secrets.json", "rotations.log", "restore.json", "previous")
 UNDECLARED = "not declared"
 
@@ -219,7 +219,7 @@ def main() -> None:
         found = undeclared(engine, asked) + images(engine, asked)
         found += files(os.path.normpath(asked["directory"]), asked["paths"])
     except (EngineError, OSError) as error:
-        module.fail_json(msg=f"Cannot look for what nobody declared: {error}")
+        module.fail_json(msg=f"Cannot look for undeclared resources: {error}")
     module.exit_json(changed=False, found=found)
 
 

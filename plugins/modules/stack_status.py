@@ -37,7 +37,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Look at the containers
+- name: Inspect the containers
   quantops.ibkr_stack.stack_status:
     stack: quantops
 """

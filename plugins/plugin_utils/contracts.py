@@ -36,7 +36,7 @@ ENTRY_KEYS: dict[str, set[str]] = {
     "containers": {"job", "process", "when"},
     "databases": {"connections", "prepared"},
     "data": {"backup", "path", "user", "admin", "version_file", "when"},
-    "metrics": {"port", "path"},
+    "metrics": {"port", "path", "when"},
     "web": {"title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"},
 }
 REDIS_KEYS = {"databases", "users"}
@@ -187,6 +187,14 @@ def _check_values(contract: Mapping[str, Any], where: str) -> None:
                     f"{where}: the page {page.get('title')!r} names the {key} {page.get(key)!r}, which '{key}s'"
                     " does not have."
                 )
+    for name, entry in _declared(contract, "metrics").items():
+        port = entry.get("port")
+        if name not in contract["containers"]:
+            raise ContractError(f"{where}: 'metrics' names the container {name!r}, which 'containers' does not have.")
+        if port not in (contract.get("ports") or {}):
+            raise ContractError(
+                f"{where}: 'metrics' of the container {name!r} names the port {port!r}, which 'ports' does not have."
+            )
     redis = contract.get("redis") or {}
     _refuse_unknown(redis, REDIS_KEYS, f"{where}: 'redis'")
     for name, user in (redis.get("users") or {}).items():
@@ -413,7 +421,7 @@ def unreachable(
     ]
 
 
-def crowded(
+def oversized_groups(
     services: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], stacks: Mapping[str, str]
 ) -> list[str]:
     """Find groups with more hosts than their process can run on.

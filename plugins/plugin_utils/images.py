@@ -195,7 +195,7 @@ def certificate_files(directory: str) -> dict[str, str]:
     return found
 
 
-def silent_mirrors(answers: Iterable[Mapping[str, Any]], mirrors: Mapping[str, str]) -> list[str]:
+def unreachable_mirrors(answers: Iterable[Mapping[str, Any]], mirrors: Mapping[str, str]) -> list[str]:
     """Find the sources of packages that do not answer.
 
     Args:

@@ -67,6 +67,53 @@ def secret_holders(plans: Iterable[Mapping[str, Any]], secrets: Mapping[str, str
     return found
 
 
+def merge_secret_holders(
+    hosts: Iterable[Mapping[str, Iterable[Mapping[str, Any]]]],
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Put together the containers that use each secret on all hosts.
+
+    Args:
+        hosts: What ``secret_holders`` returned, of each host.
+
+    Returns:
+        Name of each secret to containers.
+    """
+    merged: dict[str, list[Mapping[str, Any]]] = {}
+    for holders in hosts:
+        for name, containers in holders.items():
+            merged.setdefault(name, []).extend(containers)
+    return merged
+
+
+def service_secrets(
+    services: Mapping[str, Mapping[str, Any]], active: Iterable[str], secrets: Iterable[str]
+) -> dict[str, list[str]]:
+    """List the secrets that are rotated with a service.
+
+    Args:
+        services: Service to its contract without templates.
+        active: Services that the stack has.
+        secrets: Names of the stack's secrets.
+
+    Returns:
+        Service to its own secrets, those with which it logs in to others, and those with which others log in to it.
+    """
+    known = list(secrets)
+    return {
+        name: list(
+            dict.fromkeys(
+                [
+                    *services[name]["secrets"],
+                    *services[name]["secret_checkers"],
+                    # The secret of a client is named after the server that checks it.
+                    *(each for each in known if each.startswith(f"{name}_")),
+                ]
+            )
+        )
+        for name in active
+    }
+
+
 def _partner(name: str, known: Iterable[str]) -> str:
     for end, other in HALVES:
         if name.endswith(end) and (partner := name.removesuffix(end) + other) in known:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from stack_under_test import HOST, Stack, eventually, play
+import yaml
+from stack_under_test import HOST, REPOSITORY, Stack, eventually, play
 from test_data_services import psql, s3
 
 TIMEOUT = 30
@@ -156,6 +157,31 @@ def test_celery_end_to_end(stack: Stack) -> None:
     done = stack.execute("celery-worker", "python3", "-c", program)
     assert (done.returncode, done.stdout.strip()) == (0, "pong"), done.stderr
     assert eventually(lambda: counted() - before, seconds=20) == 1
+
+
+def test_declared_metrics_answer_without_a_login(stack: Stack) -> None:
+    """Prometheus reads those of each contract on the stack's network."""
+    sample = re.compile(r'[a-zA-Z_:][\w:]*(\{(\w+="([^"\\]|\\.)*",?)*\})? (NaN|[+-]?(Inf|[\d.]+(e[+-]?\d+)?))( -?\d+)?')
+    program = (
+        "import sys, urllib.request as web; answer = web.urlopen(sys.argv[1], timeout=30);"
+        " print(answer.headers['Content-Type'], answer.read().decode(), sep='\\n', end='')"
+    )
+    running, asked = stack.containers(), []
+    for path in sorted(REPOSITORY.glob("roles/*/meta/service.yml")):
+        contract = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for container, entry in contract.get("metrics", {}).items():
+            if container not in running:
+                continue
+            port = contract["ports"][entry["port"]]["container"]
+            address = f"http://{container}:{port}{entry.get('path', '/metrics')}"
+            done = stack.execute("celery-worker", "python3", "-c", program, address)
+            assert done.returncode == 0, f"{address}: {done.stderr}"
+            kind, *lines = done.stdout.splitlines()
+            assert kind.startswith("text/plain"), f"{address}: {kind}"
+            wrong = [line for line in lines if line and not line.startswith("#") and not sample.fullmatch(line)]
+            assert lines and not wrong, f"{address}: {wrong}"
+            asked.append(container)
+    assert "backend" in asked
 
 
 def test_flower_asks_for_a_password(stack: Stack) -> None:

@@ -220,7 +220,7 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     lock = ("--extra-vars=stack_lock_wait=300",)
-    assert "A restore of molecule was cut off" in run("site", *lock, status=2)
+    assert "A restore of molecule was interrupted" in run("site", *lock, status=2)
     said = run("restore", *options, *lock)
     assert f"Restored: the state of {moment} UTC" in said
     assert predict(stack) == PREDICTION

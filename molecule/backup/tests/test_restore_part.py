@@ -61,7 +61,7 @@ def test_a_database_beside_the_present_one(stack: Stack) -> None:
 
 
 def test_a_database_takes_the_place_of_the_present_one(stack: Stack) -> None:
-    """What uses it is stopped for a moment, the others are not touched, and the one of before is kept."""
+    """What uses it is stopped for a moment, the others are not touched, and the previous one is kept."""
     [newest, *_others] = backups(stack)
     before = stack.identity()
     run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name="made since")
@@ -89,7 +89,7 @@ def test_a_bucket_goes_back(stack: Stack) -> None:
     client.delete_object(Bucket="mlflow", Key="part/dele ted's")
     client.put_object(Bucket="mlflow", Key="part/later", Body=b"later")
     said = restore(restore_part="bucket:mlflow", restore_confirm="mlflow")
-    assert "2 objects were brought back, and 1 later ones removed" in said
+    assert "2 objects were restored, and 1 later ones removed" in said
     assert client.get_object(Bucket="mlflow", Key="part/changed")["Body"].read() == b"first"
     back = client.get_object(Bucket="mlflow", Key="part/dele ted's")
     assert back["Body"].read() == b"kept" and back["Metadata"] == {"desk": "one"}
@@ -98,7 +98,7 @@ def test_a_bucket_goes_back(stack: Stack) -> None:
     versions = client.list_object_versions(Bucket="mlflow", Prefix="part/changed")["Versions"]
     assert len(versions) == 3
     assert stack.identity() == before
-    assert "0 objects were brought back, and 0 later ones removed" in restore(
+    assert "0 objects were restored, and 0 later ones removed" in restore(
         restore_part="bucket:mlflow", restore_confirm="mlflow"
     )
 

@@ -1,4 +1,4 @@
-"""Upgrades that succeed, fail and are cut off, and the way back to the containers and the data of before."""
+"""Upgrades that succeed, fail and are interrupted, and rollbacks to the previous containers and data."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_nothing_without_the_answer(stack: Stack) -> None:
 
 
 def test_an_upgrade_and_the_way_back_from_it(stack: Stack) -> None:
-    """Nothing but what changes is recreated; back again, the version of before finds nothing to do."""
+    """Nothing but what changes is recreated; rolled back, the previous version finds nothing to do."""
     before, known = stack.identity(), backups(stack)
     said = run("upgrade", mlflow_workers=2)
     assert "Upgraded, and every service answers." in said
@@ -116,7 +116,7 @@ def test_an_upgrade_and_the_way_back_from_it(stack: Stack) -> None:
 
     run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name="made since")
     said = run("upgrade_back")
-    assert "runs again with the containers of before and the data as it is" in said
+    assert "runs again with its previous containers and the data as it is" in said
     assert workers(stack) == "1" and predict(stack) == PREDICTION
     status, count = psql(stack, "mlflow", "mlflow", "SELECT count(*) FROM registered_models WHERE name = 'made since'")
     assert (status, count) == (0, "1")
@@ -125,7 +125,7 @@ def test_an_upgrade_and_the_way_back_from_it(stack: Stack) -> None:
 
 
 def test_a_migration_that_fails(stack: Stack) -> None:
-    """The containers and the data of before are back, and what was written since is kept beside them."""
+    """The previous containers and data are back, and what was written since is kept beside them."""
     image = stack.containers()["mlflow"]["Image"]
     known = backups(stack)
     broken = {"mlflow-upgrade": {"command": ["python", "-c", MIGRATES]}, "mlflow": {"memory": "700m"}}
@@ -151,7 +151,7 @@ def test_a_service_that_does_not_come_up(stack: Stack) -> None:
     wrong = {"mlflow": {"environment": {"MLFLOW_HOST": "127.0.0.1", "MLFLOW_PORT": "5501"}}}
     known = backups(stack)
     said = run("upgrade", status=2, mlflow_overrides=wrong, container_service_timeout=60)
-    assert "The upgrade failed. molecule runs again with the containers of before and the data as it is." in said
+    assert "The upgrade failed. molecule runs again with its previous containers and the data as it is." in said
     after = stack.containers()
     assert {name: item["Image"] for name, item in after.items()} == {
         name: item["Image"] for name, item in before.items()
@@ -162,7 +162,7 @@ def test_a_service_that_does_not_come_up(stack: Stack) -> None:
 
 
 def test_an_upgrade_that_was_cut_off(stack: Stack) -> None:
-    """The next one goes on with it, and its way back leads to the state of before the first."""
+    """The next one goes on with it, and its rollback restores the state from before the first."""
     before = command("cat", f"{RECORD}/containers.json")
     upgrade = {"mlflow_workers": 2, "redis_overrides": {"redis": {"cpus": 0.9}}}
     process = subprocess.Popen(
@@ -177,7 +177,7 @@ def test_an_upgrade_that_was_cut_off(stack: Stack) -> None:
         process.wait()
     known = backups(stack)
     said = run("upgrade", stack_lock_wait=300, **upgrade)
-    assert "was cut off. This one goes on with it" in said
+    assert "was interrupted. This one continues it" in said
     assert backups(stack) == known
     run("upgrade_back")
     assert workers(stack) == "1"
@@ -204,19 +204,10 @@ def earlier_postgres(stack: Stack) -> dict[str, Any]:
     """The stack anew, with PostgreSQL 15; the variables that an inventory has for it."""
     variables = {"postgres_image": "test/postgres:15", "postgres_major_version": 15}
     image = stack.containers()["postgres"]["Config"]["Image"]
-    [base] = command(
-        "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"before={image}",
-        "--filter", "reference=quantops/base",
-    ).split()[:1]  # fmt: skip
-    command("mkdir", "-p", "/root/postgres15")
-    context = REPOSITORY / "roles/postgres/files/image"
-    for name, source in {"Dockerfile": Path(__file__).parents[1] / "files/postgres15.Dockerfile",
-                         "entrypoint": context / "entrypoint"}.items():  # fmt: skip
-        command("sh", "-c", f"cat > /root/postgres15/{name}", stdin=source.read_text())
-    command("chmod", "0755", "/root/postgres15/entrypoint")
+    recipe = Path(__file__).parents[1] / "files/postgres15.Dockerfile"
     command(
-        "docker", "build", "--network=host", f"--build-arg=BASE_IMAGE={base}", "--tag=test/postgres:15",
-        "/root/postgres15", timeout=900,
+        "docker", "build", "--network=host", f"--build-arg=BASE_IMAGE={image}", "--tag=test/postgres:15", "-",
+        stdin=recipe.read_text(), timeout=900,
     )  # fmt: skip
     run("destroy", destroy_data=True, destroy_confirm="molecule")
     run("site", **variables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.backups import
     moment_seconds,
     restored_part,
 )
-from collection_under_test import REPOSITORY, program
+from collection_under_test import REPOSITORY, ansible_playbook, program
 
 # The program imports the modules beside it.
 sys.path.append(str(REPOSITORY / "roles/backup/files/runtime"))
@@ -351,3 +352,37 @@ def test_a_bucket_at_an_earlier_moment() -> None:
     assert bucket_changes(now, then, only_missing=True) == {"restore": [["gone@3", "gone"]], "remove": []}
     with pytest.raises(AnsibleFilterError, match="cannot be read"):
         bucket_changes(["{}"], [])
+
+
+def script(directory: Path, name: str, **variables: Any) -> str:
+    """A script of the role, as its tasks hand it to a shell."""
+    content = f"{{{{ lookup('ansible.builtin.template', '{REPOSITORY}/roles/backup/templates/{name}') }}}}"
+    task = {"ansible.builtin.copy": {"content": content, "dest": f"{directory}/script"}}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": variables, "tasks": [task]}
+    (directory / "play.yml").write_text(json.dumps([play]))
+    ansible_playbook(directory, "play.yml")
+    return (directory / "script").read_text()
+
+
+def test_objects_are_restored_by_their_whole_names(tmp_path: Path) -> None:
+    """Nothing in a name is taken for a part of the shell's own language."""
+    chosen = {"restore": [["v1", "a b/$(id)"], ["v2", "it's;c"]], "remove": ["* d", 'e"f']}
+    text = script(tmp_path, "restore_objects.sh.j2", backup_objects_chosen=chosen, backup_objects_place="mlflow")
+    functions = "restore_version() { printf '%s\\n' \"$@\"; }; client() { printf '%s\\n' \"$@\"; }\n"
+    done = subprocess.run(["sh", "-eu"], input=functions + text, capture_output=True, text=True, check=True)
+    restored = ["v1", "mlflow/a b/$(id)", "v2", "mlflow/it's;c"]
+    assert done.stdout.splitlines() == [*restored, "rm", "root/mlflow/* d", "rm", 'root/mlflow/e"f']
+
+
+def test_a_repository_is_fetched_with_the_files_of_the_container(tmp_path: Path) -> None:
+    """They arrive as they are, for their owner only, and the place is one word."""
+    files = {"config/backup.json": '{"a": "$HOME"}', "secrets/rclone.conf": "[nas]\npass = \\$1 `id`"}
+    text = script(tmp_path, "fetch.sh.j2", backup_fetch_files=files, fetch_from="the nas")
+    for name in ("config", "secrets"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    text = text.replace("/run/", f"{tmp_path}/run/").replace("exec python3", "exec printf '%s\\n'")
+    done = subprocess.run(["sh"], input=text, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{tmp_path}/run/config/backup.py", "fetch", "the nas"]
+    for name, content in files.items():
+        assert (tmp_path / "run" / name).read_text() == f"{content}\n"
+        assert (tmp_path / "run" / name).stat().st_mode & 0o777 == 0o600

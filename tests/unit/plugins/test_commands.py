@@ -30,7 +30,7 @@ def test_tags_where_there_are_none(tmp_path: Path, playbook: str) -> None:
     (tmp_path / "hosts.yml").write_text(INVENTORY)
     status, said = run(tmp_path / "hosts.yml", f"playbooks/{playbook}.yml", "--tags", "redis")
     assert status == 2, said
-    assert "This playbook has no tags, and always does the whole." in said
+    assert "This playbook has no tags and always does everything." in said
 
 
 @pytest.mark.parametrize(

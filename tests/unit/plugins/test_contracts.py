@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,39 @@ def test_the_contracts_of_this_collection_are_valid_together() -> None:
     contracts.check_together(found, {name: name for name in found})
 
 
+def test_a_services_playbook_has_the_hosts_of_all_its_processes() -> None:
+    """A host of workers alone would otherwise keep what it has."""
+    for path in sorted(REPOSITORY.glob("roles/*/meta/service.yml")):
+        service = path.parts[-3]
+        playbook = REPOSITORY / "playbooks" / f"{service}.yml"
+        named: set[str] = set()
+        for play in yaml.safe_load(playbook.read_text(encoding="utf-8")):
+            if {"role": f"quantops.ibkr_stack.{service}"} in play.get("roles", []):
+                named |= set(play["hosts"].split(":"))
+        processes = yaml.safe_load(path.read_text(encoding="utf-8"))["processes"].values()
+        # The playbook of the backup makes one, on whatever host has its container.
+        assert service == "backup" or named == {process["group"] for process in processes}, playbook
+
+
+PUBLISHED = re.compile(r"'?host'?: (?:\"{{ )?(\w+)(?: }}\")?, '?container'?: (?:\"{{ )?([\w.]+)")
+LISTENING = re.compile(r":(\d{4})\b|--port[\"=, ]+(\d+)|\b(?:\w+_PORT:|port) (\d+)")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_role_has_the_ports_of_its_contract(service: str) -> None:
+    """It publishes them, and its programs and probes name no other."""
+    role = REPOSITORY / "roles" / service
+    ports = yaml.safe_load((role / "meta/service.yml").read_text(encoding="utf-8"))["ports"]
+    text = (role / "vars/main.yml").read_text(encoding="utf-8")
+    assert sorted(PUBLISHED.findall(text)) == sorted(
+        (port["variable"], f"stack_services.{service}.ports.{name}.container") for name, port in ports.items()
+    )
+    files = [*role.glob("vars/*.yml"), *role.glob("defaults/*.yml"), *role.glob("templates/*")]
+    named = {int(max(each)) for path in files for each in LISTENING.findall(path.read_text(encoding="utf-8"))}
+    # The scheduler's probe is asked inside its container only.
+    assert named - {8974} <= {port["container"] for port in ports.values()}
+
+
 @pytest.mark.parametrize("key", contracts.REQUIRED)
 def test_a_required_key_is_missing(key: str) -> None:
     """The file and the key are named."""
@@ -59,6 +93,15 @@ def test_a_required_key_is_missing(key: str) -> None:
             {"web": [{"title": "Lab", "container": "notebook", "port": "https"}]},
             "the page 'Lab' names the port 'https', which 'ports' does not have",
         ),
+        (
+            {"metrics": {"notebok": {"port": "http"}}},
+            "'metrics' names the container 'notebok', which 'containers' does not have",
+        ),
+        (
+            {"metrics": {"notebook": {"port": 8888}}},
+            "'metrics' of the container 'notebook' names the port 8888, which 'ports' does not have",
+        ),
+        ({"metrics": {"notebook": {"port": "http", "login": "me"}}}, "'metrics' has the unknown key 'login'"),
         ({"redis": {"users": {"lab": {"broker": "lab"}}}}, "the broker of the Redis user 'lab' is none of"),
     ],
 )
@@ -283,6 +326,13 @@ def test_a_user_of_a_page_is_the_owners(found: dict[str, dict[str, Any]]) -> Non
     assert console["user_secret"] == "minio_root_user" and "user" not in console
 
 
+def test_metrics_name_the_port_that_answers(found: dict[str, dict[str, Any]]) -> None:
+    """On every host, by number; an application of one's own need not have any."""
+    metrics = {"backend": {"port": 8000, "path": "/metrics"}}
+    assert [found[host]["services"]["backend"]["metrics"] for host in ("beta", "bystander")] == [metrics, {}]
+    assert found["apps"]["services"]["backend"]["metrics"] == found["apps"]["services"]["redis"]["metrics"] == {}
+
+
 # ---- what inventories lack
 
 NOBODY = f"The inventory has no host in any of the groups {', '.join(SERVICES)}."
@@ -322,9 +372,9 @@ def test_problems_of_an_inventory(groups: dict[str, list[str]], sentences: list[
 def test_groups_with_too_many_hosts() -> None:
     """Hosts of different stacks may share one."""
     groups = {"notebook": ["a", "b"]}
-    [sentence] = contracts.crowded({"notebook": MINIMAL}, groups, {"a": "desk", "b": "desk"})
+    [sentence] = contracts.oversized_groups({"notebook": MINIMAL}, groups, {"a": "desk", "b": "desk"})
     assert sentence.startswith("The group notebook has the hosts a, b, and this service runs on one")
-    assert contracts.crowded({"notebook": MINIMAL}, groups, {"a": "desk", "b": "other"}) == []
+    assert contracts.oversized_groups({"notebook": MINIMAL}, groups, {"a": "desk", "b": "other"}) == []
 
 
 # ---- what a role declares against its contract

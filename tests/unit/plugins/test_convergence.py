@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
-from collection_under_test import plugin
+import yaml
+from collection_under_test import ansible_playbook, plugin
 
 convergence = plugin("plugin_utils.convergence")
 
@@ -139,9 +143,33 @@ def test_containers_start_and_stop_in_the_order_of_their_needs() -> None:
 
 
 def test_a_tag_that_chooses_nothing_is_refused() -> None:
-    """It would leave what was to be mended as it is, and succeed."""
+    """It would leave what was to be fixed as it is, and succeed."""
     services = ["redis", "mlflow"]
     assert convergence.unknown_tags(["all"], services) == convergence.unknown_tags(["redis", "images"], services) == []
     [said] = convergence.unknown_tags(["redis", "mlfow"], services)
     assert said == "--tags names mlfow, which is neither a service nor a step. Did you mean mlflow?"
     assert "Known are redis, mlflow, images" in convergence.unknown_tags(["grafana"], services)[0]
+
+
+def test_other_roles_tell_what_they_have_found(tmp_path: Path) -> None:
+    """Empty databases of an earlier call are not kept, and what a caller has changed is compared again."""
+
+    def call(entry: str, **variables: Any) -> dict[str, Any]:
+        role = {"name": "quantops.ibkr_stack.container_service", "tasks_from": entry}
+        return {"ansible.builtin.include_role": role, "vars": variables}
+
+    written = "{{ [container_service_empty_databases, container_service_states] | to_json }}"
+    tasks = [
+        {"ansible.builtin.set_fact": {"container_service_states": {"desk-redis": READY}}},
+        call("rerun_jobs", container_service_rerun_databases=["mlflow", "airflow"]),
+        call("rerun_jobs", container_service_rerun_databases=["airflow"]),
+        {"ansible.builtin.copy": {"content": written, "dest": f"{tmp_path}/before"}},
+        call("forget"),
+        {"ansible.builtin.copy": {"content": written, "dest": f"{tmp_path}/after"}},
+    ]
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"redis": {"hosts": {"here": here}}}))
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "redis", "gather_facts": False, "tasks": tasks}]))
+    ansible_playbook(tmp_path, "-i", "hosts.yml", "play.yml")
+    assert json.loads((tmp_path / "before").read_text()) == [["airflow"], {"desk-redis": READY}]
+    assert json.loads((tmp_path / "after").read_text()) == [["airflow"], {}]

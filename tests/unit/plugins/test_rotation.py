@@ -233,6 +233,32 @@ def test_who_holds_a_secret() -> None:
     assert [each["protected"] for each in found["tls"]] == [False, True]
 
 
+def test_containers_of_all_hosts() -> None:
+    """Every host names all secrets; the containers of each are joined, in the order of the hosts."""
+    worker = {"name": "desk-celery-worker", "owner": "backend", "protected": False}
+    hosts = [{"flower_password": [GATEWAY], "api_token": []}, {"flower_password": [worker], "api_token": []}]
+    assert rotation.merge_secret_holders(hosts) == {"flower_password": [GATEWAY, worker], "api_token": []}
+    assert hosts[0] == {"flower_password": [GATEWAY], "api_token": []}
+    assert rotation.merge_secret_holders([]) == {}
+
+
+def test_the_secrets_of_a_service() -> None:
+    """Its own, those with which it logs in, and those that it checks; only of services that the stack has."""
+    services = {
+        "redis": {"secrets": {"redis_admin_password": "password"}, "secret_checkers": {}},
+        "backend": {
+            "secrets": {"flower_password": "password"},
+            "secret_checkers": {"redis_backend_password": "redis", "minio_trading_charts_secret": "minio"},
+        },
+        "airflow": {"secrets": {"airflow_fernet_key": "fernet"}, "secret_checkers": {}},
+    }
+    secrets = ["redis_admin_password", "redis_backend_password", "flower_password", "minio_trading_charts_secret"]
+    assert rotation.service_secrets(services, ["redis", "backend"], secrets) == {
+        "redis": ["redis_admin_password", "redis_backend_password"],
+        "backend": ["flower_password", "redis_backend_password", "minio_trading_charts_secret"],
+    }
+
+
 DAY = 86400
 
 
