@@ -183,3 +183,86 @@ def test_an_upgrade_that_was_cut_off(stack: Stack) -> None:
     assert workers(stack) == "1"
     assert "changed=0 " in run("site")
     assert predict(stack) == PREDICTION
+
+
+def as_admin(stack: Stack, query: str, database: str = "postgres") -> str:
+    """What PostgreSQL says to its administrator."""
+    words = ("psql", "--no-psqlrc", "-At", "--set=ON_ERROR_STOP=1", "--username=postgres", f"--dbname={database}")
+    done = stack.execute("postgres", *words, "--file=-", stdin=query)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def cluster_directories() -> set[str]:
+    """What lies in the volume of PostgreSQL's data."""
+    place = command("docker", "volume", "inspect", "--format", "{{.Mountpoint}}", "molecule-postgres-data").strip()
+    return {*command("ls", place).split()}
+
+
+@pytest.fixture(scope="module")
+def earlier_postgres(stack: Stack) -> dict[str, Any]:
+    """The stack anew, with PostgreSQL 15; the variables that an inventory has for it."""
+    variables = {"postgres_image": "test/postgres:15", "postgres_major_version": 15}
+    image = stack.containers()["postgres"]["Config"]["Image"]
+    recipe = Path(__file__).parents[1] / "files/postgres15.Dockerfile"
+    command(
+        "docker", "build", "--network=host", f"--build-arg=BASE_IMAGE={image}", "--tag=test/postgres:15", "-",
+        stdin=recipe.read_text(), timeout=900,
+    )  # fmt: skip
+    run("destroy", destroy_data=True, destroy_confirm="molecule")
+    run("site", **variables)
+    assert as_admin(stack, "SHOW server_version").startswith("15.")
+    run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name=MODEL)
+    return variables
+
+
+def test_data_of_an_earlier_major_version_is_refused(stack: Stack, earlier_postgres: dict[str, Any]) -> None:
+    """Only an upgrade moves it, and none without a backup; neither touches a container."""
+    before = stack.identity()
+    assert "holds data of PostgreSQL 15" in (said := run("site", status=2)) and "make upgrade" in said
+    said = run("upgrade", status=2, upgrade_without_backup=True)
+    assert "cannot be moved to 17: without a backup there is no way back. Nothing was changed." in said
+    assert stack.identity() == before
+
+
+def test_a_dump_that_cannot_be_loaded(stack: Stack, earlier_postgres: dict[str, Any]) -> None:
+    """The containers and the data of before are in their places, and the reason is told."""
+    as_admin(stack, "CREATE EXTENSION adminpack", "mlflow")
+    said = run("upgrade", status=2)
+    assert "adminpack" in said and "The data of before is in its place." in said
+    assert "runs again with its previous containers and the data as it is" in said
+    assert as_admin(stack, "SHOW server_version").startswith("15.")
+    assert predict(stack) == PREDICTION
+    as_admin(stack, "DROP EXTENSION adminpack", "mlflow")
+    assert "changed=0 " in run("site", **earlier_postgres)
+
+
+def test_the_next_major_version_and_the_way_back(stack: Stack, earlier_postgres: dict[str, Any]) -> None:
+    """Killed while the dump is loaded, run again: everything is there. And back, with the data of before."""
+    known, rows = backups(stack), "SELECT count(*) FROM model_versions"
+    before = as_admin(stack, rows, "mlflow")
+    process = subprocess.Popen(
+        playbook_command(*words("upgrade")), cwd=REPOSITORY, env=ansible_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        eventually(lambda: "pgdata.new" in cluster_directories(), seconds=600, pause=0.2)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    said = run("upgrade", stack_lock_wait=300)
+    assert "The data moves from PostgreSQL 15 to 17" in said and "Upgraded, and every service answers." in said
+    assert as_admin(stack, "SHOW server_version").startswith("17.")
+    [kept] = cluster_directories() - {"pgdata"} - {each for each in cluster_directories() if each.startswith(".s.")}
+    assert kept.startswith("pgdata.15.") and kept in said
+    assert as_admin(stack, rows, "mlflow") == before and predict(stack) == PREDICTION
+    assert len(backups(stack)) == len(known) + 2, "one before the upgrade, one of the moved data"
+    assert stack.execute("backup", "python3", "/run/config/backup.py", "verify").returncode == 0
+    assert "changed=0 " in run("site")
+
+    said = run("upgrade_back")
+    assert "these databases were migrated: PostgreSQL (15 → 17)" in said
+    assert as_admin(stack, "SHOW server_version").startswith("15.")
+    assert as_admin(stack, rows, "mlflow") == before and predict(stack) == PREDICTION
+    assert stack.execute("backup", "python3", "/run/config/backup.py", "verify").returncode == 0
+    assert "changed=0 " in run("site", **earlier_postgres)

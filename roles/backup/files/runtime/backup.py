@@ -556,9 +556,9 @@ def initialise(settings: Settings) -> bool:
         if '"name":"main"' not in pgbackrest(settings, "info", "--output=json") or changed:
             pgbackrest(settings, "stanza-create")
             changed = True
-        system, known = postgres_system(settings), pgbackrest(settings, "info", "--output=json")
-        if system not in known:
-            # A cluster made anew, in an empty volume: its WAL must not go among the former one's.
+        # A cluster made anew in an empty volume, one of another major version, or an earlier one that a restore brought
+        # back: its WAL must not go among that of the one before it, and is refused until the repository knows.
+        if postgres_system(settings) != str(stanza(settings)["db"][-1]["system-id"]):
             pgbackrest(settings, "stanza-upgrade")
             changed = True
     if not settings.mark.exists():
