@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-#: Group that the first play of a playbook makes; see playbooks/hosts.yml.
-MADE = "stack_hosts"
+#: Groups that plays make of the stack's hosts; see playbooks/hosts.yml and upgrade.yml.
+MADE = ("stack_hosts", "stack_upgraded")
 DOCUMENTATION = r"""
 name: progress
 type: stdout
@@ -114,9 +114,10 @@ class CallbackModule(Default):
         if not self.plays:
             # Ansible hands callbacks no inventory; the play's variable manager has it.
             inventory = play.get_variable_manager()._inventory
-            # The group of the stack's hosts is made by the run itself.
+            # Those groups are made by the run itself.
             self.plays = sum(
-                bool(inventory.get_hosts(each.hosts)) or MADE in each.hosts for each in self.playbook.get_plays()
+                bool(inventory.get_hosts(each.hosts)) or any(group in each.hosts for group in MADE)
+                for each in self.playbook.get_plays()
             )
         self.play_name = play.get_name().strip()
         self.step += 1

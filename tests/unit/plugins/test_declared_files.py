@@ -72,3 +72,14 @@ def test_no_variable_is_a_program() -> None:
     """A loop that collects something is a filter, with a name, types and tests."""
     for path in [*REPOSITORY.glob("roles/*/*/*.yml"), *REPOSITORY.glob("playbooks/**/*.yml")]:
         assert not re.search(r"{%-?\s*set\b", path.read_text(encoding="utf-8")), path
+
+
+def test_containers_stop_before_systemd_kills_the_engine() -> None:
+    """It gives the engine 90 s; the engine leaves a container that outlives it ended for good at its next start."""
+    found = {
+        str(path.relative_to(REPOSITORY)): int(seconds)
+        for path in REPOSITORY.glob("roles/*/vars/main.yml")
+        for seconds in re.findall(r"(?m)^ *stop_timeout: (\d+)", path.read_text())
+    }
+    assert len(found) >= 3
+    assert {path: seconds for path, seconds in found.items() if seconds > 80} == {}
