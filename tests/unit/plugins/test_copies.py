@@ -34,3 +34,8 @@ def test_a_default_of_another_role_is_the_same() -> None:
                 assert ast.literal_eval(value) == defaults[name], f"{path}: {name}"
                 found.add(name)
     assert {"container_image_no_proxy", "postgres_image"} <= found
+
+
+def test_the_memory_of_redis_is_what_its_rule_compares_with() -> None:
+    variables = yaml.safe_load((REPOSITORY / "roles/redis/vars/main.yml").read_text(encoding="utf-8"))
+    assert f"default('{variables['redis_containers'][0]['memory']}')" in variables["redis_memory"]
