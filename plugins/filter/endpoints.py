@@ -21,6 +21,8 @@ class FilterModule:
         """
         return {
             "data_secrets": endpoints.data_secrets,
+            "s3_settings": endpoints.s3_settings,
+            "service_addresses": endpoints.service_addresses,
             "postgres_url": endpoints.postgres_url,
             "libpq_dsn": endpoints.libpq_dsn,
             "redis_url": endpoints.redis_url,

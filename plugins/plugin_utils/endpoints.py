@@ -11,6 +11,9 @@ from urllib.parse import quote, urlencode
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import bucket_secrets, database_secret
 
+#: MinIO has none, and clients want one.
+S3_REGION = "us-east-1"
+
 
 @dataclass(frozen=True)
 class Node:
@@ -147,6 +150,63 @@ def data_secrets(endpoint: Mapping[str, Any], secrets: Mapping[str, str], databa
         "S3_SECRET_KEY": secret_key,
         "AWS_SECRET_ACCESS_KEY": secret_key,
     }
+
+
+def s3_settings(endpoint: Mapping[str, Any]) -> dict[str, str]:
+    """Write the variables with which programs find an object store.
+
+    Args:
+        endpoint: Of the store; its first node is asked.
+
+    Returns:
+        Name of each variable to its value: of the project's own programs, AWS's SDKs and MinIO's clients. Source:
+        AWS SDKs and Tools Reference Guide, "Service-specific endpoints".
+    """
+    return {
+        "S3_ENDPOINT_URL": endpoint["url"],
+        "AWS_ENDPOINT_URL_S3": endpoint["url"],
+        "MINIO_ENDPOINT": f"{endpoint['host']}:{endpoint['port']}",
+        "S3_PUBLIC_URL": endpoint["public_url"],
+        "S3_REGION": S3_REGION,
+        "AWS_DEFAULT_REGION": S3_REGION,
+    }
+
+
+def service_addresses(endpoints: Mapping[str, Mapping[str, Any]], gateway_ca_file: str) -> dict[str, str]:
+    """Write the variables with which the operator's own programs find the services: the backend's, and DAGs.
+
+    Args:
+        endpoints: Service to its endpoint, of the services that the inventory has.
+        gateway_ca_file: Path of the gateway's certificate where the program runs.
+
+    Returns:
+        Name of each variable to its value.
+    """
+    found: dict[str, str] = {}
+    if "minio" in endpoints:
+        found |= s3_settings(endpoints["minio"])
+    if gateway := endpoints.get("ibkr_gateway"):
+        found |= {
+            "GATEWAY_URL": gateway["url"],
+            "GATEWAY_CA_FILE": gateway_ca_file,
+            "GATEWAY_PUBLIC_URL": gateway["public_url"],
+            # Of the library ibind.
+            "IBIND_REST_URL": f"{gateway['url']}/v1/api/",
+            "IBIND_CACERT": gateway_ca_file,
+        }
+    if mlflow := endpoints.get("mlflow"):
+        found |= {
+            "MLFLOW_URL": mlflow["url"],
+            "MLFLOW_TRACKING_URI": mlflow["url"],
+            "MLFLOW_PUBLIC_URL": mlflow["public_url"],
+        }
+    if airflow := endpoints.get("airflow"):
+        found |= {
+            "AIRFLOW_URL": airflow["url"],
+            "AIRFLOW_API_URL": f"{airflow['url']}/api/v2",
+            "AIRFLOW_PUBLIC_URL": airflow["public_url"],
+        }
+    return found
 
 
 def redis_url(endpoint: Mapping[str, Any], user: str, password: str, database: int) -> str:

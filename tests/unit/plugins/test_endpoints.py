@@ -68,3 +68,22 @@ def test_redis_urls() -> None:
     assert endpoints.redis_connections(server, {"flower": "y"}, {"BROKER": 0}) == {
         "flower": {"BROKER": "redis://flower:y@redis:6379/0", "REDIS_PASSWORD": "y"}
     }
+
+
+def test_addresses_of_the_services_there_are() -> None:
+    """By the names that programs read; of a service that the inventory does not have, nothing."""
+    minio = endpoints.Endpoint("http", [endpoints.Node("minio", 9000)], "desk.example.com", 19000).as_dict()
+    found = endpoints.service_addresses({"minio": minio, "redis": ONE}, "/ca.pem")
+    assert found == endpoints.s3_settings(minio) == {
+        "S3_ENDPOINT_URL": "http://minio:9000",
+        "AWS_ENDPOINT_URL_S3": "http://minio:9000",
+        "MINIO_ENDPOINT": "minio:9000",
+        "S3_PUBLIC_URL": "http://desk.example.com:19000",
+        "S3_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    gateway = endpoints.Endpoint("https", [endpoints.Node("gateway", 5000)], "desk.example.com", 5055).as_dict()
+    found = endpoints.service_addresses({"ibkr_gateway": gateway}, "/ca.pem")
+    assert found["IBIND_REST_URL"] == "https://gateway:5000/v1/api/"
+    assert found["GATEWAY_CA_FILE"] == found["IBIND_CACERT"] == "/ca.pem"
+    assert not [name for name in found if name.startswith(("S3", "MLFLOW", "AIRFLOW"))]
