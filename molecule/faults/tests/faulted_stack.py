@@ -96,8 +96,12 @@ class Site:
         assert process.returncode == status, output[-6000:]
         return Run(process.returncode, output, time.monotonic() - begun)
 
-    def killed(self, step: str, task: str) -> None:
-        """Run site.yml until it is in the middle of a task of a step, and kill all of it there."""
+    def killed(self, step: str, task: str, must: bool = True) -> bool:
+        """Run site.yml until it is in the middle of a task of a step, and kill all of it there.
+
+        Returns:
+            Whether it came there; if it ``must``, the test fails otherwise.
+        """
         process = self.start("site", "-v")
         said, here = [], False
         assert process.stdout
@@ -109,12 +113,15 @@ class Site:
                     time.sleep(0.7)
                     break
             else:
+                if not must and process.wait(timeout=30) == 0:
+                    return False
                 pytest.fail(f"The run ended before {task!r} of {step!r}:\n{''.join(said)[-6000:]}", pytrace=False)
         finally:
             # Ansible's workers have sessions of their own: a signal to the group would let them end their task.
             eventually(lambda: not self.kill(), seconds=30, pause=0.1)
             process.wait(timeout=30)
             self.log("".join(said) + f"KILLED in {step}: {task}\n")
+        return True
 
     def kill(self) -> list[int]:
         """Kill the processes of this site's runs, known by their environment, and return those that were there."""
