@@ -496,7 +496,12 @@ def test_only_what_has_expired_is_removed_from_copies(repository: Path, monkeypa
     settings.postgres = {"user": "1:1"}
     info = {
         "backup": [{"label": FULL, "database": {"id": 1}, "archive": {"start": "000000010000000000000005"}}],
-        "archive": [{"id": "17-1", "database": {"id": 1}}],
+        "archive": [
+            {"id": "17-1", "database": {"id": 1}},
+            {"id": "15-2", "database": {"id": 2}},
+            {"id": "17-3", "database": {"id": 3}},
+        ],
+        "db": [{"id": 1, "system-id": 11}, {"id": 2, "system-id": 22}, {"id": 3, "system-id": 11}],
     }
     monkeypatch.setattr(backup, "stanza", lambda _settings: info)
     checked: list[str] = []
@@ -507,6 +512,10 @@ def test_only_what_has_expired_is_removed_from_copies(repository: Path, monkeypa
         archive.format("04"): True,
         archive.format("05"): False,
         archive.replace("17-1", "17-0").format("09"): True,
+        archive.replace("17-1", "15-2").format("09"): True,
+        # The same cluster, which came back.
+        archive.replace("17-1", "17-3").format("04"): True,
+        archive.replace("17-1", "17-3").format("09"): False,
         f"postgres/backup/main/{FULL}/bundle/1": False,
         "postgres/backup/main/20261101-023000F/bundle/1": True,
         "manifests/20261113T023000Z.json": True,
@@ -642,3 +651,39 @@ def test_errors_are_told_once_and_without_times() -> None:
         "2026/11/29 01:00:00 Failed to cat with 2 errors: last error was: directory not found\n"
     )
     assert copies.said(errors) == ": error listing: directory not found / directory not found"
+
+
+def test_the_archives_of_a_cluster_that_came_back(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another cluster was there meanwhile, with its own; WAL of the first one is in two."""
+    settings = settings_of(repository)
+    settings.postgres = {"user": "1:1"}
+    info = {
+        "backup": [
+            {"label": FULL, "archive": {"start": segment(5)}},
+            {"label": "other", "archive": {"start": segment(2)}},
+        ],
+        "archive": [{"id": f"1{number}-{number}", "database": {"id": number}} for number in (1, 2, 3)],
+        "db": [{"id": 1, "system-id": 11}, {"id": 2, "system-id": 22}, {"id": 3, "system-id": 11}],
+    }
+    monkeypatch.setattr(backup, "stanza", lambda _settings: info)
+    known = [
+        {
+            "id": "b",
+            "finished": "2026-11-28T02:30:00+00:00",
+            "postgres": {"system": "22", "label": "other", "wal": segment(2)},
+        },
+        {
+            "id": "a",
+            "finished": "2026-11-28T01:30:00+00:00",
+            "postgres": {"system": "11", "label": FULL, "wal": segment(5)},
+        },
+    ]
+    monkeypatch.setattr(backup, "manifests", lambda _settings: known)
+    for place, positions in {"11-1": (5, 6), "12-2": (2, 3), "13-3": (7, 9)}.items():
+        directory = repository / "postgres/archive/main" / place / "0000000100000000"
+        directory.mkdir(parents=True)
+        for position in positions:
+            (directory / f"{segment(position)}-{'a' * 40}.zst").touch()
+    found = {each["id"]: each for each in backup.known_backups(settings)}
+    assert not {"missing", "gap"} & found["b"].keys()
+    assert "missing" not in found["a"] and found["a"]["gap"]["segment"] == segment(8)

@@ -473,13 +473,15 @@ def known_backups(settings: Settings) -> list[dict[str, Any]]:
     if not settings.postgres or not known:
         return known
     info = stanza(settings)
-    numbers = {str(each["system-id"]): each["id"] for each in info["db"]}
-    archives = {each["database"]["id"]: each["id"] for each in info["archive"]}
+    systems = {each["id"]: str(each["system-id"]) for each in info["db"]}
     starts = {each["label"]: each["archive"]["start"] for each in info["backup"]}
     found = {}
     for system in {each["postgres"]["system"] for each in known}:
-        name = archives.get(numbers.get(system, 0), "none")
-        segments = backup_wal.archived(settings.repository / "postgres" / "archive" / "main" / name)
+        # A cluster that came back after another one goes on in an archive of a new number; pgBackRest reads both.
+        segments: dict[str, datetime] = {}
+        for archive in info["archive"]:
+            if systems.get(archive["database"]["id"]) == system:
+                segments |= backup_wal.archived(settings.repository / "postgres/archive/main" / archive["id"])
         own = [each for each in known if each["postgres"]["system"] == system]
         found.update({each["id"]: each for each in backup_wal.with_gaps(own, starts, segments)})
     return [found[each["id"]] for each in known]
@@ -1003,11 +1005,13 @@ def not_expired(settings: Settings, names: Collection[str], now: datetime) -> st
         The reason; empty if all have expired.
     """
     check_repository(settings)
-    info = stanza(settings) if settings.postgres else {"backup": [], "archive": []}
+    info = stanza(settings) if settings.postgres else {"backup": [], "archive": [], "db": []}
+    systems = {each["id"]: each["system-id"] for each in info["db"]}
     labels = {each["label"] for each in info["backup"]}
     first: dict[str, int] = {}
     for archive in info["archive"]:
-        own = [each for each in info["backup"] if each["database"]["id"] == archive["database"]["id"]]
+        system = systems[archive["database"]["id"]]
+        own = [each for each in info["backup"] if systems[each["database"]["id"]] == system]
         first[archive["id"]] = min(
             (backup_wal.position_of(each["archive"]["start"]) for each in own), default=sys.maxsize
         )
