@@ -27,7 +27,8 @@ def count(stack: Stack, database: str, table: str) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def backed_up(stack: Stack) -> None:
-    """A model with its rows and objects is in the newest backup."""
+    """A model with its rows and objects is in the newest backup, and no settings of other tests are left."""
+    run("site")
     run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name=MODEL)
     run("backup")
 
