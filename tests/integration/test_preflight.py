@@ -312,7 +312,7 @@ BAD = (
         ("postgres_major_version is 16, expected 17", "name an image of it in postgres_image")),
     Bad("data-of-another-version", {},
         (f"The volume {STACK}-data-of-another-version-postgres-data holds data of PostgreSQL 15",
-         "postgres_major_version is 17", "restore the dump"), groups=("postgres",)),
+         "postgres_major_version is 17. upgrade.yml (make upgrade) moves the data to it."), groups=("postgres",)),
 )  # fmt: skip
 
 #: What a host with an engine and plenty of everything reports.
