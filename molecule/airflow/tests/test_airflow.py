@@ -1085,7 +1085,8 @@ def test_every_secret_is_rotated_under_a_stream_of_tasks(stack: Stack, airflow: 
     try:
         eventually(lambda: len(stream.runs) > 3, seconds=120)
         said = run_role(*rotation, "-e", "rotate_wait=1", playbook="rotate_secrets", status=2)
-        assert "of Airflow's tasks had not finished after 1 s." in said
+        # A task that runs, or a worker whose task has just ended.
+        assert re.search(r"had not (finished|stopped) after 1 s\.", said)
         assert {path.name: path.read_text().strip() for path in places.iterdir()} == old
         said = run_role(*rotation, playbook="rotate_secrets")
         before = len(stream.runs)
