@@ -299,8 +299,10 @@ def bucket_changes(now: Iterable[str], then: Iterable[str], only_missing: bool =
         AnsibleFilterError: If a line cannot be read.
     """
     try:
+        # Of a moment, the client also lists what was deleted by then, as versions without content that nobody can copy.
         present, earlier = (
-            {each["key"]: each for each in map(json.loads, filter(str.strip, lines))} for lines in (now, then)
+            {each["key"]: each for each in map(json.loads, filter(str.strip, lines)) if not each.get("isDeleteMarker")}
+            for lines in (now, then)
         )
         restore = [
             [each["versionId"], key]
