@@ -43,6 +43,7 @@ def report() -> dict[str, Any]:
             "problems": [],
             "seconds": 41,
             "newest": "2026-11-27 02:29:58 UTC",
+            "predictions": ["The champion desk 3 predicts 0.5, as in the running stack."],
             "finished": ago(hours=30),
         },
     }
@@ -83,7 +84,7 @@ def test_backups_that_are_well(client: TestClient) -> None:
     page = client.get("/").text
     found = section(page)
     for text in ("5 h ago", "3 s", "1.5 GiB", "7.0 GiB free", "<dd>3</dd>", "Copy nas", "12 min ago", "41 s",
-                 "passed 30 h ago", "2026-11-27 02:29:58 UTC"):  # fmt: skip
+                 "passed 30 h ago", "2026-11-27 02:29:58 UTC", "The champion desk 3 predicts 0.5"):  # fmt: skip
         assert text in found, text
     assert 'class="state ok">ok<' in found and "Something is wrong with the backups" not in page
     assert client.get("/ready").json()["processes"]["backup"]["state"] == "ok"

@@ -20,6 +20,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.backups import
     bucket_changes,
     chosen_backup,
     decrypted_secrets,
+    drill_predictions,
     later_versions,
     moment_of,
     moment_seconds,
@@ -379,6 +380,22 @@ def test_metrics_of_a_repository_that_is_away(settings: Any) -> None:
     settings.mark.unlink()
     text = backup.backup_report.metrics(backup.report(settings, NOW))
     assert 'backup_alert{kind="repository"} 1.0' in text and "backup_newest" not in text
+
+
+def test_predictions_of_a_drill_are_compared() -> None:
+    """A model that cannot be loaded, or predicts something else, is a problem; one that is gone by now is none."""
+    one, other, broken = {"digest": "1", "first": "0.5"}, {"digest": "2", "first": "0.6"}, {"error": "gone"}
+    silent = {"digest": "", "first": ""}
+
+    def judged(restored: dict[str, str], live: dict[str, str]) -> tuple[list[str], list[str]]:
+        found = drill_predictions([{"name": "desk", "version": "3", "restored": restored, "live": live}])
+        return found["problems"], found["said"]
+
+    assert judged(one, one) == ([], ["The champion desk 3 predicts 0.5, as in the running stack."])
+    assert judged(one, other) == (["the champion desk 3 predicts 0.5, and in the running stack 0.6"], [])
+    assert judged(broken, one) == (["the champion desk 3 cannot be loaded: gone"], [])
+    assert judged(one, broken)[1] == ["The champion desk 3 predicts 0.5; the running stack's cannot be compared: gone."]
+    assert not judged(silent, silent)[0] and "neither an example" in judged(silent, silent)[1][0]
 
 
 # ---- a part

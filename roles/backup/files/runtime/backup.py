@@ -771,8 +771,37 @@ def model_places(settings: Settings) -> list[str]:
         "SELECT DISTINCT coalesce(storage_location, source) FROM model_versions"
         " WHERE current_stage <> 'Deleted_Internal'"
     )
-    places = [re.sub(r"^mlflow-artifacts:/*", "mlflow/artifacts/", place) for [place] in query(settings, sql, "mlflow")]
-    return sorted(place for place in places if place.startswith("mlflow/artifacts/"))
+    return sorted(filter(None, (artifact_place(place) for [place] in query(settings, sql, "mlflow"))))
+
+
+def champions(settings: Settings) -> list[dict[str, str]]:
+    """Name the models that are in use: the versions with the alias ``champion``.
+
+    Returns:
+        ``name``, ``version``, and ``place`` as in ``model_places``, of those that are stored there; and ``uris`` at
+        which a drill loads them, ``restored`` and ``live``.
+    """
+    if not query(settings, "SELECT 1 FROM pg_database WHERE datname = 'mlflow'"):
+        return []
+    sql = (
+        "SELECT json_build_object('name', name, 'version', version, 'place', coalesce(storage_location, source))"
+        " FROM registered_model_aliases JOIN model_versions USING (name, version)"
+        " WHERE alias = 'champion' ORDER BY name"
+    )
+    found = [json.loads(line) for [line] in query(settings, sql, "mlflow")]
+    for each in found:
+        each["place"] = artifact_place(each["place"])
+    found = [each for each in found if each["place"]]
+    for number, each in enumerate(found):
+        live = f"models:/{each['name']}/{each['version']}"
+        each["uris"] = {"restored": f"/restored/.drill/{number}", "live": live}
+    return found
+
+
+def artifact_place(uri: str) -> str:
+    """Turn MLflow's word for where a model is into bucket and prefix; empty for what is stored elsewhere."""
+    place = re.sub(r"^mlflow-artifacts:/*", "mlflow/artifacts/", uri)
+    return place if place.startswith("mlflow/artifacts/") else ""
 
 
 def different_rows(manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -865,8 +894,8 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
         arguments: Of pgBackRest's restore.
 
     Returns:
-        ``problems``, ``gaps`` of the archive, ``rows`` and ``tables``, the ``places`` of models, the time of the
-        ``newest`` transaction, and the ``seconds`` that it took.
+        ``problems``, ``gaps`` of the archive, ``rows`` and ``tables``, the ``places`` of models, the ``champions``, the
+        time of the ``newest`` transaction, and the ``seconds`` that it took.
 
     Raises:
         BackupError: If it cannot be restored at all.
@@ -876,7 +905,7 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
     [manifest] = [each for each in manifests(settings) if each["id"] == name]
     with scratch_postgres(settings, arguments) as scratch:
         found = row_counts(scratch)
-        places = model_places(scratch)
+        places, best = model_places(scratch), champions(scratch)
     newest = re.findall(r"last completed transaction was at log time (.+)", (SCRATCH / "log").read_text())
     exact = "--type=lsn" in arguments
     return {
@@ -886,6 +915,7 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
         "rows": sum(sum(tables.values()) for tables in found.values()),
         "tables": sum(len(tables) for tables in found.values()),
         "places": places,
+        "champions": best,
         "newest": newest[-1] if newest else "before the copy of the files",
         "seconds": round(time.monotonic() - begun),
     }
