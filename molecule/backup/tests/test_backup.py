@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
+import requests
 from client_programs import run_client
 from stack_under_test import REPOSITORY, Stack, ansible_environment, command, eventually
 from test_data_services import psql, s3
@@ -66,8 +68,28 @@ def now(stack: Stack) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def model(stack: Stack) -> None:
-    """A model with its rows and objects."""
+    """A champion with its rows and objects."""
     run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name=MODEL)
+    alias = {"name": MODEL, "alias": "champion", "version": "1"}
+    path = "/api/2.0/mlflow/registered-models/alias"
+    assert requests.post(stack.url("mlflow", path), json=alias, timeout=60).status_code == 200
+
+
+def page(stack: Stack) -> str:
+    """The stack's page, as somebody who is logged in sees it."""
+    with requests.Session() as session:
+        form = {"user": "trader", "password": stack.secret("backend_page_password")}
+        assert session.post(stack.url("backend", "/login"), data=form, timeout=30).status_code == 200
+        return session.get(stack.url("backend", "/"), timeout=30).text
+
+
+def metrics(stack: Stack) -> dict[str, float]:
+    """What Prometheus would read of the backups, on the stack's network."""
+    program = "import urllib.request as r; print(r.urlopen('http://backup:8008/metrics', timeout=9).read().decode())"
+    done = stack.execute("backend", "python", "-c", program)
+    assert done.returncode == 0, done
+    lines = [line.rpartition(" ") for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _space, value in lines}
 
 
 def test_a_backup_has_databases_buckets_and_secrets(stack: Stack) -> None:
@@ -76,7 +98,7 @@ def test_a_backup_has_databases_buckets_and_secrets(stack: Stack) -> None:
     assert f"Backup {newest['id']} (full) is complete" in said
     rows = newest["postgres"]["rows"]["least"]["mlflow"]
     assert rows["public.model_versions"] == 1 == rows["public.registered_models"]
-    assert set(newest["files"]["volumes"]) == {"minio-data", "redis-data"}
+    assert set(newest["files"]["volumes"]) == {"minio-data", "redis-data", "backend-beat"}
     status = run("status")
     assert "complete backups, the newest" in status
     assert "copies of the secrets" not in status
@@ -144,9 +166,14 @@ def test_a_lost_mount_is_not_taken_for_a_new_repository(stack: Stack) -> None:
     command("mv", away, f"{away}.away")
     try:
         assert "not mounted" in agent(stack, "run", status=1)
+        assert f"ALERT: {stack.name}-backup: backups: The backup directory holds no repository" in run("status")
+        eventually(lambda: metrics(stack)['backup_alert{kind="repository"}'] == 1, seconds=90)
+        assert "Something is wrong with the backups" in page(stack)
         assert not command("sh", "-c", f"ls {away} 2> /dev/null || true")
     finally:
         command("mv", f"{away}.away", away)
+    eventually(lambda: metrics(stack)['backup_alert{kind="repository"}'] == 0, seconds=90)
+    assert "Something is wrong with the backups" not in page(stack)
 
 
 def test_two_backups_at_once(stack: Stack) -> None:
@@ -165,7 +192,16 @@ def test_a_drill_shows_that_a_backup_can_be_restored(stack: Stack) -> None:
     before = stack.identity()
     said = run("drill")
     assert "can be restored whole" in said and "objects of 1 versions of models" in said
-    assert "problems in the last drill" in run("status")
+    words_of = " ".join(said.split())
+    assert f"The champion {MODEL} 1 predicts " in words_of and ", as in the running stack." in words_of
+    status = run("status")
+    assert "0 problems in the last drill" in status and "ALERT" not in status
+    eventually(lambda: metrics(stack).get("backup_drill_problems") == 0, seconds=90)
+    newest = backups(stack)[0]
+    found = metrics(stack)
+    assert found["backup_newest_timestamp_seconds"] == datetime.fromisoformat(newest["finished"]).timestamp()
+    assert found["backup_repository_bytes"] == newest["repository_bytes"] > 1e6
+    assert f"The drill was of the backup {newest['id']}" in page(stack)
     assert stack.identity() == before
     assert not command("docker", "volume", "ls", "--quiet", "--filter", "name=molecule-drill").strip()
     # An object that the store had lost before the backup.
@@ -179,7 +215,10 @@ def test_a_drill_shows_that_a_backup_can_be_restored(stack: Stack) -> None:
     try:
         said = run("drill", status=2)
         assert "cannot be restored whole" in said and "has no object" in said
-        assert "which failed" in run("status")
+        assert f"the champion {MODEL} 1 cannot be loaded" in " ".join(said.split())
+        status = run("status")
+        assert f"ALERT: {stack.name}-backup: " in status and "which failed" in status
+        eventually(lambda: metrics(stack)['backup_alert{kind="drill"}'] == 1, seconds=90)
     finally:
         for key, body in kept.items():
             client.put_object(Bucket="mlflow", Key=key, Body=body)
@@ -212,7 +251,7 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
     )  # fmt: skip
     try:
         eventually(
-            lambda: command("sh", "-c", f"grep -c moved {RECORD} 2> /dev/null || true").strip() == "3",
+            lambda: command("sh", "-c", f"grep -c moved {RECORD} 2> /dev/null || true").strip() == "4",
             seconds=600,
             pause=0.5,
         )
