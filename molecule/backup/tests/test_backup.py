@@ -132,9 +132,10 @@ def test_versions_of_objects_outlive_their_deletion(stack: Stack) -> None:
 
 @pytest.mark.parametrize("below", ["files/data", "postgres/backup/main"])
 def test_one_flipped_byte_is_found(stack: Stack, below: str) -> None:
-    """By verification; and once it is put right, nothing is wrong any more."""
-    find = f"find {REPOSITORY_DIR}/{below} -type f -size +2k ! -name '*.manifest*' ! -name 'backup.info*'"
-    [path] = command("sh", "-c", f"{find} | sort | head -n 1").split()
+    """By verification and by a drill, so never restored in silence; put right, nothing is wrong any more."""
+    # The largest, which holds what every backup needs.
+    find = f"find {REPOSITORY_DIR}/{below} -type f ! -name '*.manifest*' ! -name 'backup.info*' -printf '%s %p\\n'"
+    _size, path = command("sh", "-c", f"{find} | sort -n | tail -n 1").split()
     flip = (
         "import sys; f = open(sys.argv[1], 'r+b'); f.seek(1200); byte = f.read(1)[0] ^ 1;"
         " f.seek(1200); f.write(bytes([byte]))"
@@ -144,6 +145,8 @@ def test_one_flipped_byte_is_found(stack: Stack, below: str) -> None:
     try:
         said = run("backup", "--extra-vars=backup_verify=true", status=2)
         assert ("Files: " if below == "files/data" else "PostgreSQL: ") in said
+        assert "cannot be restored: " in run("drill", status=2)
+        assert "ALERT" in run("status")
     finally:
         command("python3", "-c", flip, path)
     assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
@@ -151,7 +154,7 @@ def test_one_flipped_byte_is_found(stack: Stack, below: str) -> None:
 
 def test_a_backup_that_is_killed_leaves_the_repository_whole(stack: Stack) -> None:
     complete = [each["id"] for each in backups(stack)]
-    for delay in (0.3, 0.8, 1.5, 2.2, 3.0):
+    for delay in (0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 2.7, 3.0):
         started = f"cd /; timeout --signal=KILL {delay} python3 /run/config/backup.py run full"
         stack.execute("backup", "sh", "-c", started)
         stack.execute("backup", "sh", "-c", "pkill -KILL restic; pkill -KILL pgbackrest; true")
@@ -273,3 +276,22 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
     # A new timeline is archived and backed up like the first.
     run("backup", "--extra-vars=backup_full=true")
     assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
+
+
+def test_a_volume_that_was_deleted_by_hand(stack: Stack) -> None:
+    """No empty one takes its place: it is named, and a restore has it back."""
+    agent(stack, "run")
+    lost = f"{stack.name}-minio-data"
+    command("docker", "rm", "--force", f"{stack.name}-minio", f"{stack.name}-backup")
+    command("docker", "volume", "rm", lost)
+    said = " ".join(run("site", status=2).split())
+    assert f"{lost}: lost, and in the backup {json.loads(newest_manifest())['id']}" in said
+    assert not command("docker", "volume", "ls", "--quiet", "--filter", f"name={lost}").strip()
+    asked = {"restore_to": "end", "restore_confirm": stack.name}
+    assert "Restored: " in run("restore", f"--extra-vars={json.dumps(asked)}")
+    assert predict(stack) == PREDICTION
+
+
+def newest_manifest() -> str:
+    """What the repository says of its newest backup."""
+    return command("sh", "-c", f"cat $(ls {REPOSITORY_DIR}/manifests/*.json | tail -n 1)")
