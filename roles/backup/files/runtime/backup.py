@@ -632,8 +632,13 @@ def run(settings: Settings, full: bool = False) -> dict[str, Any]:
 
 
 def repository_bytes(settings: Settings) -> int:
-    """Measure the repository."""
-    return sum(path.lstat().st_size for path in settings.repository.rglob("*") if path.is_file())
+    """Measure the repository, in which files come and go meanwhile."""
+    found = 0
+    for directory, _directories, files in os.walk(settings.repository):
+        for name in files:
+            with suppress(FileNotFoundError):
+                found += Path(directory, name).lstat().st_size
+    return found
 
 
 def make_room(settings: Settings, now: datetime) -> None:
