@@ -95,7 +95,7 @@ def metrics(stack: Stack) -> dict[str, float]:
 def test_a_backup_has_databases_buckets_and_secrets(stack: Stack) -> None:
     said = run("backup")
     [newest, *_others] = backups(stack)
-    assert f"Backup {newest['id']} (full) is complete" in said
+    assert f"Backup {newest['id']} ({newest['type']}) is complete" in said
     rows = newest["postgres"]["rows"]["least"]["mlflow"]
     assert rows["public.model_versions"] == 1 == rows["public.registered_models"]
     assert set(newest["files"]["volumes"]) == {"minio-data", "redis-data", "backend-beat"}
