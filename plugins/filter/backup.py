@@ -28,6 +28,7 @@ class FilterModule:
             "chosen_backup": backups.chosen_backup,
             "decrypted_secrets": backups.decrypted_secrets,
             "drill_mounts": backups.drill_mounts,
+            "drill_predictions": backups.drill_predictions,
             "later_versions": backups.later_versions,
             "moment_seconds": backups.moment_seconds,
             "restored_part": backups.restored_part,

@@ -24,7 +24,7 @@ options:
   usage:
     description: Container to a command in it that prints what it uses of what it may use, one figure a line, as
       C(USED LIMIT NAME...), such as C(12 100 connections). A limit of 0 is none; figures whose name begins with
-      C(bytes) are shown in MiB.
+      C(bytes) are shown in MiB. A line that begins with C(ALERT) says what is wrong.
     type: dict
     default: {}
   gateway:
@@ -60,6 +60,11 @@ usage:
     and gives no figures has none.
   returned: always
   type: dict
+alerts:
+  description: What the containers themselves say is wrong, a sentence each that begins with the container's name.
+  returned: always
+  type: list
+  elements: str
 disks:
   description: File systems of the volumes as C(volumes), C(free_mb), C(size_mb) and C(full).
   returned: always
@@ -89,6 +94,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.memory import 
 
 MEMORY = re.compile(r"([\d.]+)\s*([KMG]?)i?B")
 FIGURE = re.compile(r"(\d+) (\d+) (\S.*)")
+ALERT = re.compile(r"ALERT (\S.*)")
 LEAST_FREE_MB = 16  # a segment of PostgreSQL's log
 MIB = {"": 2**-20, "K": 2**-10, "M": 1, "G": 2**10}
 NEARLY_FULL = 0.9  # of a limit
@@ -152,7 +158,7 @@ def usage_line(container: str, figure: dict) -> str:
     return f"NEARLY FULL: {share}" if figure["nearly_full"] else share
 
 
-def usage_of(name: str, command: list[str]) -> tuple[list[dict], list[str]]:
+def usage_of(name: str, command: list[str]) -> tuple[list[dict], list[str], list[str]]:
     """Ask a container what it uses of what it may use.
 
     Args:
@@ -160,14 +166,16 @@ def usage_of(name: str, command: list[str]) -> tuple[list[dict], list[str]]:
         command: Words of the command in it.
 
     Returns:
-        Its figures, and a line for each; where it gives none, one line that says why.
+        Its figures, and a line for each; where it gives none, one line that says why; and what it says is wrong.
     """
     status, out, err = docker("exec", name, *command, timeout=USAGE_TIMEOUT)
     figures = [] if status else figures_of(out)
-    if figures:
-        return figures, [usage_line(name, figure) for figure in figures]
+    found = [] if status else filter(None, map(ALERT.fullmatch, map(str.strip, out.splitlines())))
+    alerts = [f"{name}: {match[1]}" for match in found]
+    if figures or alerts:
+        return figures, [usage_line(name, figure) for figure in figures], alerts
     reason = ((err or out).strip().splitlines() or [f"its command ended with status {status} and no figures"])[-1]
-    return [], [f"{name} does not say what it uses: {reason}"]
+    return [], [f"{name} does not say what it uses: {reason}"], []
 
 
 def disks_of(found: dict[str, dict]) -> list[dict]:
@@ -236,6 +244,7 @@ def main() -> None:
     containers: dict[str, dict] = {}
     usage: dict[str, list[dict]] = {}
     usage_lines: list[str] = []
+    alerts: list[str] = []
     notes: list[str] = []
     kills = memory_kills(found, kernel_log())
     width = max([28, *map(len, found)])
@@ -265,8 +274,9 @@ def main() -> None:
             "error": why_it_ended(state).strip(" ()") if not state["Running"] else "",
         }
         if state["Running"] and service in module.params["usage"]:
-            usage[name], more = usage_of(name, module.params["usage"][service])
+            usage[name], more, wrong = usage_of(name, module.params["usage"][service])
             usage_lines += more
+            alerts += wrong
         if not step and not state["Running"] and why_it_ended(state):
             notes.append(f"{name} ended with status {state['ExitCode']}{why_it_ended(state)}")
         used = "?" if one["memory_mb"] is None else one["memory_mb"]
@@ -274,7 +284,7 @@ def main() -> None:
         lines.append(row(name, one["state"], one["health"], memory_used, one["restarts"], version or one["image"]))
     if any(one["memory_mb"] is None and one["state"] == "running" for one in containers.values()):
         lines.append("?: the engine does not tell how much memory the container uses.")
-    lines += notes + usage_lines
+    lines += notes + [f"ALERT: {each}" for each in alerts] + usage_lines
     for name, count in kills.items():
         if count:
             service = found[name]["Config"]["Labels"].get("quantops.service", "ROLE")
@@ -293,6 +303,7 @@ def main() -> None:
         changed=False,
         containers=containers,
         usage=usage,
+        alerts=alerts,
         disks=disks,
         gateway=asdict(states) if states else {},
         lines=lines if found else [f"This host has no containers of {stack}."],

@@ -299,8 +299,10 @@ def bucket_changes(now: Iterable[str], then: Iterable[str], only_missing: bool =
         AnsibleFilterError: If a line cannot be read.
     """
     try:
+        # Of a moment, the client also lists what was deleted by then, as versions without content that nobody can copy.
         present, earlier = (
-            {each["key"]: each for each in map(json.loads, filter(str.strip, lines))} for lines in (now, then)
+            {each["key"]: each for each in map(json.loads, filter(str.strip, lines)) if not each.get("isDeleteMarker")}
+            for lines in (now, then)
         )
         restore = [
             [each["versionId"], key]
@@ -315,3 +317,34 @@ def bucket_changes(now: Iterable[str], then: Iterable[str], only_missing: bool =
 
 def _content(listed: Mapping[str, Any]) -> tuple[Any, Any]:
     return listed["etag"], listed["size"]
+
+
+def drill_predictions(models: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Compare what restored models predict with what the same versions predict in the running stack.
+
+    Args:
+        models: Each with ``name`` and ``version``, and what was found of the ``restored`` and the ``live`` one:
+            ``digest`` and ``first`` of the prediction, or ``error``.
+
+    Returns:
+        ``problems`` and what is ``said``, sentences.
+    """
+    problems, said = [], []
+    for model in models:
+        title, restored, live = f"{model['name']} {model['version']}", model["restored"], model["live"]
+        if "error" in restored:
+            problems.append(f"the champion {title} cannot be loaded: {restored['error']}")
+        elif not restored["digest"]:
+            said.append(f"The champion {title} is loaded; it has neither an example nor a signature to predict with.")
+        elif "error" in live:
+            said.append(
+                f"The champion {title} predicts {restored['first']}; the running stack's cannot be compared:"
+                f" {live['error']}."
+            )
+        elif live["digest"] != restored["digest"]:
+            problems.append(
+                f"the champion {title} predicts {restored['first']}, and in the running stack {live['first']}"
+            )
+        else:
+            said.append(f"The champion {title} predicts {restored['first']}, as in the running stack.")
+    return {"problems": problems, "said": said}

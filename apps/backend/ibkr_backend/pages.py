@@ -17,9 +17,10 @@ from sqlalchemy.orm import Session
 from ibkr_backend import __version__
 from ibkr_backend.airflow_api import Airflow, AirflowError
 from ibkr_backend.auth import KNOWN_SECONDS, SESSION_SECONDS, Sessions
+from ibkr_backend.backups import backup_report
 from ibkr_backend.database import GatewaySession, Portfolio, Scoring, Signal, symbols_overview, utc
 from ibkr_backend.mlflow_api import MLflow, model_name
-from ibkr_backend.readiness import Dependency, answers
+from ibkr_backend.readiness import CLIENT_TIMEOUT, Dependency, answers
 from ibkr_backend.settings import ApiSettings
 from ibkr_backend.views import RANGES, WORDS, symbol_chart
 
@@ -37,6 +38,7 @@ TITLES = {
     "worker": "Celery worker",
     "beat": "Celery beat",
     "flower": "Flower",
+    "backup": "Backup",
 }
 HEADERS = {
     "Content-Security-Policy": (
@@ -202,6 +204,7 @@ def page(request: Request, symbol: str = "", range: str = "1y", started: str = "
         ranges=list(RANGES),
         models=found.get("models"),
         runs=found.get("runs"),
+        backups=found.get("backups"),
         started=started[:200],
         token=sessions_of(request).form_token(request),
         public_urls={name: str(url) for name, url in settings.stack_public_urls.items()},
@@ -212,7 +215,7 @@ def page(request: Request, symbol: str = "", range: str = "1y", started: str = "
 
 
 def _lookups(request: Request, symbol: str) -> list[Dependency]:
-    """Return what is asked of MLflow and Airflow; kept by the application, so that one that hangs does not pile up."""
+    """Return what is asked of other services; kept by the application, so that one that hangs does not pile up."""
     state = request.app.state
     kept: dict[str, Dependency] = state.__dict__.setdefault("_page_lookups", {})
     mlflow: MLflow | None = state.mlflow
@@ -228,6 +231,11 @@ def _lookups(request: Request, symbol: str) -> list[Dependency]:
         if "runs" not in kept:
             kept["runs"] = Dependency("runs", lambda: {"runs": airflow.runs(RUNS_SHOWN)})
         found.append(kept["runs"])
+    if url := settings_of(request).backup_url:
+        if "backups" not in kept:
+            report = backup_report(url, CLIENT_TIMEOUT)
+            kept["backups"] = Dependency("backups", lambda: {"report": report()})
+        found.append(kept["backups"])
     return found
 
 
@@ -369,6 +377,18 @@ def _money(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
 
 
+def _size(value: int | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value / 2**30:,.1f} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 def _signed(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None else f"{value:+,.{digits}f}".replace("-", MINUS)
 
@@ -389,6 +409,8 @@ TEMPLATES.filters |= {
     "money": _money,
     "signed": _signed,
     "percent": _percent,
+    "size": _size,
+    "duration": _duration,
     # Within a script element only "<" could end it.
     "json_text": lambda value: Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")),
 }

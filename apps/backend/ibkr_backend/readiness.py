@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from sqlalchemy import Engine, select
 
+from ibkr_backend.backups import backup_check
 from ibkr_backend.database import KeptBar
 from ibkr_backend.gateway import Gateway, error_text
 from ibkr_backend.object_store import make_client
@@ -87,6 +88,8 @@ class Readiness:
         self._processes = [Dependency(name, seen_check(broker, name)) for name in ("worker", "beat")]
         if settings.flower_url:
             self._processes.append(Dependency("flower", http_check(f"{settings.flower_url}/healthcheck")))
+        if settings.backup_url:
+            self._processes.append(Dependency("backup", backup_check(settings.backup_url, CLIENT_TIMEOUT)))
 
     def report(self) -> dict[str, Any]:
         """Return ``{"ready": bool, "dependencies": {name: {"state", "reason", …}}, "processes": the same}`` within two

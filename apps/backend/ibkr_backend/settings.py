@@ -178,6 +178,7 @@ class ApiSettings(WorkerSettings):
     airflow_user: str = "backend"
     airflow_password: SecretStr | None = None
     flower_url: BaseUrl | None = None
+    backup_url: BaseUrl | None = None
     stack_name: str = "IBKR stack"
     stack_public_urls: Json[dict[str, HttpUrl]] = Field(default_factory=dict)
 

@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
+import requests
 from client_programs import run_client
 from stack_under_test import REPOSITORY, Stack, ansible_environment, command, eventually
 from test_data_services import psql, s3
@@ -66,17 +68,37 @@ def now(stack: Stack) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def model(stack: Stack) -> None:
-    """A model with its rows and objects."""
+    """A champion with its rows and objects."""
     run_client("dags", "mlflow_client.py", url=stack.url("mlflow"), name=MODEL)
+    alias = {"name": MODEL, "alias": "champion", "version": "1"}
+    path = "/api/2.0/mlflow/registered-models/alias"
+    assert requests.post(stack.url("mlflow", path), json=alias, timeout=60).status_code == 200
+
+
+def page(stack: Stack) -> str:
+    """The stack's page, as somebody who is logged in sees it."""
+    with requests.Session() as session:
+        form = {"user": "trader", "password": stack.secret("backend_page_password")}
+        assert session.post(stack.url("backend", "/login"), data=form, timeout=30).status_code == 200
+        return session.get(stack.url("backend", "/"), timeout=30).text
+
+
+def metrics(stack: Stack) -> dict[str, float]:
+    """What Prometheus would read of the backups, on the stack's network."""
+    program = "import urllib.request as r; print(r.urlopen('http://backup:8008/metrics', timeout=9).read().decode())"
+    done = stack.execute("backend", "python", "-c", program)
+    assert done.returncode == 0, done
+    lines = [line.rpartition(" ") for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _space, value in lines}
 
 
 def test_a_backup_has_databases_buckets_and_secrets(stack: Stack) -> None:
     said = run("backup")
     [newest, *_others] = backups(stack)
-    assert f"Backup {newest['id']} (full) is complete" in said
+    assert f"Backup {newest['id']} ({newest['type']}) is complete" in said
     rows = newest["postgres"]["rows"]["least"]["mlflow"]
     assert rows["public.model_versions"] == 1 == rows["public.registered_models"]
-    assert set(newest["files"]["volumes"]) == {"minio-data", "redis-data"}
+    assert set(newest["files"]["volumes"]) == {"minio-data", "redis-data", "backend-beat"}
     status = run("status")
     assert "complete backups, the newest" in status
     assert "copies of the secrets" not in status
@@ -110,9 +132,10 @@ def test_versions_of_objects_outlive_their_deletion(stack: Stack) -> None:
 
 @pytest.mark.parametrize("below", ["files/data", "postgres/backup/main"])
 def test_one_flipped_byte_is_found(stack: Stack, below: str) -> None:
-    """By verification; and once it is put right, nothing is wrong any more."""
-    find = f"find {REPOSITORY_DIR}/{below} -type f -size +2k ! -name '*.manifest*' ! -name 'backup.info*'"
-    [path] = command("sh", "-c", f"{find} | sort | head -n 1").split()
+    """By verification and by a drill, so never restored in silence; put right, nothing is wrong any more."""
+    # The largest, which holds what every backup needs.
+    find = f"find {REPOSITORY_DIR}/{below} -type f ! -name '*.manifest*' ! -name 'backup.info*' -printf '%s %p\\n'"
+    _size, path = command("sh", "-c", f"{find} | sort -n | tail -n 1").split()
     flip = (
         "import sys; f = open(sys.argv[1], 'r+b'); f.seek(1200); byte = f.read(1)[0] ^ 1;"
         " f.seek(1200); f.write(bytes([byte]))"
@@ -122,6 +145,8 @@ def test_one_flipped_byte_is_found(stack: Stack, below: str) -> None:
     try:
         said = run("backup", "--extra-vars=backup_verify=true", status=2)
         assert ("Files: " if below == "files/data" else "PostgreSQL: ") in said
+        assert "cannot be restored: " in run("drill", status=2)
+        assert "ALERT" in run("status")
     finally:
         command("python3", "-c", flip, path)
     assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
@@ -129,7 +154,7 @@ def test_one_flipped_byte_is_found(stack: Stack, below: str) -> None:
 
 def test_a_backup_that_is_killed_leaves_the_repository_whole(stack: Stack) -> None:
     complete = [each["id"] for each in backups(stack)]
-    for delay in (0.3, 0.8, 1.5, 2.2, 3.0):
+    for delay in (0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 2.7, 3.0):
         started = f"cd /; timeout --signal=KILL {delay} python3 /run/config/backup.py run full"
         stack.execute("backup", "sh", "-c", started)
         stack.execute("backup", "sh", "-c", "pkill -KILL restic; pkill -KILL pgbackrest; true")
@@ -144,9 +169,14 @@ def test_a_lost_mount_is_not_taken_for_a_new_repository(stack: Stack) -> None:
     command("mv", away, f"{away}.away")
     try:
         assert "not mounted" in agent(stack, "run", status=1)
+        assert f"ALERT: {stack.name}-backup: backups: The backup directory holds no repository" in run("status")
+        eventually(lambda: metrics(stack)['backup_alert{kind="repository"}'] == 1, seconds=90)
+        assert "Something is wrong with the backups" in page(stack)
         assert not command("sh", "-c", f"ls {away} 2> /dev/null || true")
     finally:
         command("mv", f"{away}.away", away)
+    eventually(lambda: metrics(stack)['backup_alert{kind="repository"}'] == 0, seconds=90)
+    assert "Something is wrong with the backups" not in page(stack)
 
 
 def test_two_backups_at_once(stack: Stack) -> None:
@@ -165,7 +195,16 @@ def test_a_drill_shows_that_a_backup_can_be_restored(stack: Stack) -> None:
     before = stack.identity()
     said = run("drill")
     assert "can be restored whole" in said and "objects of 1 versions of models" in said
-    assert "problems in the last drill" in run("status")
+    words_of = " ".join(said.split())
+    assert f"The champion {MODEL} 1 predicts " in words_of and ", as in the running stack." in words_of
+    status = run("status")
+    assert "0 problems in the last drill" in status and "ALERT" not in status
+    eventually(lambda: metrics(stack).get("backup_drill_problems") == 0, seconds=90)
+    newest = backups(stack)[0]
+    found = metrics(stack)
+    assert found["backup_newest_timestamp_seconds"] == datetime.fromisoformat(newest["finished"]).timestamp()
+    assert found["backup_repository_bytes"] == newest["repository_bytes"] > 1e6
+    assert f"The drill was of the backup {newest['id']}" in page(stack)
     assert stack.identity() == before
     assert not command("docker", "volume", "ls", "--quiet", "--filter", "name=molecule-drill").strip()
     # An object that the store had lost before the backup.
@@ -179,7 +218,10 @@ def test_a_drill_shows_that_a_backup_can_be_restored(stack: Stack) -> None:
     try:
         said = run("drill", status=2)
         assert "cannot be restored whole" in said and "has no object" in said
-        assert "which failed" in run("status")
+        assert f"the champion {MODEL} 1 cannot be loaded" in " ".join(said.split())
+        status = run("status")
+        assert f"ALERT: {stack.name}-backup: " in status and "which failed" in status
+        eventually(lambda: metrics(stack)['backup_alert{kind="drill"}'] == 1, seconds=90)
     finally:
         for key, body in kept.items():
             client.put_object(Bucket="mlflow", Key=key, Body=body)
@@ -212,7 +254,7 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
     )  # fmt: skip
     try:
         eventually(
-            lambda: command("sh", "-c", f"grep -c moved {RECORD} 2> /dev/null || true").strip() == "3",
+            lambda: command("sh", "-c", f"grep -c moved {RECORD} 2> /dev/null || true").strip() == "4",
             seconds=600,
             pause=0.5,
         )
@@ -234,3 +276,22 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
     # A new timeline is archived and backed up like the first.
     run("backup", "--extra-vars=backup_full=true")
     assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
+
+
+def test_a_volume_that_was_deleted_by_hand(stack: Stack) -> None:
+    """No empty one takes its place: it is named, and a restore has it back."""
+    agent(stack, "run")
+    lost = f"{stack.name}-minio-data"
+    command("docker", "rm", "--force", f"{stack.name}-minio", f"{stack.name}-backup")
+    command("docker", "volume", "rm", lost)
+    said = " ".join(run("site", status=2).split())
+    assert f"{lost}: lost, and in the backup {json.loads(newest_manifest())['id']}" in said
+    assert not command("docker", "volume", "ls", "--quiet", "--filter", f"name={lost}").strip()
+    asked = {"restore_to": "end", "restore_confirm": stack.name}
+    assert "Restored: " in run("restore", f"--extra-vars={json.dumps(asked)}")
+    assert predict(stack) == PREDICTION
+
+
+def newest_manifest() -> str:
+    """What the repository says of its newest backup."""
+    return command("sh", "-c", f"cat $(ls {REPOSITORY_DIR}/manifests/*.json | tail -n 1)")

@@ -74,6 +74,20 @@ def serve_nas(stack: Stack, host_key: str, client: str) -> None:
     eventually(lambda: "listening" in command("sh", "-c", "docker logs test-nas 2>&1"), seconds=30, pause=0.5)
 
 
+def serve_store(stack: Stack, secret: str) -> None:
+    """Start the S3 store anew, which knows that secret of the access key."""
+    command("docker", "rm", "--force", "test-store")
+    image = command("docker", "inspect", "--format", "{{.Config.Image}}", f"{stack.name}-minio").strip()
+    command(
+        "docker", "run", "--detach", "--name=test-store", "--network=host", "--user=0:0", "--env=HOME=/tmp",
+        f"--env=MINIO_ROOT_USER={ACCESS}", f"--env=MINIO_ROOT_PASSWORD={secret}", "--entrypoint=minio",
+        f"--volume={STORE}:/data", f"--volume={STORE}-certs:/certs:ro", image,
+        "server", "/data", "--address=:9443", "--console-address=:9444", "--certs-dir=/certs",
+    )  # fmt: skip
+    listening = f"curl --silent --insecure --output /dev/null https://{stack.address}:9443/ && echo yes || true"
+    eventually(lambda: stack.execute("minio", "sh", "-c", listening).stdout.strip(), seconds=60)
+
+
 def state(name: str) -> dict[str, Any]:
     """What is known of a copy; nothing before the first one."""
     text = command("sh", "-c", f"cat {REPOSITORY_DIR}/copies/{name}.json 2> /dev/null || true")
@@ -108,19 +122,11 @@ def places(
     for name, content in (("private.key", private), ("public.crt", public)):
         put(f"{STORE}-certs/{name}", content)
     serve_nas(stack, keys["host"][0], keys["client"][1])
-    image = command("docker", "inspect", "--format", "{{.Config.Image}}", f"{stack.name}-minio").strip()
-    command(
-        "docker", "run", "--detach", "--name=test-store", "--network=host", "--user=0:0", "--env=HOME=/tmp",
-        f"--env=MINIO_ROOT_USER={ACCESS}", f"--env=MINIO_ROOT_PASSWORD={SECRET}", "--entrypoint=minio",
-        f"--volume={STORE}:/data", f"--volume={STORE}-certs:/certs:ro", image,
-        "server", "/data", "--address=:9443", "--console-address=:9444", "--certs-dir=/certs",
-    )  # fmt: skip
+    serve_store(stack, SECRET)
     store = boto3.client(
         "s3", endpoint_url=f"https://{stack.address}:9443", aws_access_key_id=ACCESS, aws_secret_access_key=SECRET,
         region_name="us-east-1", verify=str(directory / "ca.crt"),
     )  # fmt: skip
-    listening = f"curl --silent --insecure --output /dev/null https://{stack.address}:9443/ && echo yes || true"
-    eventually(lambda: stack.execute("minio", "sh", "-c", listening).stdout.strip(), seconds=60)
     store.create_bucket(Bucket="offsite")
     copies = {
         "nas": {
@@ -237,7 +243,7 @@ def test_a_copy_that_is_killed(stack: Stack) -> None:
     before = set(command("ls", f"{COPY}/repository/manifests").split())
     s3(stack, "mlflow").put_object(Bucket="mlflow", Key="probe/large", Body=os.urandom(30_000_000))
     agent(stack, "run")
-    for delay in (0.4, 1.0, 1.6, 2.4):
+    for delay in (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.9, 2.2, 2.5):
         kill = f"timeout --signal=KILL {delay} python3 /run/config/backup.py copy; pkill -KILL rclone; true"
         stack.execute("backup", "sh", "-c", kill)
         there = set(command("ls", f"{COPY}/repository/manifests").split())
@@ -262,6 +268,22 @@ def test_a_key_that_is_another(
     finally:
         serve_nas(stack, keys["host"][0], keys["client"][1])
     agent(stack, "copy")
+
+
+def test_credentials_that_are_not_valid_any_more(stack: Stack) -> None:
+    """Told with what the store says, without the secret; the other place is copied to, and valid ones heal it."""
+    serve_store(stack, "another secret by now")
+    try:
+        agent(stack, "run")
+        assert "Not copied: offsite" in agent(stack, "copy", status=1)
+        assert "SignatureDoesNotMatch" in state("offsite")["error"] and not state("nas")["error"]
+        assert SECRET not in state("offsite")["error"]
+        said = play("status")
+        assert f"ALERT: {stack.name}-backup: failed copies to offsite since" in said
+    finally:
+        serve_store(stack, SECRET)
+    agent(stack, "copy")
+    assert copied(stack, "offsite") and "ALERT" not in play("status")
 
 
 def test_a_lost_mount_removes_nothing_from_the_copies(stack: Stack) -> None:

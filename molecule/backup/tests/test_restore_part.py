@@ -38,7 +38,7 @@ def backed_up(stack: Stack) -> None:
     [
         ({}, "restore_part is '', expected database:NAME, bucket:NAME or experiment:NAME"),
         ({"restore_part": "table:runs"}, "restore_part is 'table:runs', expected database:NAME"),
-        ({"restore_part": "database:mlflw"}, "There is no database mlflw. There are mlflow."),
+        ({"restore_part": "database:mlflw"}, "There is no database mlflw. There are backend, mlflow."),
         ({"restore_part": "bucket:mlflow", "restore_confirm": "no"}, "Nothing was restored: the answer is not mlflow."),
         ({"restore_part": "database:mlflow", "restore_to": "yesterday"}, "restore_to is 'yesterday', expected latest"),
     ],
@@ -84,18 +84,23 @@ def test_a_bucket_goes_back(stack: Stack) -> None:
     client = s3(stack, "mlflow")
     client.put_object(Bucket="mlflow", Key="part/changed", Body=b"first")
     client.put_object(Bucket="mlflow", Key="part/dele ted's", Body=b"kept", Metadata={"desk": "one"})
+    # What was deleted before, of which one is there again by now.
+    for key in ("part/gone", "part/again"):
+        client.put_object(Bucket="mlflow", Key=key, Body=b"earlier")
+        client.delete_object(Bucket="mlflow", Key=key)
     run("backup")
     before = stack.identity()
     client.put_object(Bucket="mlflow", Key="part/changed", Body=b"second")
     client.delete_object(Bucket="mlflow", Key="part/dele ted's")
-    client.put_object(Bucket="mlflow", Key="part/later", Body=b"later")
+    for key in ("part/later", "part/again"):
+        client.put_object(Bucket="mlflow", Key=key, Body=b"later")
     said = restore(restore_part="bucket:mlflow", restore_confirm="mlflow")
-    assert "2 objects were restored, and 1 later ones removed" in said
+    assert "2 objects were restored, and 2 later ones removed" in said
     assert client.get_object(Bucket="mlflow", Key="part/changed")["Body"].read() == b"first"
     back = client.get_object(Bucket="mlflow", Key="part/dele ted's")
     assert back["Body"].read() == b"kept" and back["Metadata"] == {"desk": "one"}
     keys = [each["Key"] for each in client.list_objects_v2(Bucket="mlflow", Prefix="part/")["Contents"]]
-    assert "part/later" not in keys
+    assert keys == ["part/changed", "part/dele ted's"]
     versions = client.list_object_versions(Bucket="mlflow", Prefix="part/changed")["Versions"]
     assert len(versions) == 3
     assert stack.identity() == before

@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # Read by a shell in a container like MinIO's, on restored volumes, after lines that name places of buckets: reads every object there, and
-# prints how many there were and a line for each place that has none, or one that cannot be read.
+# prints how many there were and a line for each place that has none, or one that cannot be read. Those of /tmp/champions are written
+# beside the buckets, each to a directory of its number, for a container that has no store.
 set -eu
 umask 077
 drill_objects() {
@@ -31,5 +32,12 @@ drill_objects() {
         fi
     done < /tmp/places
     echo "OBJECTS $total"
+    number=0
+    while read -r place; do
+        # No name of a bucket begins with a dot.
+        mc --quiet cp --recursive "root/$place/" "/data/.drill/$number/" > /dev/null < /dev/null 2> /tmp/error \
+            || echo "PROBLEM $place cannot be read: $(head -n 1 /tmp/error)"
+        number=$((number + 1))
+    done < /tmp/champions
     kill "$server"
 }

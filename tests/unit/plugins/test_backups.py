@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.backups import
     bucket_changes,
     chosen_backup,
     decrypted_secrets,
+    drill_predictions,
     later_versions,
     moment_of,
     moment_seconds,
@@ -271,7 +275,7 @@ def test_figures_of_an_empty_and_of_a_lost_repository(settings: Any) -> None:
     assert next(iter(backup.figures(settings, NOW))) == "1 0 complete backups, the newest 9 h old, made in 20 s"
     settings.mark.unlink()
     [line] = backup.figures(settings, NOW)
-    assert line.startswith("0 0 backups: The backup directory holds no repository")
+    assert line.startswith("ALERT backups: The backup directory holds no repository")
 
 
 def test_rows_of_a_drill_lie_between_those_of_before_and_after_the_restore_point() -> None:
@@ -296,11 +300,102 @@ def test_a_failed_drill_is_a_figure(settings: Any) -> None:
     assert any("make drill" in line for line in backup.figures(settings, NOW))
     result = {"id": "X", "seconds": 8, "finished": "2026-11-28T09:00:00+00:00"}
     (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": ["a.b is missing"]}))
-    assert "1 0 problems in the last drill, 3 h ago, of X, which failed: a.b is missing" in backup.figures(
+    assert "ALERT 1 problems in the last drill, 3 h ago, of X, which failed: a.b is missing" in backup.figures(
         settings, NOW
     )
     (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": []}))
     assert "0 0 problems in the last drill, 3 h ago, of X, which passed in 8 s" in backup.figures(settings, NOW)
+
+
+def alerts(settings: Any, now: datetime = NOW) -> dict[str, str]:
+    return {each["kind"]: each["text"] for each in backup.report(settings, now)["alerts"]}
+
+
+def test_a_missed_backup_is_an_alert(settings: Any) -> None:
+    """Once it could have been made: not while it is being made, and not for a repository that was made since."""
+    put(settings, manifest("2026-11-27T02:30:01"))
+    assert alerts(settings, datetime(2026, 11, 28, 3, 30, tzinfo=UTC)) == {}
+    said = "missed backups: one was due at 2026-11-28 02:30 UTC, and the newest is 25 h old"
+    assert alerts(settings, datetime(2026, 11, 28, 3, 31, tzinfo=UTC)) == {"missed": said}
+    assert f"ALERT {said}" in backup.figures(settings, datetime(2026, 11, 28, 3, 31, tzinfo=UTC))
+    put(settings, manifest("2026-11-28T02:30:01"))
+    assert alerts(settings) == {}
+
+
+def test_a_repository_without_any_backup_is_an_alert_after_the_first_time(settings: Any) -> None:
+    made = datetime(2026, 11, 28, 2, 0, tzinfo=UTC).timestamp()
+    os.utime(settings.mark, (made, made))
+    assert alerts(settings, datetime(2026, 11, 28, 3, 0, tzinfo=UTC)) == {}
+    assert alerts(settings)["missed"].endswith("one was due at 2026-11-28 02:30 UTC, and there is none")
+
+
+def test_a_failed_backup_is_an_alert_until_one_succeeds(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(settings, manifest("2026-11-28T02:30:00"))
+    monkeypatch.setattr(backup, "FAILED", settings.repository / "failed")
+    monkeypatch.setattr(backup, "run", lambda settings: backup.check_repository(settings))
+    settings.mark.rename(settings.repository / "away")
+    assert not backup.attempt(settings)
+    (settings.repository / "away").rename(settings.mark)
+    assert "holds no repository" in alerts(settings)["failed"]
+    monkeypatch.setattr(backup, "run", lambda settings: manifest("2026-11-28T02:30:00"))
+    assert backup.attempt(settings) and alerts(settings) == {}
+
+
+def asked(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+
+
+def test_the_state_is_answered_over_http(settings: Any) -> None:
+    """As JSON and as metrics that Prometheus reads, with every kind of alert."""
+    put(settings, {**manifest("2026-11-28T02:30:00"), "repository_bytes": 7 << 20})
+    (settings.repository / "drill.json").write_text(
+        json.dumps({"id": "X", "seconds": 8, "finished": "2026-11-28T09:00:00+00:00", "problems": ["a.b is missing"]})
+    )
+    reporter = backup.backup_report.Reporter(lambda now: backup.report(settings, NOW))
+    assert reporter.answer("/status")[0] == 503
+    reporter.refresh()
+    server = reporter.serve(0)
+    try:
+        status, text = asked(server.server_port, "/status")
+        assert status == 200 and json.loads(text)["newest"]["repository_bytes"] == 7 << 20
+        status, text = asked(server.server_port, "/metrics")
+        assert status == 200
+        lines = text.splitlines()
+        assert 'backup_alert{kind="drill"} 1.0' in lines and 'backup_alert{kind="missed"} 0.0' in lines
+        assert f"backup_repository_bytes {float(7 << 20)}" in lines and "backup_newest_duration_seconds 20.0" in lines
+        assert {line.split("{")[0].split()[0] for line in lines if line[0] != "#"} == {
+            line.split()[2] for line in lines if line.startswith("# TYPE")
+        }
+        assert asked(server.server_port, "/backup")[0] == 404
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_metrics_of_a_repository_that_is_away(settings: Any) -> None:
+    settings.mark.unlink()
+    text = backup.backup_report.metrics(backup.report(settings, NOW))
+    assert 'backup_alert{kind="repository"} 1.0' in text and "backup_newest" not in text
+
+
+def test_predictions_of_a_drill_are_compared() -> None:
+    """A model that cannot be loaded, or predicts something else, is a problem; one that is gone by now is none."""
+    one, other, broken = {"digest": "1", "first": "0.5"}, {"digest": "2", "first": "0.6"}, {"error": "gone"}
+    silent = {"digest": "", "first": ""}
+
+    def judged(restored: dict[str, str], live: dict[str, str]) -> tuple[list[str], list[str]]:
+        found = drill_predictions([{"name": "desk", "version": "3", "restored": restored, "live": live}])
+        return found["problems"], found["said"]
+
+    assert judged(one, one) == ([], ["The champion desk 3 predicts 0.5, as in the running stack."])
+    assert judged(one, other) == (["the champion desk 3 predicts 0.5, and in the running stack 0.6"], [])
+    assert judged(broken, one) == (["the champion desk 3 cannot be loaded: gone"], [])
+    assert judged(one, broken)[1] == ["The champion desk 3 predicts 0.5; the running stack's cannot be compared: gone."]
+    assert not judged(silent, silent)[0] and "neither an example" in judged(silent, silent)[1][0]
 
 
 # ---- a part
@@ -350,6 +445,13 @@ def test_a_bucket_at_an_earlier_moment() -> None:
         "restore": [["changed@2", "changed"], ["gone@3", "gone"]], "remove": ["later"],
     }  # fmt: skip
     assert bucket_changes(now, then, only_missing=True) == {"restore": [["gone@3", "gone"]], "remove": []}
+    deleted = [
+        json.dumps({"key": key, "versionId": f"{key}@4", "etag": "", "size": 0, "isDeleteMarker": True})
+        for key in ("deleted before", "made again")
+    ]
+    assert bucket_changes([*now, *listing(**{"made again": "5"})], [*then, *deleted]) == {
+        "restore": [["changed@2", "changed"], ["gone@3", "gone"]], "remove": ["later", "made again"],
+    }  # fmt: skip
     with pytest.raises(AnsibleFilterError, match="cannot be read"):
         bucket_changes(["{}"], [])
 

@@ -425,6 +425,20 @@ def status_of(
     return run_module("stack_status", stack="desk", usage={"web": ["usage", "--all"]}).result
 
 
+def test_status_shows_what_a_container_says_is_wrong(
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Above all figures, and without any too."""
+    body = "echo 'ALERT missed backups: one was due'; echo '3 0 backups'"
+    result = status_of(run_module, engine, fake_docker, tmp_path, body)
+    assert result["alerts"] == ["desk-web: missed backups: one was due"]
+    said = [line for line in result["lines"] if "backups" in line]
+    assert said == ["ALERT: desk-web: missed backups: one was due", "desk-web uses 3 backups, without a limit"]
+    result = status_of(run_module, engine, fake_docker, tmp_path, "echo 'ALERT nothing is there'")
+    assert result["alerts"] == ["desk-web: nothing is there"]
+    assert not any("does not say" in line for line in result["lines"])
+
+
 def test_status_shows_usage(
     run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], tmp_path: Path
 ) -> None:

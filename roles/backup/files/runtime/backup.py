@@ -49,8 +49,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import backup_copies
+import backup_report
 import backup_wal
 from backup_base import BackupError, log, write
+from backup_report import age, next_time
 
 CONFIG = Path("/run/config/backup.json")
 SECRETS = Path("/run/secrets")
@@ -100,6 +102,7 @@ class Settings:
         images: Images of the stack by their names.
         copies: Name of each copy to its ``path`` in rclone's remote of that name, its ``title`` and ``ca``.
         copy_minutes: Longest time between two copies.
+        port: Where the state of the backups is answered to others.
     """
 
     stack: str
@@ -112,6 +115,7 @@ class Settings:
     images: dict[str, str] = field(default_factory=dict)
     copies: dict[str, dict[str, Any]] = field(default_factory=dict)
     copy_minutes: int = 15
+    port: int = 0
 
     @classmethod
     def read(cls, path: Path = CONFIG) -> Settings:
@@ -620,10 +624,21 @@ def run(settings: Settings, full: bool = False) -> dict[str, Any]:
         }
         if settings.postgres:
             wait_for_archive(settings, manifest["postgres"]["wal"])
-        manifest |= {"images": settings.images, "finished": datetime.now(UTC).isoformat()}
+        manifest |= {"images": settings.images, "repository_bytes": repository_bytes(settings)}
+        manifest["finished"] = datetime.now(UTC).isoformat()
         write(settings.manifests / f"{name}.json", json.dumps({**manifest, "sha256": digest_of(manifest)}, indent=1))
         expire(settings, datetime.now(UTC), prune=kind == "full")
     return manifest
+
+
+def repository_bytes(settings: Settings) -> int:
+    """Measure the repository, in which files come and go meanwhile."""
+    found = 0
+    for directory, _directories, files in os.walk(settings.repository):
+        for name in files:
+            with suppress(FileNotFoundError):
+                found += Path(directory, name).lstat().st_size
+    return found
 
 
 def make_room(settings: Settings, now: datetime) -> None:
@@ -761,8 +776,37 @@ def model_places(settings: Settings) -> list[str]:
         "SELECT DISTINCT coalesce(storage_location, source) FROM model_versions"
         " WHERE current_stage <> 'Deleted_Internal'"
     )
-    places = [re.sub(r"^mlflow-artifacts:/*", "mlflow/artifacts/", place) for [place] in query(settings, sql, "mlflow")]
-    return sorted(place for place in places if place.startswith("mlflow/artifacts/"))
+    return sorted(filter(None, (artifact_place(place) for [place] in query(settings, sql, "mlflow"))))
+
+
+def champions(settings: Settings) -> list[dict[str, str]]:
+    """Name the models that are in use: the versions with the alias ``champion``.
+
+    Returns:
+        ``name``, ``version``, and ``place`` as in ``model_places``, of those that are stored there; and ``uris`` at
+        which a drill loads them, ``restored`` and ``live``.
+    """
+    if not query(settings, "SELECT 1 FROM pg_database WHERE datname = 'mlflow'"):
+        return []
+    sql = (
+        "SELECT json_build_object('name', name, 'version', version, 'place', coalesce(storage_location, source))"
+        " FROM registered_model_aliases JOIN model_versions USING (name, version)"
+        " WHERE alias = 'champion' ORDER BY name"
+    )
+    found = [json.loads(line) for [line] in query(settings, sql, "mlflow")]
+    for each in found:
+        each["place"] = artifact_place(each["place"])
+    found = [each for each in found if each["place"]]
+    for number, each in enumerate(found):
+        live = f"models:/{each['name']}/{each['version']}"
+        each["uris"] = {"restored": f"/restored/.drill/{number}", "live": live}
+    return found
+
+
+def artifact_place(uri: str) -> str:
+    """Turn MLflow's word for where a model is into bucket and prefix; empty for what is stored elsewhere."""
+    place = re.sub(r"^mlflow-artifacts:/*", "mlflow/artifacts/", uri)
+    return place if place.startswith("mlflow/artifacts/") else ""
 
 
 def different_rows(manifest: Mapping[str, Any], found: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -855,8 +899,8 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
         arguments: Of pgBackRest's restore.
 
     Returns:
-        ``problems``, ``gaps`` of the archive, ``rows`` and ``tables``, the ``places`` of models, the time of the
-        ``newest`` transaction, and the ``seconds`` that it took.
+        ``problems``, ``gaps`` of the archive, ``rows`` and ``tables``, the ``places`` of models, the ``champions``, the
+        time of the ``newest`` transaction, and the ``seconds`` that it took.
 
     Raises:
         BackupError: If it cannot be restored at all.
@@ -866,7 +910,7 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
     [manifest] = [each for each in manifests(settings) if each["id"] == name]
     with scratch_postgres(settings, arguments) as scratch:
         found = row_counts(scratch)
-        places = model_places(scratch)
+        places, best = model_places(scratch), champions(scratch)
     newest = re.findall(r"last completed transaction was at log time (.+)", (SCRATCH / "log").read_text())
     exact = "--type=lsn" in arguments
     return {
@@ -876,6 +920,7 @@ def drill(settings: Settings, name: str, arguments: list[str]) -> dict[str, Any]
         "rows": sum(sum(tables.values()) for tables in found.values()),
         "tables": sum(len(tables) for tables in found.values()),
         "places": places,
+        "champions": best,
         "newest": newest[-1] if newest else "before the copy of the files",
         "seconds": round(time.monotonic() - begun),
     }
@@ -1122,55 +1167,108 @@ class Copies:
 # ---- status and schedule
 
 
-def age(moment: datetime, now: datetime) -> str:
-    """Say how long ago something was."""
-    minutes = int((now - moment).total_seconds() // 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 2880 else f"{minutes // 1440} d"
+def report(settings: Settings, now: datetime) -> dict[str, Any]:
+    """Say how the backups are, from what is cheap to read.
 
+    Args:
+        settings: Which ones.
+        now: The time.
 
-def figures(settings: Settings, now: datetime) -> Iterator[str]:
-    """Print figures as ``make status`` reads them: a number, a limit or 0, and what it is."""
+    Returns:
+        ``time``; ``alerts``, what is wrong, with ``kind`` and ``text``; ``backups``, how many are complete; ``newest``,
+        with ``id``, ``type``, ``finished``, ``seconds`` and ``repository_bytes``; ``next``, when one is due;
+        ``free_bytes`` of the disk; ``copies``, with ``name``, ``title``, ``finished``, ``backup`` and ``error``; and
+        the last ``drill``.
+    """
+    found: dict[str, Any] = {
+        "time": now.isoformat(),
+        "alerts": [],
+        "backups": 0,
+        "newest": None,
+        "next": next_time(settings.schedule, now).isoformat(),
+        "free_bytes": None,
+        "copies": [],
+        "drill": None,
+    }
+
+    def alert(kind: str, text: str) -> None:
+        found["alerts"].append({"kind": kind, "text": text})
+
+    if FAILED.exists():
+        alert("failed", f"failed backups since: {FAILED.read_text().strip()}")
     try:
         check_repository(settings)
         known = manifests(settings)
+        last, took = datetime.fromtimestamp(settings.mark.stat().st_mtime, UTC), timedelta(0)
+        found["free_bytes"] = shutil.disk_usage(settings.repository).free
     except (BackupError, OSError) as error:
-        yield f"0 0 backups: {error}"
+        alert("repository", f"backups: {error}")
+        return found
+    found["backups"] = len(known)
+    if known:
+        last, ended = (datetime.fromisoformat(known[0][each]) for each in ("started", "finished"))
+        took = ended - last
+        found["newest"] = {
+            **{key: known[0][key] for key in ("id", "type", "finished")},
+            "seconds": took.total_seconds(),
+            "repository_bytes": known[0].get("repository_bytes"),
+        }
+    if missed := backup_report.missed_since(settings.schedule, last, took, now):
+        since = f"the newest is {age(last, now)} old" if known else "there is none"
+        alert("missed", f"missed backups: one was due at {missed:%Y-%m-%d %H:%M} UTC, and {since}")
+    for place in settings.places:
+        state = backup_copies.State.read(settings.repository, place)
+        fields = {key: getattr(state, key) for key in ("finished", "backup", "error")}
+        found["copies"].append({"name": place.name, "title": place.title, **fields})
+        if state.error:
+            alert("copy", f"failed copies to {place.name} since, at {state.failed[:16]}: {state.error[:300]}")
+    try:
+        for [segment] in query(settings, ARCHIVE_FAILS) if settings.postgres else []:
+            alert("archive", f"PostgreSQL's WAL cannot be archived, from the segment {segment} on: see its log")
+    except BackupError as error:
+        alert("archive", f"PostgreSQL does not answer about its archive: {error}")
+    with suppress(FileNotFoundError):
+        drill = json.loads((settings.repository / "drill.json").read_text())
+        found["drill"] = drill
+        if drill["problems"]:
+            ended = age(datetime.fromisoformat(drill["finished"]), now)
+            text = f"{len(drill['problems'])} problems in the last drill, {ended} ago, of {drill['id']}, which failed: "
+            alert("drill", text + "; ".join(drill["problems"])[:300])
+    return found
+
+
+ARCHIVE_FAILS = """\
+SELECT last_failed_wal FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, '-infinity')
+"""
+
+
+def figures(settings: Settings, now: datetime) -> Iterator[str]:
+    """Print figures as ``make status`` reads them: a number, a limit or 0, and what it is, or an alert."""
+    seen = report(settings, now)
+    if any(each["kind"] == "repository" for each in seen["alerts"]):
+        yield from backup_report.sentences(seen)
         return
-    size = sum(path.lstat().st_size for path in settings.repository.rglob("*") if path.is_file())
-    newest = datetime.fromisoformat(known[0]["finished"]) if known else None
-    took = newest - datetime.fromisoformat(known[0]["started"]) if known and newest else None
-    suffix = f", the newest {age(newest, now)} old, made in {took.total_seconds():.0f} s" if newest and took else ""
-    yield f"{len(known)} 0 complete backups{suffix}"
-    yield f"{size} 0 bytes in the backup repository"
+    newest = seen["newest"]
+    suffix = ""
+    if newest:
+        old = age(datetime.fromisoformat(newest["finished"]), now)
+        suffix = f", the newest {old} old, made in {newest['seconds']:.0f} s"
+    yield f"{seen['backups']} 0 complete backups{suffix}"
+    yield f"{repository_bytes(settings)} 0 bytes in the backup repository"
+    yield from backup_report.sentences(seen)
     yield from copy_figures(settings, now)
     if settings.postgres:
         try:
             for sentence in gaps(known_backups(settings)):
-                yield f"1 0 gaps: {sentence}"
+                yield f"ALERT gaps: {sentence}"
         except (BackupError, OSError) as error:
-            yield f"0 0 answers of pgBackRest about its archive: {error}"
-        fails = (
-            "SELECT last_failed_wal FROM pg_stat_archiver WHERE"
-            " last_failed_time > coalesce(last_archived_time, '-infinity')"
-        )
-        try:
-            for [segment] in query(settings, fails):
-                yield f"1 0 segments of PostgreSQL's WAL cannot be archived, from {segment} on: see its log"
-        except BackupError as error:
-            yield f"0 0 answers of PostgreSQL about its archive: {error}"
-    try:
-        last = json.loads((settings.repository / "drill.json").read_text())
-        ended = age(datetime.fromisoformat(last["finished"]), now)
-        outcome = (
-            f"failed: {'; '.join(last['problems'])[:200]}" if last["problems"] else f"passed in {last['seconds']} s"
-        )
-        yield f"{len(last['problems'])} 0 problems in the last drill, {ended} ago, of {last['id']}, which {outcome}"
-    except FileNotFoundError:
+            yield f"ALERT pgBackRest does not answer about its archive: {error}"
+    drill = seen["drill"]
+    if not drill:
         yield "0 0 drills: make drill shows whether a backup can be restored"
-    if FAILED.exists():
-        yield f"1 0 failed backups since: {FAILED.read_text().strip()}"
+    elif not drill["problems"]:
+        ended = age(datetime.fromisoformat(drill["finished"]), now)
+        yield f"0 0 problems in the last drill, {ended} ago, of {drill['id']}, which passed in {drill['seconds']} s"
     if not (settings.repository / "secrets" / "secrets.vault").exists():
         yield "0 0 copies of the secrets: without backup_secrets_password, backups are lost with secrets_dir and host"
 
@@ -1185,28 +1283,8 @@ def copy_figures(settings: Settings, now: datetime) -> Iterator[str]:
             yield f"{minutes} 0 minutes since the last complete copy to {place.name} ({place.title}){content}"
         else:
             yield f"0 0 complete copies at {place.name} ({place.title})"
-        if state.error:
-            yield f"1 0 failed copies to {place.name} since, at {state.failed[:16]}: {state.error[:300]}"
         if state.kept:
             yield f"1 0 reasons to remove nothing from {place.name}: {state.kept[:300]}"
-
-
-def next_time(schedule: list[str], after: datetime) -> datetime:
-    """Find the next time of a schedule.
-
-    Args:
-        schedule: Times of day as ``HH:MM``.
-        after: Moment before it.
-
-    Returns:
-        The first such time that is later than `after`.
-    """
-    times = []
-    for each in schedule:
-        hour, minute = map(int, each.split(":"))
-        today = after.replace(hour=hour, minute=minute, second=0, microsecond=0)
-        times.append(today if today > after else today + timedelta(days=1))
-    return min(times)
 
 
 def missed(settings: Settings, now: datetime) -> bool:
@@ -1247,6 +1325,7 @@ def attempt(settings: Settings) -> bool:
 
 def schedule(settings: Settings) -> None:
     """Make the backups of the schedule, and the copies, for ever."""
+    backup_report.Reporter(lambda now: report(settings, now)).serve(settings.port)
     moment = datetime.now(UTC) + RETRY
     if not missed(settings, datetime.now(UTC)):
         moment = next_time(settings.schedule, datetime.now(UTC))
