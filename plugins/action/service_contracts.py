@@ -114,10 +114,11 @@ class ActionModule(ActionBase):
             hosts: Their names, in the order of the inventory.
 
         Returns:
-            ``on``, and with it ``directory`` of the records, ``subnet``, ``interface``, ``port`` (this host's) and
-            ``hosts``: host to ``endpoint``, ``port`` and, in the mesh, ``address``.
+            ``on``, and with it ``directory`` of the records, ``subnet``, ``interface``, ``address`` and ``port``
+            (this host's) and ``hosts``: host to ``endpoint``, ``port`` and, in the mesh, ``address``.
         """
-        found: dict[str, Any] = {"on": False, "hosts": {}, "interface": "", "subnet": "", "directory": "", "port": 0}
+        found: dict[str, Any] = {"on": False, "hosts": {}, "port": 0}
+        found |= dict.fromkeys(("interface", "subnet", "directory", "address"), "")
         if len(hosts) < 2:
             return found
         settings = {host: self.mesh_settings(host) for host in hosts}
@@ -133,6 +134,7 @@ class ActionModule(ActionBase):
         addresses = mesh.allocate(subnet, recorded, hosts)
         return {
             "on": host in hosts,
+            "address": addresses.get(host, ""),
             "directory": directory,
             "subnet": subnet,
             "interface": mesh.interface(str(self.views.value(host, "stack_name"))),
@@ -338,6 +340,7 @@ class ActionModule(ActionBase):
             **contract,
             "address": self.address(owner),
             "public_host": self.public_host(owner),
+            "published_on": str(self.views.value(owner, "stack_publish_address")),
             "name": name,
             "group": next(iter(contract["processes"].values()))["group"],
             "owner": owner,
@@ -440,6 +443,9 @@ def summary(
                 f"{port['scheme']}://{endpoints[name].public_host}:{port['value']}{page.get('path', '/')}"
             )
             page["service"] = name
+            page["owner"] = services[name]["owner"]
+            # A browser elsewhere does not reach it.
+            page["loopback"] = services[name]["published_on"].startswith("127.")
     wanted = {name: contracts.client_secrets(services[name]) for name in services}
     kinds = {
         name: {**services[name]["secrets"], **{each: kind for each, (kind, _checker) in wanted[name].items()}}

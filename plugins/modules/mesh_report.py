@@ -62,6 +62,10 @@ tun:
   description: Whether a program can stand in for it.
   returned: always
   type: bool
+address:
+  description: Address that the host has been given before; empty if it has none.
+  returned: always
+  type: str
 taken:
   description: Whether something else than the mesh holds the port.
   returned: always
@@ -87,6 +91,7 @@ silent:
 """
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -116,6 +121,23 @@ def has_module(name: str) -> bool:
             [program, "--dry-run", "--quiet", name], capture_output=True, check=False, timeout=30
         ).returncode
     )
+
+
+def recorded_address(interface: str) -> str:
+    """Read the address that the host has been given before.
+
+    Args:
+        interface: Name of the mesh's interface.
+
+    Returns:
+        The address; nothing if there is none.
+    """
+    try:
+        with open(f"/etc/wireguard/{interface}.conf", encoding="utf-8") as lines:
+            found = re.match(r"# Address = ([\d.]+)", lines.readline())
+    except OSError:
+        return ""
+    return found[1] if found else ""
 
 
 def holds_udp(port: int) -> bool:
@@ -201,6 +223,7 @@ def main() -> None:
         },
         kernel=has_module("wireguard"),
         tun=os.path.exists("/dev/net/tun") or has_module("tun"),
+        address=recorded_address(module.params["interface"]),
         taken=bool(port) and not os.path.exists(f"/sys/class/net/{module.params['interface']}") and holds_udp(port),
         unresolved=[name for name in module.params["names"] if name and not resolves(name)],
         asked=module.params["asked"],

@@ -467,10 +467,18 @@ def host_problems(report: Mapping[str, Any], met: Mapping[str, Any], host: Mappi
     for name, each in met["hosts"].items():
         if each["endpoint"] and each["endpoint"] in report["unresolved"]:
             found.append(
-                f"This host cannot resolve {each['endpoint']}, where {name} is reached. Set stack_mesh_endpoint of"
-                f" {name} to an address, or to a name that all hosts can resolve; the name of a host in ~/.ssh/config is none."
+                f"This host cannot resolve {each['endpoint']}, where {name} is reached. Set"
+                f" stack_mesh_endpoint of {name} to an address, or to a name that all hosts can resolve; the name of a"
+                " host in ~/.ssh/config is none."
             )
     subnet = ipaddress.ip_network(met["subnet"])
+    before = report["address"]
+    if before not in ("", met["address"]) and ipaddress.ip_address(before) in subnet:
+        found.append(
+            f"This host has the address {before} in the mesh, and {met['directory']}/{RECORDS} gives it"
+            f" {met['address']}: the records are lost, or another stack's. fetch_secrets.yml (make fetch-secrets)"
+            f" brings them back from the hosts; to begin anew, remove /etc/wireguard/{own}.conf from all hosts."
+        )
     other = [
         each["by"]
         for each in host["occupied"]

@@ -255,18 +255,25 @@ def test_people_are_told_what_is_open() -> None:
 # ---- a host
 
 MET = {
+    "address": "172.28.64.1",
+    "directory": "secrets",
     "port": 51820,
     "subnet": SUBNET,
     "on": True,
     "hosts": {"a": {"endpoint": "a"}, "b": {"endpoint": "b.example.com"}},
 }
-FINE = {"kernel": False, "tun": True, "taken": False, "unresolved": []}
+FINE = {"kernel": False, "tun": True, "taken": False, "unresolved": [], "address": "172.28.64.1"}
 
 
 @pytest.mark.parametrize(
     ("change", "occupied", "sentence"),
     [
         ({"tun": False}, [], "This host's kernel has no WireGuard, and no /dev/net/tun"),
+        (
+            {"address": "172.28.64.9"},
+            [],
+            "This host has the address 172.28.64.9 in the mesh, and secrets/mesh gives it 172",
+        ),
         ({"taken": True}, [], "UDP port 51820, at which the other hosts would reach this one, is in use"),
         ({"unresolved": ["b.example.com"]}, [], "This host cannot resolve b.example.com, where b is reached. Set"),
         (
