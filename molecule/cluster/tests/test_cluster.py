@@ -264,13 +264,14 @@ def test_a_model_is_trained_on_the_remote_worker(airflow: requests.Session) -> N
 
 def test_a_task_of_the_backend_runs_on_the_remote_worker() -> None:
     """Sent where the API is, done elsewhere, its result read back."""
-    before = on(WORKER, "sh", "-c", "docker logs molecule-celery-worker 2>&1").count("succeeded")
-    program = "from ibkr_backend.tasks import refresh_bars; print(refresh_bars.delay('IBM').get(timeout=90)['fetched'])"
-    assert (
-        int(inside(SERVICES, "backend", "/usr/local/bin/with-secrets", "python", "-c", program, status=None) or 0) >= 0
+    program = (
+        "from ibkr_backend.tasks import refresh_bars; task = refresh_bars.delay('IBM');"
+        " print(task.id, task.get(timeout=90)['symbol'])"
     )
+    task, symbol = inside(SERVICES, "backend", "python3", "-c", program).split()
+    assert symbol == "IBM"
     log = on(WORKER, "sh", "-c", "docker logs molecule-celery-worker 2>&1")
-    assert log.count("succeeded") > before and "refresh_bars" in log
+    assert f"refresh_bars[{task}] succeeded" in log
 
 
 # ---- what an operator sees
