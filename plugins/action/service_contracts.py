@@ -80,6 +80,11 @@ class ActionModule(ActionBase):
         contracts.check_together(declared, {name: str(role / CONTRACT) for name, role in directories.items()})
         self.views = Views(self._templar, self.task_vars, directories)
         inventory = Inventory(self.groups_of_this_stack(declared), self.views.host)
+        for source in self.views.value(self.views.host, "stack_allowed_sources") or []:
+            if not is_network(str(source), strict=False):
+                self.wrong.append(
+                    f"stack_allowed_sources has {source!r}, expected IPv4 networks or addresses, such as 10.20.0.0/16."
+                )
         self.mesh = self.mesh_of(inventory.members(declared.values()))
         services = {name: self.service(name, contract, inventory) for name, contract in declared.items()}
         for name, service in services.items():
@@ -124,8 +129,9 @@ class ActionModule(ActionBase):
         settings = {host: self.mesh_settings(host) for host in hosts}
         if not all(is_network(each[name]) for each in settings.values() for name in ("subnet", "network")):
             return found  # the rules of the settings say so
-        self.wrong += mesh.problems(settings)
-        if self.wrong or not all(each["mesh"] for each in settings.values()):
+        wrong = mesh.problems(settings)
+        self.wrong += wrong
+        if wrong or not all(each["mesh"] for each in settings.values()):
             return found
         host = self.views.host
         directory = self.secrets_dir()
@@ -397,17 +403,18 @@ def is_ipv4(address: str) -> bool:
     return True
 
 
-def is_network(text: str) -> bool:
+def is_network(text: str, strict: bool = True) -> bool:
     """Look at the value of a variable.
 
     Args:
         text: It.
+        strict: Whether an address in a network is none.
 
     Returns:
         Whether it is a network.
     """
     try:
-        ipaddress.IPv4Network(text)
+        ipaddress.IPv4Network(text, strict)
     except ValueError:
         return False
     return True
