@@ -18,6 +18,10 @@ import yaml
 ROLES = Path(__file__).resolve().parent.parent / "roles"
 
 
+#: What stands above the variables of a role.
+HEADING = ("## Variables", "", "| variable | type | default | description |", "|---|---|---|---|")
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a YAML file.
 
@@ -82,12 +86,7 @@ def readme(role: Path) -> str:
             f"{main['short_description']}.",
             "",
             *(line for paragraph in main["description"] for line in (paragraph, "")),
-            "## Variables",
-            "",
-            "| variable | type | default | description |",
-            "|---|---|---|---|",
-            *rows,
-            "",
+            *([*HEADING, *rows, ""] if rows else []),
             "## Example",
             "",
             "```yaml",

@@ -4,15 +4,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts, mesh
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import ContractError, Inventory
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.endpoints import Endpoint, Node
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import CONTRACT, Views, load, role_directory
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.mesh import MeshError
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import (
+    CONTRACT,
+    SECRETS,
+    Views,
+    load,
+    role_directory,
+    variables_of,
+)
 
 #: Files of `tasks` that a service may have; see docs/adding-a-service.md.
 HOOKS = ("check", "prepare", "reconcile", "collect", "drift", "drain", "rotate", "rotated", "remove")
@@ -46,7 +55,7 @@ class ActionModule(ActionBase):
                 if isinstance(value, str) or not isinstance(value, (list, tuple)):
                     raise AnsibleActionFail(f"stack_service_roles is {value!r}, expected a list of names of roles.")
             return result | self.work_out([str(name) for names in roles for name in names])
-        except ContractError as error:
+        except (ContractError, MeshError) as error:
             raise AnsibleActionFail(str(error)) from None
 
     # ---- contracts
@@ -71,6 +80,12 @@ class ActionModule(ActionBase):
         contracts.check_together(declared, {name: str(role / CONTRACT) for name, role in directories.items()})
         self.views = Views(self._templar, self.task_vars, directories)
         inventory = Inventory(self.groups_of_this_stack(declared), self.views.host)
+        for source in self.views.value(self.views.host, "stack_allowed_sources") or []:
+            if not is_network(str(source), strict=False):
+                self.wrong.append(
+                    f"stack_allowed_sources has {source!r}, expected IPv4 networks or addresses, such as 10.20.0.0/16."
+                )
+        self.mesh = self.mesh_of(inventory.members(declared.values()))
         services = {name: self.service(name, contract, inventory) for name, contract in declared.items()}
         for name, service in services.items():
             service["role"] = names[name]
@@ -82,8 +97,117 @@ class ActionModule(ActionBase):
                     f" {service['group']}. Add one, or remove the role."
                 )
         published_on = str(self.views.value(inventory.host, "stack_publish_address"))
-        found = summary(services, inventory, self.endpoint, published_on)
+        own = self.address(inventory.host)
+        found = summary(services, inventory, self.endpoint, own if is_ipv4(own) else published_on, self.mesh)
+        found["address"] = own
+        found["mesh"] = self.mesh
+        found["exposed_to"] = {
+            "address": (own if is_ipv4(own) else published_on) if found["exposed"] or self.mesh["on"] else "",
+            "ports": contracts.exposed_ports(services, found["exposed"]),
+            "interface": self.mesh["interface"] if self.mesh["on"] else "",
+            "sources": self.sources(services, inventory.host),
+            "publish": published_on,
+        }
         return {**found, "problems": [*self.wrong, *found["problems"]]}
+
+    # ---- the hosts' addresses for each other
+
+    def mesh_of(self, hosts: list[str]) -> dict[str, Any]:
+        """Work out whether and where the hosts of this stack meet.
+
+        Args:
+            hosts: Their names, in the order of the inventory.
+
+        Returns:
+            ``on``, and with it ``directory`` of the records, ``subnet``, ``interface``, ``address`` and ``port``
+            (this host's) and ``hosts``: host to ``endpoint``, ``port`` and, in the mesh, ``address``.
+        """
+        found: dict[str, Any] = {"on": False, "hosts": {}, "port": 0}
+        found |= dict.fromkeys(("interface", "subnet", "directory", "address"), "")
+        if len(hosts) < 2:
+            return found
+        settings = {host: self.mesh_settings(host) for host in hosts}
+        if not all(is_network(each[name]) for each in settings.values() for name in ("subnet", "network")):
+            return found  # the rules of the settings say so
+        wrong = mesh.problems(settings)
+        self.wrong += wrong
+        if wrong or not all(each["mesh"] for each in settings.values()):
+            return found
+        host = self.views.host
+        directory = self.secrets_dir()
+        recorded = {name: member.address for name, member in mesh.members(directory).items()}
+        subnet = settings[hosts[0]]["subnet"]
+        addresses = mesh.allocate(subnet, recorded, hosts)
+        return {
+            "on": host in hosts,
+            "address": addresses.get(host, ""),
+            "directory": directory,
+            "subnet": subnet,
+            "interface": mesh.interface(str(self.views.value(host, "stack_name"))),
+            "port": int(self.views.value(host, "stack_mesh_port")),
+            "hosts": {
+                name: {"endpoint": each["endpoint"], "port": each["port"], "address": addresses[name]}
+                for name, each in settings.items()
+            },
+        }
+
+    def mesh_settings(self, host: str) -> dict[str, Any]:
+        """Look up what a host says of the mesh.
+
+        Args:
+            host: Its name.
+
+        Returns:
+            What ``mesh.problems`` reads, and the ``port``.
+        """
+        value = self.views.value
+        # Without the defaults of the roles of a play, which a task sees of its own host.
+        said = self.task_vars["hostvars"].raw_get(host)
+        return {
+            "mesh": contracts.is_true(value(host, "stack_mesh")),
+            "subnet": str(value(host, "stack_mesh_subnet")),
+            "endpoint": str(value(host, "stack_mesh_endpoint")),
+            "port": value(host, "stack_mesh_port"),
+            "network": str(value(host, "stack_network_subnet")),
+            "address": str(value(host, "stack_address")) if "stack_address" in said else "",
+        }
+
+    def secrets_dir(self) -> str:
+        """Find the directory of the secrets, which the role ``secrets`` names.
+
+        Returns:
+            Its path.
+        """
+        host = self.views.host
+        named = self.views.of_host(host).get("secrets_dir", variables_of(SECRETS, "defaults")["secrets_dir"])
+        return str(self.views.render(named, host))
+
+    def address(self, host: str) -> str:
+        """Find where other hosts reach a host.
+
+        Args:
+            host: Its name.
+
+        Returns:
+            Its address in the mesh, or what ``stack_address`` says.
+        """
+        if self.mesh["hosts"]:
+            return str(self.mesh["hosts"][host]["address"]) if host in self.mesh["hosts"] else ""
+        return str(self.views.value(host, "stack_address"))
+
+    def sources(self, services: Mapping[str, Mapping[str, Any]], host: str) -> list[str]:
+        """List the addresses from which other hosts come, as far as they are known.
+
+        Args:
+            services: Service to its contract without templates.
+            host: The one that they come to.
+
+        Returns:
+            Addresses; none if one of them is a name.
+        """
+        names = dict.fromkeys(each for service in services.values() for each in service["hosts"] if each != host)
+        found = [self.address(name) for name in names]
+        return found if all(map(is_ipv4, found)) else []
 
     def groups_of_this_stack(self, declared: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
         """Leave out the hosts of other stacks.
@@ -220,8 +344,9 @@ class ActionModule(ActionBase):
         return {
             **{key: kind() for key, kind in contracts.KEYS.items()},
             **contract,
-            "address": str(self.views.value(owner, "stack_address")),
+            "address": self.address(owner),
             "public_host": self.public_host(owner),
+            "published_on": str(self.views.value(owner, "stack_publish_address")),
             "name": name,
             "group": next(iter(contract["processes"].values()))["group"],
             "owner": owner,
@@ -257,15 +382,50 @@ class ActionModule(ActionBase):
             host: Its name in the inventory.
 
         Returns:
-            What the inventory says in ``stack_public_host``. The default is good for a browser on the host itself; of
-            another host the address is better.
+            What ``stack_public_host`` is for it.
         """
-        known = host == self.views.host or "stack_public_host" in self.views.of_host(host)
-        return str(self.views.value(host, "stack_public_host" if known else "stack_address"))
+        return str(self.views.value(host, "stack_public_host"))
+
+
+def is_ipv4(address: str) -> bool:
+    """Tell an address from a name.
+
+    Args:
+        address: Either.
+
+    Returns:
+        Whether a port can be published on it.
+    """
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def is_network(text: str, strict: bool = True) -> bool:
+    """Look at the value of a variable.
+
+    Args:
+        text: It.
+        strict: Whether an address in a network is none.
+
+    Returns:
+        Whether it is a network.
+    """
+    try:
+        ipaddress.IPv4Network(text, strict)
+    except ValueError:
+        return False
+    return True
 
 
 def summary(
-    services: dict[str, dict[str, Any]], inventory: Inventory, endpoint: Any, published_on: str
+    services: dict[str, dict[str, Any]],
+    inventory: Inventory,
+    endpoint: Any,
+    published_on: str,
+    met: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Put together what several services need of the contracts.
 
@@ -273,7 +433,8 @@ def summary(
         services: Service to its contract without templates.
         inventory: Who runs what.
         endpoint: Works out the endpoint of a service.
-        published_on: Address of this host on which its ports are published.
+        published_on: Address of this host on which is published what other hosts reach.
+        met: What ``mesh_of`` returned.
 
     Returns:
         What the module documents.
@@ -289,6 +450,9 @@ def summary(
                 f"{port['scheme']}://{endpoints[name].public_host}:{port['value']}{page.get('path', '/')}"
             )
             page["service"] = name
+            page["owner"] = services[name]["owner"]
+            # A browser elsewhere does not reach it.
+            page["loopback"] = services[name]["published_on"].startswith("127.")
     wanted = {name: contracts.client_secrets(services[name]) for name in services}
     kinds = {
         name: {**services[name]["secrets"], **{each: kind for each, (kind, _checker) in wanted[name].items()}}
@@ -297,7 +461,13 @@ def summary(
     for name, service in services.items():
         service["secret_checkers"] = {each: checker for each, (_kind, checker) in wanted[name].items()}
     here = [name for name, service in services.items() if service["here"]]
-    exposed = {name: hosts for name in here if (hosts := contracts.other_hosts(services, name, inventory.host))}
+    # At the host that runs the service itself, and not at those of its other processes.
+    exposed = {
+        name: hosts
+        for name in here
+        if services[name]["owner"] == inventory.host
+        and (hosts := contracts.other_hosts(services, name, inventory.host))
+    }
     return {
         "services": services,
         "active": active,
@@ -308,6 +478,22 @@ def summary(
         # Services of this host that another host needs.
         "exposed": list(exposed),
         "endpoints": {name: each.as_dict() for name, each in endpoints.items()},
+        # What services of this host reach on other hosts.
+        "reached": [
+            {
+                "service": name,
+                "title": services[name]["title"],
+                "owner": services[name]["owner"],
+                "host": endpoints[name].nodes[0].host,
+                "port": endpoints[name].nodes[0].port,
+                "variable": next(iter(services[name]["ports"].values()))["variable"],
+                "by": by,
+                "needed_by": [each for each in by if name in services[each]["needs"]],
+            }
+            for name in endpoints
+            if services[name]["owner"] != inventory.host
+            and (by := [each for each in here if name in [*services[each]["needs"], *services[each]["uses"]]])
+        ],
         "links": [page for name in active for page in services[name]["web"]],
         "pages": [
             page
@@ -355,6 +541,6 @@ def summary(
         },
         "problems": [
             *contracts.problems(services, inventory),
-            *contracts.unreachable(services, exposed, published_on),
+            *([] if met["on"] else contracts.unreachable(services, exposed, published_on)),
         ],
     }

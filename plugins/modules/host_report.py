@@ -30,6 +30,10 @@ options:
     type: list
     elements: path
     default: []
+  mesh:
+    description: Path of the program that keeps the stack's mesh and firewall.
+    type: path
+    default: ""
   subnet:
     description: Addresses that the containers will have. Other machines that this host talks to there are reported too.
     type: str
@@ -66,6 +70,7 @@ host:
     init: {description: Name of the first process., type: str}
     engine: {description: Whether it answers or refuses this user and its version and lost rules., type: dict}
     ports: {description: Who listens on each TCP port and at which addresses., type: dict}
+    mesh: {description: Whether the program of the mesh is there., type: bool}
     networks: {description: Names and subnets of the engine's networks., type: dict}
     occupied: {description: IPv4 addresses at which this host reaches other machines and what leads there., type: list}
     volumes: {description: Names of the engine's volumes., type: list}
@@ -338,6 +343,7 @@ def main() -> None:
             "subnet": {"type": "str", "default": ""},
             "writes": {"type": "list", "elements": "path", "default": []},
             "config_dir": {"type": "path", "default": ""},
+            "mesh": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -373,6 +379,7 @@ def main() -> None:
             "init": init,
             "engine": report,
             "ports": ports_report(containers),
+            "mesh": bool(module.params["mesh"]) and os.path.exists(module.params["mesh"]),
             "networks": networks,
             "occupied": occupied(bridges, module.params["subnet"]),
             "volumes": sorted(volumes),

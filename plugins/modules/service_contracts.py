@@ -68,10 +68,34 @@ images:
   type: list
   elements: str
 exposed:
-  description: Services of this host that another host needs.
+  description: Services of this host that another host needs or uses.
   returned: always
   type: list
   elements: str
+exposed_to:
+  description: >-
+    Where and to whom these are exposed - C(address), C(ports) (each with whether people reach it too), C(interface) of
+    the mesh, C(sources), the addresses of the other hosts as far as they are known, and C(publish), the address for
+    people.
+  returned: always
+  type: dict
+reached:
+  description: >-
+    What services of this host reach on others - C(service), C(title), C(owner), C(host), C(port), C(variable) of the
+    port, C(by) and C(needed_by), services of this host.
+  returned: always
+  type: list
+  elements: dict
+address:
+  description: Where other hosts reach this one.
+  returned: always
+  type: str
+mesh:
+  description: >-
+    Whether the hosts meet on a mesh (C(on)), its C(subnet), C(interface) and C(directory) of records, this host's
+    C(port) and C(address), and C(hosts), each with C(endpoint), C(port) and C(address).
+  returned: always
+  type: dict
 endpoints:
   description: >-
     Active service to where this host reaches it (C(url), C(host), C(port), C(nodes)) and a browser does

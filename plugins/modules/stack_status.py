@@ -70,6 +70,12 @@ disks:
   returned: always
   type: list
   elements: dict
+published:
+  description: What running containers publish, each as address, port and port in the container with colons between
+    them.
+  returned: always
+  type: list
+  elements: str
 lines:
   description: The same as a table.
   returned: always
@@ -100,6 +106,24 @@ MIB = {"": 2**-20, "K": 2**-10, "M": 1, "G": 2**10}
 NEARLY_FULL = 0.9  # of a limit
 USAGE_TIMEOUT = 10  # seconds
 VERSION = re.compile(r"v?\d+(\.\d+)+\S*|RELEASE\S+|DEVELOPMENT\S+")
+
+
+def published_by(found: dict[str, dict]) -> list[str]:
+    """List what running containers publish.
+
+    Args:
+        found: Name to the engine's description.
+
+    Returns:
+        Address, port and port in the container of each.
+    """
+    return [
+        f"{binding.get('HostIp') or '0.0.0.0'}:{binding['HostPort']}:{inside.partition('/')[0]}"
+        for item in found.values()
+        if item["State"]["Running"]
+        for inside, bindings in (item["HostConfig"].get("PortBindings") or {}).items()
+        for binding in bindings or []
+    ]
 
 
 def memory_in_use(names: list[str]) -> dict[str, int]:
@@ -305,6 +329,7 @@ def main() -> None:
         usage=usage,
         alerts=alerts,
         disks=disks,
+        published=published_by(found),
         gateway=asdict(states) if states else {},
         lines=lines if found else [f"This host has no containers of {stack}."],
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 ROW = "%-24s %-34s %-12s %s"
 
@@ -25,14 +26,35 @@ def access_table(
         Lines: a heading and a line a page whose container runs.
     """
     shown = [page for page in pages if page["container"] in set(running)]
+    tunnels = tunnel_lines(shown)
     if not places:
-        return ["", f"{'Page':24} URL", *(f"{page['title']:24} {page['public_url']}" for page in shown)]
+        return ["", f"{'Page':24} URL", *(f"{page['title']:24} {page['public_url']}" for page in shown), *tunnels]
     lines = ["", ROW % ("Page", "URL", "User", "Password")]
     for page in shown:
         names = [page[key] for key in ("user_secret", "secret") if page.get(key)]
         user = "(secret)" if page.get("user_secret") else page.get("user") or "-"
         lines.append(ROW % (page["title"], page["public_url"], user, "; ".join(places[name] for name in names) or "-"))
-    return lines
+    return lines + tunnels
+
+
+def tunnel_lines(pages: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say how to reach pages that only their own host reaches.
+
+    Args:
+        pages: Those that are shown.
+
+    Returns:
+        A line a host other than the one of the browser.
+    """
+    hosts: dict[str, list[Mapping[str, Any]]] = {}
+    for page in pages:
+        if page.get("loopback") and urlsplit(page["public_url"]).hostname not in ("localhost", "127.0.0.1"):
+            hosts.setdefault(page["owner"], []).append(page)
+    return [
+        f"{', '.join(page['title'] for page in found)}: only on {owner} itself (stack_publish_address); from elsewhere"
+        f" ssh {' '.join(dict.fromkeys('-L {0}:127.0.0.1:{0}'.format(page['published']) for page in found))} {owner}"
+        for owner, found in hosts.items()
+    ]
 
 
 def secret_places(secrets: Iterable[str], values: Iterable[str], directory: str, here: str) -> dict[str, str]:

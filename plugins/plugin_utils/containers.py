@@ -253,6 +253,29 @@ def tmpfs_of(container: dict[str, Any], user: int, group: int) -> list[str]:
     return [f"{path}:size={size},{'mode=1777' if path == '/tmp' else owned}" for path, size in sorted(sizes.items())]
 
 
+def published_ports(ports: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+    """Say where a container's ports are reached on its host.
+
+    Args:
+        ports: Declaration: ``host``, ``container``, and ``address`` where it is not to be what follows.
+        settings: As for ``container_plan``. People reach ports at ``publish_address``; ``exposed`` has the ``address``
+            at which other hosts reach theirs, and these ``ports``, each with whether people do too.
+
+    Returns:
+        Address, port and port in the container of each, with colons between them.
+    """
+    exposed = settings.get("exposed") or {"ports": {}}
+    found = []
+    for port in ports:
+        people = exposed["ports"].get(str(port["host"]), True)
+        addresses = [settings["publish_address"]] if people else []
+        if str(port["host"]) in exposed["ports"] and "0.0.0.0" not in addresses:
+            addresses.append(exposed["address"])
+        for address in [port["address"]] if port.get("address") else dict.fromkeys(addresses):
+            found.append(f"{address}:{port['host']}:{port['container']}")
+    return found
+
+
 def container_spec(
     container: dict[str, Any], settings: dict[str, Any], user: int, group: int, where: str
 ) -> dict[str, Any]:
@@ -278,10 +301,7 @@ def container_spec(
         "env": {key: str(value) for key, value in (container.get("environment") or {}).items()},
         "mounts": mounts_of(container, f"{settings['config_dir']}/{name}", settings["stack"]),
         "tmpfs": tmpfs_of(container, user, group),
-        "published_ports": [
-            f"{port.get('address') or settings['publish_address']}:{port['host']}:{port['container']}"
-            for port in container.get("ports") or []
-        ],
+        "published_ports": published_ports(container.get("ports") or [], settings),
         "memory": size_in_bytes(container["memory"], where),
         "cpus": float(container["cpus"]),
         "pids_limit": container.get("pids", 512),
@@ -378,8 +398,8 @@ def container_plan(
     Args:
         containers: Declarations, see ``CONTAINER_KEYS``. ``reloadable_files`` are directories whose change needs no new
             container: name on the host to ``path`` in the container and ``files``.
-        settings: ``stack``, ``network``, ``config_dir``, ``publish_address``, ``health_interval`` and
-            ``restart_hung_after`` (seconds), ``log_size`` and ``log_files``.
+        settings: ``stack``, ``network``, ``config_dir``, ``publish_address``, ``exposed`` (see ``published_ports``),
+            ``health_interval`` and ``restart_hung_after`` (seconds), ``log_size`` and ``log_files``.
         overrides: Name to what the inventory changes of a declaration.
         variable: Name of the variable that holds the overrides, for errors.
         rules: What the service's own settings must be like, see ``broken_rules``.

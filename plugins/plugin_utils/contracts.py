@@ -15,6 +15,7 @@ KEYS: dict[str, type] = {
     "processes": dict,
     "ports": dict,
     "needs": list,
+    "uses": list,
     "images": dict,
     "containers": dict,
     "secrets": dict,
@@ -216,7 +217,7 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
     taken: dict[tuple[str, Any], str] = {}
     for service, contract in contracts.items():
         where = places[service]
-        for needed in contract.get("needs") or []:
+        for needed in [*(contract.get("needs") or []), *(contract.get("uses") or [])]:
             if needed not in contracts:
                 raise ContractError(
                     f"{where}: {service} needs {needed!r}, and no role in stack_service_roles has that name."
@@ -336,6 +337,17 @@ class Inventory:
         named = [host for process in contract["processes"].values() for host in self.groups.get(process["group"]) or []]
         return list(dict.fromkeys(named))
 
+    def members(self, contracts: Iterable[Mapping[str, Any]]) -> list[str]:
+        """List the hosts of a stack.
+
+        Args:
+            contracts: Those of its services.
+
+        Returns:
+            Hosts that run any process of one, by their names: the same list on every host.
+        """
+        return sorted({host for contract in contracts for host in self.all_hosts(contract)})
+
     def owner(self, contract: Mapping[str, Any]) -> str:
         """Name the host whose variables count for a service.
 
@@ -385,7 +397,7 @@ def problems(contracts: Mapping[str, Mapping[str, Any]], inventory: Inventory) -
 
 
 def other_hosts(services: Mapping[str, Mapping[str, Any]], name: str, host: str) -> list[str]:
-    """List the other hosts that need a service of a host.
+    """List the other hosts that reach a service of a host.
 
     Args:
         services: Service to its contract without templates.
@@ -393,26 +405,45 @@ def other_hosts(services: Mapping[str, Mapping[str, Any]], name: str, host: str)
         host: On which it runs.
 
     Returns:
-        Hosts of services that need it, without this one.
+        Hosts of services that need or use it, without this one.
     """
     named = [
         each
         for service in services.values()
-        if service["active"] and name in service["needs"]
+        if service["active"] and name in [*service["needs"], *service["uses"]]
         for each in service["hosts"]
     ]
     return [each for each in dict.fromkeys(named) if each != host]
 
 
-def unreachable(
-    services: Mapping[str, Mapping[str, Any]], exposed: Mapping[str, list[str]], published_on: str
-) -> list[str]:
-    """Find services of a host that other hosts need and cannot reach.
+def exposed_ports(services: Mapping[str, Mapping[str, Any]], exposed: Iterable[str]) -> dict[str, bool]:
+    """List the ports of a host that other hosts reach.
 
     Args:
         services: Service to its contract without templates.
-        exposed: Services of this host to the other hosts that need them.
-        published_on: Address of this host on which its ports are published.
+        exposed: Services of this host that other hosts reach.
+
+    Returns:
+        Port to whether people reach it too: it has a page.
+    """
+    found = {}
+    for name in exposed:
+        ports = services[name]["ports"]
+        if ports:
+            first = next(iter(ports))
+            found[str(ports[first]["value"])] = first in {page["port"] for page in services[name]["web"]}
+    return found
+
+
+def unreachable(
+    services: Mapping[str, Mapping[str, Any]], exposed: Mapping[str, list[str]], published_on: str
+) -> list[str]:
+    """Find services of a host that other hosts reach on a private network, and cannot.
+
+    Args:
+        services: Service to its contract without templates.
+        exposed: Services of this host to the other hosts that reach them.
+        published_on: Address of this host on which their ports are published.
 
     Returns:
         A sentence, if the ports are published on a loopback address and the other hosts look for them elsewhere.
@@ -423,8 +454,9 @@ def unreachable(
     titles = ", ".join(services[name]["title"] for name in far)
     hosts = ", ".join(dict.fromkeys(host for hosts in far.values() for host in hosts))
     return [
-        f"Other hosts ({hosts}) need {titles} of this host, and stack_publish_address is {published_on}, which only"
-        " this host reaches. Set it to an address of this host that they reach."
+        f"Other hosts ({hosts}) need {titles} of this host, which is published on {published_on}, where only this host"
+        " reaches it. Set stack_address to an IPv4 address of this host that they reach, or leave out stack_mesh: false"
+        " to let them meet on a mesh."
     ]
 
 

@@ -236,9 +236,9 @@ def container_waves(
         stack: Name of the stack.
 
     Returns:
-        Names of containers, wave by wave.
+        Names of containers, wave by wave; none of a wave of other hosts, so that all hosts count the same waves.
     """
-    found = [
+    return [
         [
             f"{stack}-{name}"
             for service in wave
@@ -247,7 +247,6 @@ def container_waves(
         ]
         for wave in waves
     ]
-    return [wave for wave in found if wave]
 
 
 def stop_order(
@@ -262,13 +261,14 @@ def stop_order(
         running: Names of the containers that run.
 
     Returns:
-        Names of containers: first those that no contract names, then wave by wave from the last to the first.
+        Names of containers: first those that no contract names, then wave by wave from the last to the first; none
+        where none runs, so that all hosts count the same waves.
     """
     running = list(running)
     known = container_waves(contracts, waves, stack)
     named = {name for wave in known for name in wave}
     order = [[name for name in running if name not in named], *reversed(known)]
-    return [chosen for wave in order if (chosen := [name for name in wave if name in running])]
+    return [[name for name in wave if name in running] for wave in order]
 
 
 def declared_containers(contracts: Mapping[str, Mapping[str, Any]], stack: str) -> list[str]:

@@ -19,6 +19,7 @@ CONTRACT = Path("meta", "service.yml")
 #: A variable that stands for a part of the contracts.
 ALIAS = re.compile(r"{{ stack_contract\.(\w+) }}")
 STACK = Path(__file__).parents[2] / "roles" / "stack"
+SECRETS = STACK.parent / "secrets"
 
 
 def role_directory(name: str) -> Path:

@@ -133,8 +133,8 @@ def test_a_host_that_runs_a_worker_only(from_here: Callable[[str], Playbook], tm
     play = from_here(".venv")
     groups = yaml.safe_load((tmp_path / "hosts.yml").read_text())
     hosts = groups["all"]["hosts"]
-    hosts["worker"] = hosts["target"] | {"stack_address": "192.0.2.2"}
-    hosts["target"] |= {"stack_address": "192.0.2.1", "stack_publish_address": "0.0.0.0"}
+    hosts["worker"] = hosts["target"] | {"stack_address": "192.0.2.2", "stack_mesh": False}
+    hosts["target"] |= {"stack_address": "192.0.2.1", "stack_mesh": False, "stack_publish_address": "0.0.0.0"}
     groups["all"]["children"]["airflow_worker"] = {"hosts": {"worker": None}}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups))
     said = play("site", "--check", "--diff", "--limit", "worker")

@@ -166,7 +166,7 @@ ADDRESSES = {"data": "10.0.0.1", "apps": "10.0.0.2", "far": "10.0.0.3"}
 HOSTS: dict[str, dict[str, Any]] = {
     "data": {
         "ansible_host": ADDRESSES["data"],
-        "stack_publish_address": ADDRESSES["data"],
+        "stack_address": ADDRESSES["data"],
         # Only the owner says so.
         "minio_port": 9900,
         "redis_port": "{{ 6000 + 379 }}",
@@ -186,7 +186,7 @@ OTHER_STACKS: dict[str, dict[str, Any]] = {
 }
 #: A stack whose owner has not said yet where its data host is reached.
 SPLIT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "split-data": ({"ansible_host": "10.0.0.7"}, ("postgres", "redis", "minio")),
+    "split-data": ({"stack_address": "data.example.com"}, ("postgres", "redis", "minio")),
     "split-apps": ({"ansible_host": "10.0.0.8"}, ("mlflow",)),
 }
 GROUPS = {
@@ -204,7 +204,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     inventory = {
         "all": {
             "hosts": {**OTHER_STACKS, **HOSTS, "bystander": {}},
-            "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": sys.executable,
+                "stack_mesh": False,
+                "secrets_dir": str(directory / "secrets"),
+            },
             "children": {group: {"hosts": dict.fromkeys([*OTHER_STACKS, *hosts])} for group, hosts in GROUPS.items()},
         }
     }
@@ -286,17 +291,38 @@ def test_consumers_see_what_only_the_owner_says(found: dict[str, dict[str, Any]]
 
 
 def test_only_what_another_host_needs_is_exposed(found: dict[str, dict[str, Any]]) -> None:
-    """Databases of a host that runs everything else elsewhere."""
+    """Databases of a host that runs everything else elsewhere, and what tasks on a host of workers reach."""
     assert found["data"]["exposed"] == ["postgres", "redis", "minio", "ibkr_gateway"]
-    assert found["apps"]["exposed"] == []
+    assert found["apps"]["exposed"] == ["backend", "mlflow", "airflow"]
+    assert found["far"]["exposed"] == []
+    # People reach those with pages too.
+    assert found["data"]["exposed_to"]["ports"] == {"5432": False, "6379": False, "9900": True, "5055": True}
+    assert found["data"]["exposed_to"]["address"] == ADDRESSES["data"]
+
+
+def test_a_host_knows_what_it_reaches_elsewhere(found: dict[str, dict[str, Any]]) -> None:
+    """And which of its services need it: what is needed is awaited before they start."""
+    assert found["data"]["reached"] == []
+    at = {each["service"]: (each["host"], each["port"], bool(each["needed_by"])) for each in found["far"]["reached"]}
+    assert at == {
+        "postgres": ("10.0.0.1", 5432, True),
+        "redis": ("10.0.0.1", 6379, True),
+        "minio": ("10.0.0.1", 9900, True),
+        "ibkr_gateway": ("10.0.0.1", 5055, True),
+        "backend": ("10.0.0.2", 8000, False),
+        "mlflow": ("10.0.0.2", 5500, False),
+        "airflow": ("10.0.0.2", 8080, False),
+    }
 
 
 def test_what_another_host_needs_is_not_published_for_this_one_only(found: dict[str, dict[str, Any]]) -> None:
-    """The default is loopback; the variable and who needs what are named."""
+    """Nothing is published on a name; the variable and who needs what are named."""
     assert found["data"]["problems"] == [] and found["split-apps"]["problems"] == []
     [sentence] = found["split-data"]["problems"]
-    assert sentence.startswith("Other hosts (split-apps) need PostgreSQL, MinIO of this host")
-    assert "stack_publish_address is 127.0.0.1" in sentence
+    assert sentence.startswith(
+        "Other hosts (split-apps) need PostgreSQL, MinIO of this host, which is published on 127"
+    )
+    assert "Set stack_address to an IPv4 address of this host" in sentence
 
 
 def test_a_host_on_loopback_reaches_loopback() -> None:

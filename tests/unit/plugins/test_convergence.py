@@ -138,7 +138,7 @@ def test_containers_start_and_stop_in_the_order_of_their_needs() -> None:
     assert convergence.container_waves(CONTRACTS, waves, "desk") == [["desk-redis"], ["desk-mlflow"]]
     running = ["desk-redis", "desk-old", "desk-mlflow"]
     assert convergence.stop_order(CONTRACTS, waves, "desk", running) == [["desk-old"], ["desk-mlflow"], ["desk-redis"]]
-    assert convergence.stop_order(CONTRACTS, waves, "desk", ["desk-redis"]) == [["desk-redis"]]
+    assert convergence.stop_order(CONTRACTS, waves, "desk", ["desk-redis"]) == [[], [], ["desk-redis"]]
     assert convergence.declared_containers(CONTRACTS, "desk") == ["desk-mlflow-upgrade", "desk-mlflow", "desk-redis"]
 
 

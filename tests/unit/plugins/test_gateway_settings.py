@@ -148,6 +148,8 @@ def rendered(tmp_path: Path, **variables: Any) -> dict[str, Any]:
             "stack_public_host": "desk.example.com",
             "ibkr_gateway_port": 5055,
             "stack_network_subnet": "172.29.64.0/22",
+            "stack_met": {"on": False},
+            "stack_exposed_to": {"sources": []},
             "stack_services": {"ibkr_gateway": {"ports": {"gateway": {"container": 5055}}}},
         },
         "tasks": [
@@ -202,3 +204,11 @@ def test_each_variable_ends_in_the_configuration(tmp_path: Path) -> None:
     assert (found["serverOptions"]["workerPoolSize"], found["serverOptions"]["eventLoopPoolSize"]) == (40, 20)
     assert found["cors"] == {"origin.allowed": "*", "allowCredentials": True}
     assert found["ips"]["allow"][-1] == "10.*" and found["ips"]["deny"] == ["10.9.*"]
+
+
+def test_other_hosts_of_the_stack_are_allowed(tmp_path: Path) -> None:
+    """The whole mesh, or, on a private network, the addresses that are known."""
+    meshed = rendered(tmp_path, stack_met={"on": True, "subnet": "172.28.64.0/24"})
+    assert meshed["ips"]["allow"][-1] == "172.28.64.*"
+    private = rendered(tmp_path, stack_exposed_to={"sources": ["10.0.0.2", "10.0.0.3"]})
+    assert private["ips"]["allow"][-2:] == ["10.0.0.2", "10.0.0.3"]

@@ -26,8 +26,8 @@ location.loader.exec_module(role_readmes)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a YAML file with a mapping."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    """Read a YAML file with a mapping; a role without variables has none."""
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
 
 
 def specs(role: Path) -> dict[str, Any]:
