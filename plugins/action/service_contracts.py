@@ -15,7 +15,19 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.endpoints impo
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import CONTRACT, Views, load, role_directory
 
 #: Files of `tasks` that a service may have; see docs/adding-a-service.md.
-HOOKS = ("check", "prepare", "reconcile", "collect", "drift", "drain", "leave", "workers", "rotate", "rotated", "remove")
+HOOKS = (
+    "check",
+    "prepare",
+    "reconcile",
+    "collect",
+    "drift",
+    "drain",
+    "leave",
+    "workers",
+    "rotate",
+    "rotated",
+    "remove",
+)
 
 
 class ActionModule(ActionBase):
