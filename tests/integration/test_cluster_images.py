@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster_under_test import groups, inventories, on, played
@@ -81,3 +84,55 @@ def test_a_transfer_that_is_killed_leaves_no_image_and_the_next_run_completes_it
     assert reference not in images(worker)
     played("site", "--tags=images")
     assert_as_on_the_server(worker, reference)
+
+
+REGISTRY = r"""
+set -eu
+apt-get update -qq
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -y -qq --no-install-recommends docker-registry openssl apache2-utils > /dev/null
+systemctl stop docker-registry || true
+mkdir -p /etc/docker-registry
+cd /etc/docker-registry
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=registry -addext "subjectAltName=IP:$1" \
+    -keyout key.pem -out ca.pem 2> /dev/null
+htpasswd -Bbn desk RegistryPassword > htpasswd
+cat > test.yml << END
+version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/docker-registry}}
+http: {addr: "$1:5001", tls: {certificate: /etc/docker-registry/ca.pem, key: /etc/docker-registry/key.pem}}
+auth: {htpasswd: {realm: test, path: /etc/docker-registry/htpasswd}}
+END
+systemd-run --unit=test-registry --quiet docker-registry serve /etc/docker-registry/test.yml
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Variables that name a registry with TLS and a password on the host of the backend."""
+    server = groups()["backend"][0]
+    address = on(server, "hostname", "-I").split()[0]
+    on(server, "bash", "-c", REGISTRY, "bash", address, timeout=600)
+    (tmp_path / "ca.pem").write_text(on(server, "cat", "/etc/docker-registry/ca.pem"))
+    yield {
+        "container_image_registry": f"{address}:5001/desk",
+        "container_image_registry_user": "desk",
+        "container_image_registry_password": "RegistryPassword",
+        "container_image_registry_ca": str(tmp_path / "ca.pem"),
+    }
+    on(server, "systemctl", "stop", "test-registry", status=None)
+    for host in {each for hosts in groups().values() for each in hosts}:
+        on(host, "rm", "-rf", "/etc/docker/certs.d", "/var/lib/docker-registry", "/etc/docker-registry")
+
+
+def test_images_go_through_a_registry_with_password_and_authority(
+    worker: str, reference: str, registry: dict[str, str]
+) -> None:
+    on(worker, "docker", "rmi", "--force", reference)
+    wrong = json.dumps(registry | {"container_image_registry_password": "wrong"})
+    said = played("site", "--tags=images", f"--extra-vars={wrong}", status=2)
+    assert "cannot be pushed" in said and "container_image_registry" in said and reference not in images(worker)
+    said = played("site", "--tags=images", f"--extra-vars={json.dumps(registry)}", "-vvv")
+    assert "Push images to the registry" in said and "RegistryPassword" not in said.replace(json.dumps(registry), "")
+    assert_as_on_the_server(worker, reference)
+    assert not [name for name in images(worker) if "5001" in name]
