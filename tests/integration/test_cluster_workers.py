@@ -88,7 +88,7 @@ def test_a_drain_that_takes_too_long_names_the_tasks_and_stops_nothing(stack: St
     run = airflow.start()
     eventually(lambda: airflow.running(run), seconds=180, pause=0.2)
     said = played("drain", f"--limit={worker}", "--extra-vars=drain_timeout=0", status=2)
-    assert "daily_strategy_training." in said and run in said and "Nothing was stopped" in said
+    assert "daily_strategy_training." in said and run in said and "It was not stopped" in said
     assert state(worker, "airflow-worker") == "running"
     assert f"airflow@{worker} is being drained" in played("status")
     on(worker, "docker", "restart", "--time=-1", f"{STACK}-airflow-worker", timeout=600)

@@ -69,7 +69,7 @@ def make_app() -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            # A task of a worker that is gone with its host runs again after this time. A worker may hold one for so long:
+            # A task of a worker that is gone with its host runs again after this time. A worker may hold one so long:
             # behind another one, and then itself.
             "visibility_timeout": 2 * TIME_LIMIT_SECONDS + 60,
             "socket_connect_timeout": 3,

@@ -32,7 +32,8 @@ def line(name: str, queues: list[dict[str, Any]], stats: dict[str, Any], active:
     slots = (stats.get("pool") or {}).get("max-concurrency", "?")
     names = ", ".join(sorted(queue["name"] for queue in queues))
     takes = f"takes tasks from {names}" if names else "is being drained and takes no tasks"
-    return f"{name} {takes}; runs {active} of {slots} at a time" + ("" if declared else "; the inventory does not have it")
+    unknown = "" if declared else "; the inventory does not have it"
+    return f"{name} {takes}; runs {active} of {slots} at a time{unknown}"
 
 
 def main(arguments: list[str]) -> None:
