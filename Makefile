@@ -39,7 +39,7 @@ help: ## List the commands
 
 # ---- the stack
 
-.PHONY: configure up check status verify dags dag-test stop start destroy fetch-secrets rotate-secrets mlflow-gc backup fetch-backups restore restore-part drill upgrade upgrade-back bundle
+.PHONY: configure up check status verify dags dag-test stop start drain forget destroy fetch-secrets rotate-secrets mlflow-gc backup fetch-backups restore restore-part drill upgrade upgrade-back bundle
 configure: .venv/controller ## Look at a host, ask a few questions, and write an inventory for it
 	@$(BIN)/python tools/configure.py $(ASK) $(OPTIONS)
 
@@ -77,6 +77,12 @@ stop: .venv/controller ## Stop the containers
 
 start: .venv/controller ## Start the containers again
 	@$(PLAY) playbooks/start.yml
+
+drain: .venv/controller ## Let the workers of a host end their tasks and stop: HOST=NAME [OPTIONS='-e drain_timeout=7200']
+	@$(PLAY) playbooks/drain.yml $(if $(HOST),--limit '$(HOST)')
+
+forget: .venv/controller ## Remove all of the stack from a host with workers only, which then leaves the inventory: HOST=NAME
+	@$(PLAY) playbooks/forget.yml $(if $(HOST),--limit '$(HOST)')
 
 destroy: .venv/controller ## Remove the containers; data stays unless OPTIONS='-e destroy_data=true'
 	@$(PLAY) playbooks/destroy.yml

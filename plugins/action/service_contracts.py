@@ -24,7 +24,19 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import (
 )
 
 #: Files of `tasks` that a service may have; see docs/adding-a-service.md.
-HOOKS = ("check", "prepare", "reconcile", "collect", "drift", "drain", "rotate", "rotated", "remove")
+HOOKS = (
+    "check",
+    "prepare",
+    "reconcile",
+    "collect",
+    "drift",
+    "drain",
+    "leave",
+    "workers",
+    "rotate",
+    "rotated",
+    "remove",
+)
 
 
 class ActionModule(ActionBase):

@@ -13,6 +13,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.images import 
     certificate_files,
     image_missing,
     image_plan,
+    image_shares,
     unreachable_mirrors,
 )
 
@@ -32,5 +33,6 @@ class FilterModule:
             "certificate_files": certificate_files,
             "image_missing": image_missing,
             "image_plan": image_plan,
+            "image_shares": image_shares,
             "unreachable_mirrors": unreachable_mirrors,
         }

@@ -116,7 +116,14 @@ class Engine:
         self._version = ""
         self._lock = threading.Lock()
 
-    def request(self, method: str, path: str, body: Any = None, timeout: float = PATIENCE) -> tuple[int, bytes]:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        timeout: float = PATIENCE,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
         """Send a request as it is.
 
         Args:
@@ -124,6 +131,7 @@ class Engine:
             path: Path with its query.
             body: What is sent as JSON.
             timeout: Seconds that the engine may stay silent.
+            headers: Further headers.
 
         Returns:
             HTTP status and the body of the answer.
@@ -134,7 +142,8 @@ class Engine:
         connection = UnixConnection(self.path, timeout)
         content = None if body is None else json.dumps(body)
         try:
-            connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
+            sent = {**({"Content-Type": "application/json"} if content else {}), **(headers or {})}
+            connection.request(method, path, content, sent)
             answer = connection.getresponse()
             return answer.status, answer.read()
         except TimeoutError:

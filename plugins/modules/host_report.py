@@ -75,6 +75,7 @@ host:
     occupied: {description: IPv4 addresses at which this host reaches other machines and what leads there., type: list}
     volumes: {description: Names of the engine's volumes., type: list}
     images: {description: References of the engine's images., type: list}
+    image_ids: {description: Reference of each of the engine's images to its id., type: dict}
     volume_files: {description: Content of those of the wanted files that exist., type: dict}
     python: {description: The module's Python and whether it has what the Docker modules need., type: dict}
 """
@@ -351,13 +352,16 @@ def main() -> None:
     report, engine, info = engine_report()
     networks: dict[str, list[str]] = {}
     volumes: dict[str, str] = {}
-    bridges, containers, images = None, {}, []
+    image_ids: dict[str, str] = {}
+    bridges, containers = None, {}
     if engine:
         try:
             containers = published(engine.containers())
             networks, bridges = networks_report(engine.call("GET", "/networks"))
             volumes = {volume["Name"]: volume["Mountpoint"] for volume in engine.volumes()}
-            images = [tag for image in engine.call("GET", "/images/json") for tag in image.get("RepoTags") or []]
+            image_ids = {
+                tag: image["Id"] for image in engine.call("GET", "/images/json") for tag in image.get("RepoTags") or []
+            }
         except EngineError as error:
             module.fail_json(msg=f"Cannot connect to the Docker engine: {error}")
     with open("/proc/1/comm", encoding="utf-8") as comm:
@@ -383,7 +387,8 @@ def main() -> None:
             "networks": networks,
             "occupied": occupied(bridges, module.params["subnet"]),
             "volumes": sorted(volumes),
-            "images": images,
+            "images": list(image_ids),
+            "image_ids": image_ids,
             "volume_files": read_volume_files(module.params["volume_files"], volumes),
             "python": python_report(),
         },

@@ -4,12 +4,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import COLLECTION, context_files
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import (
+    COLLECTION,
+    as_bytes,
+    context_files,
+)
 
 VARIABLE = "airflow_dag_sources"
 #: Airflow's own name for the bundle of its DAGs' folder, here that of ``airflow_dags_dir``.
@@ -339,3 +344,54 @@ def git_packages(build: Mapping[str, Any], sources: Iterable[Mapping[str, Any]])
     if not git_sources(sources) or not isinstance(apt, list):
         return dict(build)
     return {**build, "apt": [*apt, *(name for name in ("git", "openssh-client") if name not in apt)]}
+
+
+def _named_queues(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Find the queues that a DAG file names for its tasks: of operators, of `@task`, and in `default_args`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func
+            parts = []
+            while isinstance(called, ast.Attribute):
+                parts, called = [called.attr, *parts], called.value
+            parts = [called.id, *parts] if isinstance(called, ast.Name) else parts
+            makes_tasks = parts and (parts[0] == "task" or "task" in parts[:-1] or parts[-1] in ("task", "partial"))
+            if makes_tasks or (parts and parts[-1].endswith(("Operator", "Sensor"))):
+                found = [each.value for each in node.keywords if each.arg == "queue"]
+            else:
+                found = [
+                    value
+                    for each in node.keywords
+                    if each.arg == "default_args" and isinstance(each.value, ast.Dict)
+                    for key, value in zip(each.value.keys, each.value.values, strict=True)
+                    if isinstance(key, ast.Constant) and key.value == "queue"
+                ]
+            for value in found:
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    yield value.value, value.lineno
+
+
+def dag_queue_problems(files: Mapping[str, str], queues: Iterable[str]) -> list[str]:
+    """Find tasks that would wait for ever, because no worker takes tasks from their queue.
+
+    Args:
+        files: What ``dag_files`` returned.
+        queues: Queues that have a worker.
+
+    Returns:
+        A sentence for each place that names another one. What a file works out while it is imported cannot be seen.
+    """
+    known, found = set(queues), []
+    for path, text in sorted(files.items()):
+        if path.endswith(".py"):
+            try:
+                tree = ast.parse(as_bytes(text))
+            except (SyntaxError, ValueError):
+                continue  # another check says so
+            found += [
+                f"{path}, line {line}: no worker takes tasks from the queue {queue}; those with a worker are"
+                f" {', '.join(sorted(known))}. Name it in airflow_worker_queues of a host in airflow_worker."
+                for queue, line in _named_queues(tree)
+                if queue not in known
+            ]
+    return found

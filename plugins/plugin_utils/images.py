@@ -216,3 +216,88 @@ def unreachable_mirrors(answers: Iterable[Mapping[str, Any]], mirrors: Mapping[s
         for answer in answers
         if answer.get("status") == -1
     ]
+
+
+def image_shares(
+    hosts: Mapping[str, Mapping[str, Any]],
+    host: str,
+    build_host: str = "",
+    others: Mapping[str, list[str]] | None = None,
+) -> dict[str, Any]:
+    """Decide which images a host builds and which it gets from others, so that each is built once.
+
+    Args:
+        hosts: Hosts of the run in the order of the inventory, each with ``refs`` (name of each image that it needs to
+            its reference) and ``ids`` (reference to id of what its engine has).
+        host: The one that asks. All get answers that fit together.
+        build_host: Builds what nobody has; by default the first host that needs it.
+        others: Hosts of the stack that are not part of the run to the images of their engines, reference and id on a
+            line.
+
+    Returns:
+        ``build``, name to reference of what this host builds, for itself or for others; ``receive``, a host to the
+        references that come from there; ``problems``, sentences.
+    """
+    ids = {name: each["ids"] for name, each in hosts.items()}
+    ids |= {name: dict(line.split() for line in lines) for name, lines in (others or {}).items()}
+    order = [build_host, *hosts] if build_host in hosts else list(hosts)
+    order = list(dict.fromkeys([*order, *(others or {})]))
+    build: dict[str, str] = {}
+    receive: dict[str, list[str]] = {}
+    lost: list[str] = []
+    wanted = {(name, ref) for each in hosts.values() for name, ref in each["refs"].items()}
+    for name, ref in sorted(wanted):
+        needing = [each for each in order if each in hosts and hosts[each]["refs"].get(name) == ref]
+        having = [each for each in order if ref in ids[each]]
+        source = having[0] if having else build_host or needing[0]
+        if source not in ids or (source not in hosts and not having):
+            lost += [ref] if host in needing else []
+        elif source == host and not having:
+            build[name] = ref
+        elif host in needing and source != host and (not having or ids[host].get(ref) != ids[source][ref]):
+            receive.setdefault(source, []).append(ref)
+    problems = []
+    if lost:
+        problems.append(
+            f"container_image_build_host is {build_host}, which is not part of this run, and no host has"
+            f" {', '.join(lost)}. Let the run include it, for example with --limit {host},{build_host}, or correct the"
+            " name."
+        )
+    return {"build": build, "receive": receive, "problems": problems}
+
+
+def different_images(offered: Mapping[str, Mapping[str, Any]], present: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Find the images that a host lacks, or has with another content.
+
+    Args:
+        offered: Reference to ``id`` and ``layers`` on the host that has them.
+        present: The same of the host that needs them.
+
+    Returns:
+        References. The same layers are the same image: containerd's store gives it another id than the engine's own.
+    """
+    return [
+        ref
+        for ref, image in offered.items()
+        if ref not in present or (image["id"] != present[ref]["id"] and image["layers"] != present[ref]["layers"])
+    ]
+
+
+def room_problem(host: str, needed: int, free: int, images: list[str]) -> str:
+    """Compare the room that images need with what there is.
+
+    Args:
+        host: Name of the host.
+        needed: Bytes of the unpacked images. They are there twice while they are loaded.
+        free: Bytes that are free where the engine keeps images.
+        images: Their references.
+
+    Returns:
+        A sentence if there is too little.
+    """
+    if free >= 2 * needed:
+        return ""
+    return (
+        f"{host} has {free >> 20} MiB of free disk space where its engine keeps images, and loading {', '.join(images)}"
+        f" takes {2 * needed >> 20} MiB. Free some, for example with docker image prune --all, and run this again."
+    )

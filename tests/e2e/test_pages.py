@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 from playwright.sync_api import Page, expect
-from stack_under_test import Stack
+from stack_under_test import WORKER, Stack
 from test_backend_page import log_in
 
 Visit = Callable[..., Any]
@@ -45,7 +45,7 @@ def test_flower(visit: Visit, stack: Stack) -> None:
     credentials = {"username": "flower", "password": stack.secret("flower_password")}
     with visit("flower", http_credentials=credentials) as page:
         page.goto(stack.page("flower", "/workers"))
-        row = page.get_by_role("row", name=re.compile("backend@celery-worker"))
+        row = page.get_by_role("row", name=re.compile(WORKER))
         expect(row).to_contain_text("Online")
 
 

@@ -27,6 +27,8 @@ PORTS = {
     "airflow": 8080,
 }  # fmt: skip
 HOST = os.environ.get("QUANTOPS_HOST", "")
+#: Name of the backend's worker in Celery.
+WORKER = f"backend@{HOST or 'localhost'}"
 Found = TypeVar("Found")
 #: Id and start of each container, by its name without the stack's.
 Identity = dict[str, tuple[str, str]]

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 import yaml
-from stack_under_test import HOST, REPOSITORY, Stack, eventually, play
+from stack_under_test import HOST, REPOSITORY, WORKER, Stack, eventually, play
 from test_data_services import psql, s3
 
 TIMEOUT = 30
@@ -195,7 +195,7 @@ def test_flower_asks_for_a_password(stack: Stack) -> None:
     assert requests.get(metrics, timeout=TIMEOUT).status_code == 401
     assert requests.get(metrics, auth=credentials, timeout=TIMEOUT).status_code == 200
     page = requests.get(stack.url("flower"), auth=credentials, timeout=TIMEOUT)
-    assert page.status_code == 200 and "backend@celery-worker" in page.text
+    assert page.status_code == 200 and WORKER in page.text
 
 
 def test_flower_watches_and_cannot_send(stack: Stack) -> None:
@@ -206,9 +206,7 @@ def test_flower_watches_and_cannot_send(stack: Stack) -> None:
         return requests.get(stack.url("flower", path), auth=credentials, timeout=TIMEOUT).json()
 
     def asked() -> bool:
-        return [queue["name"] for queue in ask("/api/workers?refresh=1")["backend@celery-worker"]["active_queues"]] == [
-            "backend"
-        ]
+        return [queue["name"] for queue in ask("/api/workers?refresh=1")[WORKER]["active_queues"]] == ["backend"]
 
     assert eventually(asked, seconds=60)
     program = "from ibkr_backend.tasks import ping; task = ping.delay(); print(task.id, task.get(timeout=60))"
@@ -220,7 +218,7 @@ def test_flower_watches_and_cannot_send(stack: Stack) -> None:
     assert requests.post(address, json={"args": []}, auth=credentials, timeout=TIMEOUT).status_code >= 500
     program = "from ibkr_backend.celery_app import app; print(list(app.control.inspect(timeout=10).ping()))"
     done = stack.execute("backend", "python3", "-c", program)
-    assert done.stdout.split() == ["['backend@celery-worker']"], done.stderr
+    assert done.stdout.split() == [f"['{WORKER}']"], done.stderr
 
 
 class MLflow:

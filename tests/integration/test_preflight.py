@@ -324,7 +324,8 @@ BAD = (
 REPORT: dict[str, Any] = {
     "distribution": "debian", "version": "13", "like": "", "release": "trixie", "architecture": "x86_64",
     "init": "systemd", "memory_mb": 64000, "cores": 16, "disk_free_mb": {"/var/lib/docker": 500000}, "ports": {},
-    "networks": {}, "occupied": [], "volumes": [], "volume_files": {}, "images": [], "address_here": True,
+    "networks": {}, "occupied": [], "volumes": [], "volume_files": {}, "images": [], "image_ids": {},
+    "address_here": True,
     "read_only": [],
     "config_files": [],
     "engine": {"daemon": True, "client": True, "answers": True, "error": "", "version": "28", "lost_rules": []},

@@ -16,7 +16,7 @@ import botocore.config
 import pytest
 import requests
 import yaml
-from stack_under_test import REPOSITORY, Stack, changed, command, eventually, run_playbook
+from stack_under_test import REPOSITORY, WORKER, Stack, changed, command, eventually, run_playbook
 
 EXAMPLE = REPOSITORY / "examples" / "own_backend"
 VARIABLES = REPOSITORY / "molecule" / "own_backend" / "vars" / "main.yml"
@@ -203,9 +203,7 @@ def test_flower_asks_for_its_password(stack: Stack) -> None:
     metrics = stack.url("flower", "/metrics")
     assert requests.get(metrics, timeout=30).status_code == 401
     assert requests.get(metrics, auth=credentials, timeout=30).status_code == 200
-    assert eventually(
-        lambda: "backend@celery-worker" in requests.get(address, auth=credentials, timeout=30).text, seconds=60
-    )
+    assert eventually(lambda: WORKER in requests.get(address, auth=credentials, timeout=30).text, seconds=60)
 
 
 def test_the_schedule_is_on_a_volume_of_its_own(stack: Stack) -> None:

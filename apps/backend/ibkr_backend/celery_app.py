@@ -17,6 +17,8 @@ settings = CelerySettings.load()
 
 # Beat looks this often whether a symbol is due; how old a symbol's bars may be is BARS_REFRESH_SECONDS.
 LOOK_SECONDS = 60
+# The longest that a task may run.
+TIME_LIMIT_SECONDS = 900
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def make_app() -> Celery:
         accept_content=["json"],
         task_acks_late=True,
         task_reject_on_worker_lost=True,
-        task_time_limit=900,
+        task_time_limit=TIME_LIMIT_SECONDS,
         task_track_started=True,
         task_send_sent_event=True,
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0.2},
@@ -67,7 +69,9 @@ def make_app() -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": 3600,
+            # A task of a worker that is gone with its host runs again after this time. A worker may hold one so long:
+            # behind another one, and then itself.
+            "visibility_timeout": 2 * TIME_LIMIT_SECONDS + 60,
             "socket_connect_timeout": 3,
             "socket_timeout": 10,
             "socket_keepalive": True,

@@ -54,24 +54,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 def test_waits_for_what_waits_and_for_what_runs(clock: SimpleNamespace, key: str) -> None:
     """Whatever its priority; a task that runs is one that nobody has acknowledged."""
     broker = Broker({key: 2}, {key: 1}, {})
-    assert wait_for_tasks.wait(broker, PREFIX, "default", 60) == 0
+    assert wait_for_tasks.wait(broker, PREFIX, ["default"], 60) == 0
     assert broker.looked == 2 + wait_for_tasks.LOOKS
 
 
 def test_a_task_that_a_worker_is_about_to_take(clock: SimpleNamespace) -> None:
     """It is in neither place for a moment."""
     broker = Broker({"default": 1}, {}, {"unacked": 1}, {})
-    assert wait_for_tasks.wait(broker, PREFIX, "default", 60) == 0
+    assert wait_for_tasks.wait(broker, PREFIX, ["default"], 60) == 0
     assert broker.looked == 3 + wait_for_tasks.LOOKS
 
 
 def test_looks_again_at_the_last_moment(clock: SimpleNamespace) -> None:
     """One look that finds nothing is not enough, however little time there is."""
     broker = Broker({"default": 1}, {}, {"unacked": 1})
-    assert wait_for_tasks.wait(broker, PREFIX, "default", 1.5) == 1
+    assert wait_for_tasks.wait(broker, PREFIX, ["default"], 1.5) == 1
 
 
 def test_gives_up(clock: SimpleNamespace) -> None:
     """And says how many are left."""
-    assert wait_for_tasks.wait(Broker({"unacked": 2}), PREFIX, "default", 60) == 2
+    assert wait_for_tasks.wait(Broker({"unacked": 2}), PREFIX, ["default"], 60) == 2
     assert clock.value == 60

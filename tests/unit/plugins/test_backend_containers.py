@@ -297,7 +297,11 @@ def test_what_is_declared_reaches_all_containers(cases: dict[str, Containers]) -
         assert (container["user"], container["working_dir"]) == ("1000:1001", "/srv/desk"), name
         assert container["entrypoint"] == ["/bin/sh", "/run/config/with-secrets"], name
         assert container["secrets"] == secrets | more.get(name, {}), name
-        further = {"backend": {"AIRFLOW_USER": "backend"}, "flower": {"REDIS_USERNAME": "flower"}}
+        further = {
+            "backend": {"AIRFLOW_USER": "backend"},
+            "celery-worker": {"CELERY_WORKER_NAME": "backend@whole"},
+            "flower": {"REDIS_USERNAME": "flower"},
+        }
         assert container["environment"] == environment | further.get(name, {}), name
         assert container["binds"] == [{"source": "/opt/data", "path": "/data", "read_only": True}], name
         volumes = [{"name": "cache", "path": "/cache", "read_only": False}]
@@ -316,7 +320,7 @@ def test_celery_runs_as_declared(cases: dict[str, Containers]) -> None:
     containers = cases["whole"]
     worker = containers["celery-worker"]
     assert worker["command"][:3] == ["celery", "--app=desk.work:app", "worker"]
-    assert {"--concurrency=5", "--queues=quick,slow", "--hostname=backend@%h"} <= set(worker["command"])
+    assert {"--concurrency=5", "--queues=quick,slow", "--hostname=backend@whole"} <= set(worker["command"])
     assert worker["health"]["test"] == ["CMD", "python3", "/run/config/probe_worker.py", "quick", "slow"]
     check = ["python3", "/run/config/check_queues.py", "desk.work:app", "quick", "slow"]
     assert containers["backend-check"]["command"] == check

@@ -133,3 +133,32 @@ def test_programs_that_repositories_need() -> None:
     assert dag_sources.git_packages({"apt": ["jq", "git"]}, [{"name": "a", **WEB}]) == {
         "apt": ["jq", "git", "openssh-client"]
     }
+
+
+QUEUES = """
+from airflow.sdk import DAG, task
+from airflow.providers.standard.operators.bash import BashOperator
+
+with DAG("d", default_args={"queue": "slow", "retries": 1}):
+    BashOperator(task_id="a", bash_command="true", queue="gpu")
+
+    @task(queue="gpu")
+    def b(): ...
+
+    @task.virtualenv(queue="quick", requirements=[])
+    def c(): ...
+
+    b.override(queue=NAME)()
+    channel.basic_publish(queue="none of Airflow's")
+"""
+
+
+def test_a_queue_without_a_worker_is_named_with_its_place() -> None:
+    problems = dag_sources.dag_queue_problems({"d.py": QUEUES, "d.txt": QUEUES, "x.py": "def"}, ["default", "quick"])
+    assert [problem.partition(";")[0] for problem in problems] == [
+        "d.py, line 5: no worker takes tasks from the queue slow",
+        "d.py, line 6: no worker takes tasks from the queue gpu",
+        "d.py, line 8: no worker takes tasks from the queue gpu",
+    ]
+    assert all("airflow_worker_queues" in problem for problem in problems)
+    assert dag_sources.dag_queue_problems({"d.py": QUEUES}, ["slow", "gpu", "quick"]) == []
