@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import ContractError, Inventory
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.endpoints import Endpoint, Node
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.endpoints import Edge, Endpoint, Node
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import CONTRACT, Views, load, role_directory
 
 #: Files of `tasks` that a service may have; see docs/adding-a-service.md.
@@ -82,7 +83,8 @@ class ActionModule(ActionBase):
                     f" {service['group']}. Add one, or remove the role."
                 )
         published_on = str(self.views.value(inventory.host, "stack_publish_address"))
-        found = summary(services, inventory, self.endpoint, published_on)
+        edge = self.edge(services)
+        found = summary(services, inventory, self.endpoint, published_on, edge)
         return {**found, "problems": [*self.wrong, *found["problems"]]}
 
     def groups_of_this_stack(self, declared: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -230,6 +232,8 @@ class ActionModule(ActionBase):
             "here": here,
             "directory": str(self.views.roles[name]),
             "hooks": hooks,
+            # Ports in its containers that it does not publish, because the edge does.
+            "hidden_ports": [],
         }
 
     def endpoint(self, service: Mapping[str, Any], inventory: Inventory) -> Endpoint:
@@ -250,6 +254,23 @@ class ActionModule(ActionBase):
             node = Node(service["address"], int(port["value"]))
         return Endpoint(port["scheme"], [node], self.public_host(owner), int(port["value"]))
 
+    def edge(self, services: Mapping[str, Mapping[str, Any]]) -> Edge | None:
+        """Find the service that publishes the pages of all others.
+
+        Args:
+            services: Service to its contract without templates.
+
+        Returns:
+            The one that provides ``edge``, if the inventory has it.
+        """
+        for name, service in services.items():
+            if service["active"] and "edge" in service["provides"]:
+                owner = service["owner"]
+                domain, left_out = (self.views.value(owner, f"{name}_{key}", name) for key in ("domain", "left_out"))
+                port = next(iter(service["ports"].values()))["value"]
+                return Edge(name, owner, self.public_host(owner), str(domain), port, tuple(map(str, left_out)))
+        return None
+
     def public_host(self, host: str) -> str:
         """Find the name under which a browser reaches a host.
 
@@ -264,8 +285,38 @@ class ActionModule(ActionBase):
         return str(self.views.value(host, "stack_public_host" if known else "stack_address"))
 
 
+def put_in_front(edge: Edge, services: dict[str, dict[str, Any]], active: list[str], inventory: Inventory) -> None:
+    """Let the edge be the only one that publishes pages.
+
+    Args:
+        edge: The service in front of all pages.
+        services: Service to its contract without templates; changed.
+        active: Services that the inventory has.
+        inventory: Who runs what.
+    """
+    behind = [name for name in active if name != edge.service]
+    hidden = {name: {page["port"] for page in services[name]["web"]} for name in behind}
+    for name in behind:
+        service = services[name]
+        service["web"] = [page for page in service["web"] if page["name"] not in edge.left_out]
+        for page in service["web"]:
+            port = service["ports"][page["port"]]["container"]
+            near = service["owner"] == edge.host
+            place = f"{page['container']}:{port}" if near else f"{service['address']}:{page['published']}"
+            page["upstream"] = f"{page['scheme']}://{place}"
+    # It starts once they no longer hold their ports, and reaches those on other hosts.
+    front = services[edge.service]
+    front["needs"] = list(dict.fromkeys([*front["needs"], *(name for name in behind if services[name]["web"])]))
+    # What nobody on another host asks for is reached on the containers' network alone.
+    for name in behind:
+        service = services[name]
+        reached = {each for other in active if name in services[other]["needs"] for each in services[other]["hosts"]}
+        if service["here"] and not reached - {inventory.host}:
+            service["hidden_ports"] = sorted(int(service["ports"][each]["container"]) for each in hidden[name])
+
+
 def summary(
-    services: dict[str, dict[str, Any]], inventory: Inventory, endpoint: Any, published_on: str
+    services: dict[str, dict[str, Any]], inventory: Inventory, endpoint: Any, published_on: str, edge: Edge | None
 ) -> dict[str, Any]:
     """Put together what several services need of the contracts.
 
@@ -274,6 +325,7 @@ def summary(
         inventory: Who runs what.
         endpoint: Works out the endpoint of a service.
         published_on: Address of this host on which its ports are published.
+        edge: The service in front of all pages, if there is one.
 
     Returns:
         What the module documents.
@@ -281,15 +333,28 @@ def summary(
     active = [name for name, service in services.items() if service["active"]]
     endpoints = {name: endpoint(services[name], inventory) for name in active if services[name]["ports"]}
     for name in active:
-        for page in services[name]["web"]:
-            port = services[name]["ports"][page["port"]]
+        service = services[name]
+        for page, page_name in zip(service["web"], contracts.page_names(name, service["web"]), strict=True):
+            port = service["ports"][page["port"]]
             page["published"] = port["value"]
             page["scheme"] = port["scheme"]
-            page["public_url"] = (
-                f"{port['scheme']}://{endpoints[name].public_host}:{port['value']}{page.get('path', '/')}"
-            )
             page["service"] = name
+            page["name"] = page_name
+            found = replace(endpoints[name], scheme=port["scheme"], public_port=port["value"])
+            if edge:
+                found = edge.in_front_of(found, "" if name == edge.service else page_name)
+                if page["port"] == next(iter(service["ports"])):
+                    endpoints[name] = replace(found, scheme=endpoints[name].scheme)
+            page["origin"] = found.public_url
+            page["public_url"] = f"{found.public_url}{page.get('path', '/')}"
+    if edge:
+        put_in_front(edge, services, active, inventory)
     wanted = {name: contracts.client_secrets(services[name]) for name in services}
+    identities = {
+        contracts.identity_secret(name): name for name in services if contracts.wants_identity(services[name])
+    }
+    if edge:
+        wanted[edge.service] |= {each: ("password", name) for each, name in identities.items() if name in active}
     kinds = {
         name: {**services[name]["secrets"], **{each: kind for each, (kind, _checker) in wanted[name].items()}}
         for name in services
@@ -309,6 +374,8 @@ def summary(
         "exposed": list(exposed),
         "endpoints": {name: each.as_dict() for name, each in endpoints.items()},
         "links": [page for name in active for page in services[name]["web"]],
+        "edge": edge.service if edge else "",
+        "origins": {page["name"]: page["origin"] for name in active for page in services[name]["web"]},
         "pages": [
             page
             for name in here
@@ -316,7 +383,10 @@ def summary(
             if services[name]["containers"][page["container"]]["here"]
         ],
         "secrets": {each: kind for name in active for each, kind in kinds[name].items()},
-        "secret_kinds": {each: kind for name in services for each, kind in kinds[name].items()},
+        "secret_kinds": {
+            **dict.fromkeys(identities, "password"),
+            **{each: kind for name in services for each, kind in kinds[name].items()},
+        },
         # Names under which programs and browsers reach the services that have a certificate of the stack's.
         "tls_names": list(
             dict.fromkeys(
@@ -356,5 +426,6 @@ def summary(
         "problems": [
             *contracts.problems(services, inventory),
             *contracts.unreachable(services, exposed, published_on),
+            *(contracts.page_problems({name: services[name] for name in active}) if edge else []),
         ],
     }

@@ -170,6 +170,24 @@ def parts_of(spec: dict[str, Any], network: str, files: dict[str, str], secrets:
     )
 
 
+def without_ports(container: dict[str, Any], hidden: list[int]) -> dict[str, Any]:
+    """Leave out the ports that a container does not publish, because the edge does.
+
+    Args:
+        container: Declaration of the service's role; what the inventory changes is laid over it later.
+        hidden: Ports in the container.
+
+    Returns:
+        The declaration.
+    """
+    ports = container.get("ports") or []
+    return (
+        {**container, "ports": [port for port in ports if int(port["container"]) not in hidden]}
+        if hidden
+        else container
+    )
+
+
 def declared_container(declared: dict[str, Any], change: Any, variable: str) -> dict[str, Any]:
     """Lay what the inventory changes over a declaration.
 
