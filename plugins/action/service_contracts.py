@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts, mesh
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import ContractError, Inventory
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.endpoints import Endpoint, Node
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.endpoints import Edge, Endpoint, Node
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.mesh import MeshError
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import (
     CONTRACT,
@@ -110,7 +111,8 @@ class ActionModule(ActionBase):
                 )
         published_on = str(self.views.value(inventory.host, "stack_publish_address"))
         own = self.address(inventory.host)
-        found = summary(services, inventory, self.endpoint, own if is_ipv4(own) else published_on, self.mesh)
+        edge = self.edge(services)
+        found = summary(services, inventory, self.endpoint, own if is_ipv4(own) else published_on, self.mesh, edge)
         found["address"] = own
         found["mesh"] = self.mesh
         found["exposed_to"] = {
@@ -367,6 +369,8 @@ class ActionModule(ActionBase):
             "here": here,
             "directory": str(self.views.roles[name]),
             "hooks": hooks,
+            # Ports in its containers that it does not publish, because the edge does.
+            "hidden_ports": [],
         }
 
     def endpoint(self, service: Mapping[str, Any], inventory: Inventory) -> Endpoint:
@@ -386,6 +390,23 @@ class ActionModule(ActionBase):
         else:
             node = Node(service["address"], int(port["value"]))
         return Endpoint(port["scheme"], [node], self.public_host(owner), int(port["value"]))
+
+    def edge(self, services: Mapping[str, Mapping[str, Any]]) -> Edge | None:
+        """Find the service that publishes the pages of all others.
+
+        Args:
+            services: Service to its contract without templates.
+
+        Returns:
+            The one that provides ``edge``, if the inventory has it.
+        """
+        for name, service in services.items():
+            if service["active"] and "edge" in service["provides"]:
+                owner = service["owner"]
+                domain, left_out = (self.views.value(owner, f"{name}_{key}", name) for key in ("domain", "left_out"))
+                port = next(iter(service["ports"].values()))["value"]
+                return Edge(name, owner, self.public_host(owner), str(domain), port, tuple(map(str, left_out)))
+        return None
 
     def public_host(self, host: str) -> str:
         """Find the name under which a browser reaches a host.
@@ -432,12 +453,58 @@ def is_network(text: str, strict: bool = True) -> bool:
     return True
 
 
+def put_in_front(edge: Edge, services: dict[str, dict[str, Any]], active: list[str], inventory: Inventory) -> None:
+    """Let the edge be the only one that publishes pages.
+
+    Args:
+        edge: The service in front of all pages.
+        services: Service to its contract without templates; changed.
+        active: Services that the inventory has.
+        inventory: Who runs what.
+    """
+    behind = [name for name in active if name != edge.service]
+    hidden = {name: {page["port"] for page in services[name]["web"]} for name in behind}
+    for name in behind:
+        service = services[name]
+        service["web"] = [page for page in service["web"] if page["name"] not in edge.left_out]
+        for page in service["web"]:
+            port = service["ports"][page["port"]]["container"]
+            near = service["owner"] == edge.host
+            place = f"{page['container']}:{port}" if near else f"{service['address']}:{page['published']}"
+            page["upstream"] = f"{page['scheme']}://{place}"
+            page["scheme"] = "https" if edge.domain else "http"
+            page["published"] = edge.port if edge.domain else page["published"]
+    # Where they have ports, it has none of its own, and its start page is one of each of theirs.
+    if not edge.domain:
+        pages = [page for name in behind for page in services[name]["web"]]
+        # That of the page which most may see.
+        most = max(pages, key=lambda page: len(page.get("roles") or {}), default=None)
+        for page in services[edge.service]["web"] if most else []:
+            page |= {key: most[key] for key in ("published", "origin")}
+            page |= {"scheme": "http", "path": "/.edge/", "public_url": f"{most['origin']}/.edge/"}
+    # It starts once they no longer hold their ports, and reaches those on other hosts.
+    front = services[edge.service]
+    front["needs"] = list(dict.fromkeys([*front["needs"], *(name for name in behind if services[name]["web"])]))
+    # What nobody on another host asks for is reached on the containers' network alone.
+    for name in behind:
+        service = services[name]
+        reached = {
+            each
+            for other in active
+            if name in [*services[other]["needs"], *services[other]["uses"]]
+            for each in services[other]["hosts"]
+        }
+        if service["here"] and not reached - {inventory.host}:
+            service["hidden_ports"] = sorted(int(service["ports"][each]["container"]) for each in hidden[name])
+
+
 def summary(
     services: dict[str, dict[str, Any]],
     inventory: Inventory,
     endpoint: Any,
     published_on: str,
     met: Mapping[str, Any],
+    edge: Edge | None,
 ) -> dict[str, Any]:
     """Put together what several services need of the contracts.
 
@@ -447,6 +514,7 @@ def summary(
         endpoint: Works out the endpoint of a service.
         published_on: Address of this host on which is published what other hosts reach.
         met: What ``mesh_of`` returned.
+        edge: The service in front of all pages, if there is one.
 
     Returns:
         What the module documents.
@@ -454,18 +522,31 @@ def summary(
     active = [name for name, service in services.items() if service["active"]]
     endpoints = {name: endpoint(services[name], inventory) for name in active if services[name]["ports"]}
     for name in active:
-        for page in services[name]["web"]:
-            port = services[name]["ports"][page["port"]]
+        service = services[name]
+        for page, page_name in zip(service["web"], contracts.page_names(name, service["web"]), strict=True):
+            port = service["ports"][page["port"]]
             page["published"] = port["value"]
             page["scheme"] = port["scheme"]
-            page["public_url"] = (
-                f"{port['scheme']}://{endpoints[name].public_host}:{port['value']}{page.get('path', '/')}"
-            )
             page["service"] = name
             page["owner"] = services[name]["owner"]
             # A browser elsewhere does not reach it.
             page["loopback"] = services[name]["published_on"].startswith("127.")
+            page["name"] = page_name
+            found = replace(endpoints[name], scheme=port["scheme"], public_port=port["value"])
+            if edge:
+                found = edge.in_front_of(found, "" if name == edge.service else page_name)
+                if page["port"] == next(iter(service["ports"])):
+                    endpoints[name] = replace(found, scheme=endpoints[name].scheme)
+            page["origin"] = found.public_url
+            page["public_url"] = f"{found.public_url}{page.get('path', '/')}"
+    if edge:
+        put_in_front(edge, services, active, inventory)
     wanted = {name: contracts.client_secrets(services[name]) for name in services}
+    identities = {
+        contracts.identity_secret(name): name for name in services if contracts.wants_identity(services[name])
+    }
+    if edge:
+        wanted[edge.service] |= {each: ("password", name) for each, name in identities.items() if name in active}
     kinds = {
         name: {**services[name]["secrets"], **{each: kind for each, (kind, _checker) in wanted[name].items()}}
         for name in services
@@ -507,6 +588,8 @@ def summary(
             and (by := [each for each in here if name in [*services[each]["needs"], *services[each]["uses"]]])
         ],
         "links": [page for name in active for page in services[name]["web"]],
+        "edge": edge.service if edge else "",
+        "origins": {page["name"]: page["origin"] for name in active for page in services[name]["web"]},
         "pages": [
             page
             for name in here
@@ -514,7 +597,10 @@ def summary(
             if services[name]["containers"][page["container"]]["here"]
         ],
         "secrets": {each: kind for name in active for each, kind in kinds[name].items()},
-        "secret_kinds": {each: kind for name in services for each, kind in kinds[name].items()},
+        "secret_kinds": {
+            **dict.fromkeys(identities, "password"),
+            **{each: kind for name in services for each, kind in kinds[name].items()},
+        },
         # Names under which programs and browsers reach the services that have a certificate of the stack's.
         "tls_names": list(
             dict.fromkeys(
@@ -554,5 +640,6 @@ def summary(
         "problems": [
             *contracts.problems(services, inventory),
             *([] if met["on"] else contracts.unreachable(services, exposed, published_on)),
+            *(contracts.page_problems({name: services[name] for name in active}) if edge else []),
         ],
     }

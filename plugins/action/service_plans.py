@@ -14,7 +14,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.containers import container_plan
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.containers import container_plan, without_ports
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.plan_checks import port_conflicts
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import Views, load
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
@@ -108,7 +108,7 @@ class ActionModule(ActionBase):
         if wrong := contracts.unmounted(contract, declared):
             raise AnsibleActionFail("\n".join(wrong))
         chosen = [
-            {**each, "kind": "job" if here[each["name"]]["job"] else "service"}
+            without_ports({**each, "kind": "job" if here[each["name"]]["job"] else "service"}, contract["hidden_ports"])
             for each in declared
             if each["name"] in here
         ]

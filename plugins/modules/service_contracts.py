@@ -102,8 +102,18 @@ endpoints:
     (C(public_url)).
   returned: always
   type: dict
+edge:
+  description: The service that publishes the pages of all others; empty if the inventory has none.
+  returned: always
+  type: str
+origins:
+  description: Name of each page to scheme, name and port under which a browser reaches it.
+  returned: always
+  type: dict
 links:
-  description: Web pages of all active services, with C(title), C(container) and C(public_url).
+  description: >-
+    Web pages of all active services, with C(title), C(name), C(container), C(origin) and C(public_url), and where the
+    inventory has an edge, C(upstream), the URL at which that reaches the page.
   returned: always
   type: list
   elements: dict

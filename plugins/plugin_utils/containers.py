@@ -170,6 +170,24 @@ def parts_of(spec: dict[str, Any], network: str, files: dict[str, str], secrets:
     )
 
 
+def without_ports(container: dict[str, Any], hidden: list[int]) -> dict[str, Any]:
+    """Leave out the ports that a container does not publish, because the edge does.
+
+    Args:
+        container: Declaration of the service's role; what the inventory changes is laid over it later.
+        hidden: Ports in the container.
+
+    Returns:
+        The declaration.
+    """
+    ports = container.get("ports") or []
+    return (
+        {**container, "ports": [port for port in ports if int(port["container"]) not in hidden]}
+        if hidden
+        else container
+    )
+
+
 def declared_container(declared: dict[str, Any], change: Any, variable: str) -> dict[str, Any]:
     """Lay what the inventory changes over a declaration.
 
@@ -334,10 +352,9 @@ def trees_of(container: dict[str, Any], config_dir: str, group: int) -> tuple[li
         [{"path": f"{directory}/{below}", "group": group, "files": container[key]}] if container.get(key) else []
         for key, below in (("files", "config"), ("secrets", "secrets"))
     )
-    plain += [
-        {"path": f"{config_dir}/{below}", "group": group, "files": tree["files"]}
-        for below, tree in (container.get("reloadable_files") or {}).items()
-    ]
+    for below, tree in (container.get("reloadable_files") or {}).items():
+        found = secret if tree.get("secret") else plain
+        found.append({"path": f"{config_dir}/{below}", "group": group, "files": tree["files"]})
     return plain, secret
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,8 +39,19 @@ ENTRY_KEYS: dict[str, set[str]] = {
     "databases": {"connections", "prepared"},
     "data": {"backup", "path", "user", "admin", "version_file", "when"},
     "metrics": {"port", "path", "when"},
-    "web": {"title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"},
+    "web": {
+        *("title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"),
+        *("name", "roles", "read_paths", "public", "anonymous_api", "identity", "cookies"),
+    },
 }
+#: Keys of a page that are lists of paths, and the form of these: as they are in a request, or all below one.
+PAGE_PATHS = ("read_paths", "public", "anonymous_api")
+PAGE_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+(/|/\*)?|/\*")
+#: Name of a page: part of a host name.
+PAGE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: Who may log in at the edge, those with the least rights first, and what a page may let them do.
+ROLES = ("viewer", "researcher", "trader", "admin")
+RIGHTS = ("read", "write")
 REDIS_KEYS = {"databases", "users"}
 USER_KEYS = {"broker", "prefix", "read_only", "patterns"}
 #: Kinds of secrets that can be generated.
@@ -109,6 +121,47 @@ def client_secrets(contract: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         key, secret = bucket_secrets(bucket)
         found |= {secret: ("password", "minio"), key: ("access_key", "minio")}
     return found
+
+
+def identity_secret(service: str) -> str:
+    """Name the secret that is part of the header in which the edge tells a service who asks.
+
+    Args:
+        service: Name of the service.
+
+    Returns:
+        Name of the secret.
+    """
+    return f"edge_{service}_identity"
+
+
+def wants_identity(contract: Mapping[str, Any]) -> bool:
+    """Tell whether a service logs in whoever the edge names.
+
+    Args:
+        contract: Its contract, as in the file or without templates.
+
+    Returns:
+        Whether one of its pages says so.
+    """
+    return any(page.get("identity") for page in _declared(contract, "web"))
+
+
+def page_names(service: str, pages: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name the pages of a service.
+
+    Args:
+        service: Name of the service.
+        pages: Its pages, without those that are not there.
+
+    Returns:
+        What the contract says, else the service's name for the first page, and the port's after it for the others.
+    """
+    name = service.replace("_", "-")
+    return [
+        str(page.get("name") or (name if number == 0 else f"{name}-{page['port']}"))
+        for number, page in enumerate(pages)
+    ]
 
 
 def _declared(contract: Mapping[str, Any], key: str) -> Any:
@@ -188,6 +241,7 @@ def _check_values(contract: Mapping[str, Any], where: str) -> None:
                     f"{where}: the page {page.get('title')!r} names the {key} {page.get(key)!r}, which '{key}s'"
                     " does not have."
                 )
+        _check_page(page, f"{where}: the page {page.get('title')!r}")
     for name, entry in _declared(contract, "metrics").items():
         port = entry.get("port")
         if name not in contract["containers"]:
@@ -202,6 +256,28 @@ def _check_values(contract: Mapping[str, Any], where: str) -> None:
         _refuse_unknown(user, USER_KEYS, f"{where}: the Redis user {name!r}")
         if user.get("broker") not in (redis.get("databases") or {}):
             raise ContractError(f"{where}: the broker of the Redis user {name!r} is none of 'redis.databases'.")
+
+
+def _check_page(page: Mapping[str, Any], where: str) -> None:
+    """Check what a page says to the edge."""
+    if page.get("name") is not None and not PAGE_NAME.fullmatch(str(page["name"])):
+        raise ContractError(f"{where} has the name {page['name']!r}, expected small letters, digits and -.")
+    if page.get("identity") not in (None, "header"):
+        raise ContractError(f"{where}: 'identity' is {page['identity']!r}, expected 'header'.")
+    roles = page.get("roles") or {}
+    if not isinstance(roles, dict) or not set(roles) <= set(ROLES) or not set(roles.values()) <= set(RIGHTS):
+        raise ContractError(
+            f"{where}: 'roles' is {roles!r}, expected some of {', '.join(ROLES)}, each with {' or '.join(RIGHTS)}."
+        )
+    for key in (*PAGE_PATHS, "cookies"):
+        if not isinstance(page.get(key) or [], list):
+            raise ContractError(f"{where}: {key!r} is {page[key]!r}, expected a list.")
+    for key in PAGE_PATHS:
+        for path in page.get(key) or []:
+            if not PAGE_PATH.fullmatch(str(path)) or {".", ".."} & set(str(path).split("/")):
+                raise ContractError(
+                    f"{where}: {key!r} has {path!r}, expected a path such as /health, or /static/* for all below one."
+                )
 
 
 def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[str, str]) -> None:
@@ -283,6 +359,27 @@ def waves(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
         found.append(wave)
         for service in wave:
             del left[service]
+    return found
+
+
+def page_problems(services: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Find pages that the edge cannot tell apart.
+
+    Args:
+        services: Active services to their contracts without templates, with the ``name`` of each page.
+
+    Returns:
+        A sentence for each.
+    """
+    found, seen = [], {}
+    for contract in services.values():
+        for page in contract["web"]:
+            other = seen.setdefault(page["name"], page)
+            if other is not page:
+                found.append(
+                    f"{contract['directory']}/meta/service.yml: the page {page['title']!r} has the name"
+                    f" {page['name']!r} of {other['title']!r} ({other['service']}). Give one of them another 'name'."
+                )
     return found
 
 

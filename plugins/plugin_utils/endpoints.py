@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -33,6 +33,7 @@ class Endpoint:
         public_host: Name or address under which a browser reaches its host.
         public_port: Port there.
         sentinel: Name of the master that Redis Sentinels at these nodes know, if the service has any.
+        public_scheme: Scheme for a browser; that of programs by default.
     """
 
     scheme: str
@@ -40,6 +41,15 @@ class Endpoint:
     public_host: str
     public_port: int
     sentinel: str = field(default="")
+    public_scheme: str = field(default="")
+
+    @property
+    def public_url(self) -> str:
+        """What a browser opens, without a path."""
+        # Browsers leave the port that HTTPS implies out of the origin of a page.
+        short = (self.public_scheme, self.public_port) == ("https", 443)
+        port = "" if short else f":{self.public_port}"
+        return f"{self.public_scheme or self.scheme}://{self.public_host}{port}"
 
     def as_dict(self) -> dict[str, Any]:
         """Write it for templates.
@@ -55,8 +65,44 @@ class Endpoint:
             "host": first.host,
             "port": first.port,
             "url": f"{self.scheme}://{first.host}:{first.port}",
-            "public_url": f"{self.scheme}://{self.public_host}:{self.public_port}",
+            "public_url": self.public_url,
         }
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The service in front of all pages.
+
+    Attributes:
+        service: Its name.
+        host: Of the inventory, on which it runs.
+        public_host: Name or address under which a browser reaches that host.
+        domain: Domain in which each page has a name; without one, each has a port.
+        port: Port of HTTPS, where there is a domain.
+        left_out: Names of the pages that it does not publish.
+    """
+
+    service: str
+    host: str
+    public_host: str
+    domain: str
+    port: int
+    left_out: Sequence[str] = ()
+
+    def in_front_of(self, endpoint: Endpoint, page: str) -> Endpoint:
+        """Say where a browser finds a page.
+
+        Args:
+            endpoint: Of the page without the edge.
+            page: Name of the page; empty for the edge's own.
+
+        Returns:
+            The endpoint, with the edge's scheme, name and port.
+        """
+        if not self.domain:
+            return replace(endpoint, public_scheme="http", public_host=self.public_host)
+        host = f"{page}.{self.domain}" if page else self.domain
+        return replace(endpoint, public_scheme="https", public_host=host, public_port=self.port)
 
 
 def _nodes(endpoint: Mapping[str, Any]) -> list[str]:

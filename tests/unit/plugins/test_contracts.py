@@ -23,6 +23,8 @@ MINIMAL: dict[str, Any] = {
 }
 
 
+PAGE: dict[str, Any] = {"title": "Lab", "container": "notebook", "port": "http"}
+
 # ---- the form of a file
 
 
@@ -102,6 +104,13 @@ def test_a_required_key_is_missing(key: str) -> None:
             "'metrics' of the container 'notebook' names the port 8888, which 'ports' does not have",
         ),
         ({"metrics": {"notebook": {"port": "http", "login": "me"}}}, "'metrics' has the unknown key 'login'"),
+        ({"web": [{**PAGE, "name": "My_Lab"}]}, "the page 'Lab' has the name 'My_Lab', expected small letters"),
+        ({"web": [{**PAGE, "roles": {"guest": "read"}}]}, "'roles' is {'guest': 'read'}, expected some of viewer,"),
+        ({"web": [{**PAGE, "roles": {"viewer": "all"}}]}, "each with read or write"),
+        ({"web": [{**PAGE, "public": "/health"}]}, "'public' is '/health', expected a list"),
+        ({"web": [{**PAGE, "public": ["/a/../b"]}]}, "'public' has '/a/../b', expected a path such as /health"),
+        ({"web": [{**PAGE, "read_paths": ["/a*"]}]}, "'read_paths' has '/a*', expected a path"),
+        ({"web": [{**PAGE, "identity": "cookie"}]}, "'identity' is 'cookie', expected 'header'"),
         ({"redis": {"users": {"lab": {"broker": "lab"}}}}, "the broker of the Redis user 'lab' is none of"),
     ],
 )
@@ -367,6 +376,137 @@ def test_metrics_name_the_port_that_answers(found: dict[str, dict[str, Any]]) ->
     metrics = {"backend": {"port": 8000, "path": "/metrics"}}
     assert [found[host]["services"]["backend"]["metrics"] for host in ("beta", "bystander")] == [metrics, {}]
     assert found["apps"]["services"]["backend"]["metrics"] == found["apps"]["services"]["redis"]["metrics"] == {}
+
+
+# ---- the edge
+
+FRONT: dict[str, Any] = {
+    "title": "Front",
+    "host": "front",
+    "processes": {"server": {"group": "front"}},
+    "ports": {"https": {"container": 8443, "variable": "front_https_port", "scheme": "https"}},
+    "containers": {"front": {}},
+    "web": [{"title": "Start page", "container": "front", "port": "https", "when": "{{ front_domain | length > 0 }}"}],
+    "provides": ["edge"],
+}
+LAB: dict[str, Any] = {
+    **MINIMAL,
+    "needs": ["postgres"],
+    "web": [{**PAGE, "identity": "header", "roles": {"viewer": "read"}}, {**PAGE, "title": "Help", "path": "/help"}],
+}
+STACKS: dict[str, dict[str, Any]] = {
+    "laptop": {},
+    "server": {"front_domain": "example.org", "front_left_out": ["s3"]},
+    "odd-port": {"front_domain": "example.org", "front_https_port": 8443},
+}
+
+
+@pytest.fixture(scope="module")
+def edged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Host to what the module returned for it; hosts with an edge of a role of their own, and one that it reaches."""
+    directory = tmp_path_factory.mktemp("edge")
+    for name, contract in (("front", FRONT), ("notebook", LAB)):
+        (directory / "roles" / name / "meta").mkdir(parents=True)
+        (directory / "roles" / name / "meta" / "service.yml").write_text(yaml.safe_dump(contract))
+    defaults = {"front_domain": "", "front_https_port": 443, "front_left_out": [], "notebook_port": 8888}
+    services = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "notebook")
+    hosts = {
+        **{name: {"stack_name": name, **variables} for name, variables in STACKS.items()},
+        "door": {"stack_name": "two", "ansible_host": "10.0.0.8"},
+        "rooms": {"stack_name": "two", "ansible_host": "10.0.0.9", "stack_publish_address": "10.0.0.9"},
+    }
+    groups = {group: {"hosts": dict.fromkeys([*STACKS, "rooms"])} for group in services}
+    groups["front"] = {"hosts": dict.fromkeys([*STACKS, "door"])}
+    shared = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, **defaults}
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": shared, "children": groups}}))
+    copy = {
+        "dest": f"{directory}/{{{{ inventory_hostname }}}}.json",
+        "content": "{{ stack_contract | to_json }}",
+        "mode": "0600",
+    }
+    reading = CONTRACTS["quantops.ibkr_stack.service_contracts"]
+    task = {**CONTRACTS, "quantops.ibkr_stack.service_contracts": {**reading, "further": ["front", "notebook"]}}
+    play = {"hosts": "all", "gather_facts": False, "tasks": [task, {"ansible.builtin.copy": copy}]}
+    (directory / "play.yml").write_text(yaml.safe_dump([play]))
+    ansible_playbook(directory, "-i", "hosts.yml", "play.yml", ANSIBLE_ROLES_PATH=f"{directory}/roles")
+    return {host: json.loads((directory / f"{host}.json").read_text()) for host in hosts}
+
+
+def test_a_laptop_keeps_the_addresses_of_its_pages(edged: dict[str, dict[str, Any]]) -> None:
+    """The edge serves them over plain HTTP, the gateway's too."""
+    found = edged["laptop"]
+    assert found["problems"] == [] and found["edge"] == "front"
+    assert found["origins"] == {
+        "app": "http://localhost:8000",
+        "flower": "http://localhost:5555",
+        "mlflow": "http://localhost:5500",
+        "airflow": "http://localhost:8080",
+        "minio": "http://localhost:9001",
+        "s3": "http://localhost:9000",
+        "gateway": "http://localhost:5055",
+        "notebook": "http://localhost:8888",
+        "notebook-http": "http://localhost:8888",
+    }
+    assert found["endpoints"]["ibkr_gateway"]["public_url"] == "http://localhost:5055"
+    # Programs go on as before.
+    assert found["endpoints"]["ibkr_gateway"]["url"] == "https://ibkr-gateway:5055"
+    assert found["endpoints"]["postgres"]["public_url"] == "postgresql://localhost:5432"
+
+
+def test_with_a_domain_each_page_has_a_name(edged: dict[str, dict[str, Any]]) -> None:
+    """The start page has the domain's; what is left out is no page; a port other than HTTPS's is in the address."""
+    found = edged["server"]
+    links = {page["title"]: page["public_url"] for page in found["links"]}
+    assert links["Start page"] == "https://example.org/" and "MinIO API" not in links
+    assert links["Help"] == "https://notebook-http.example.org/help"
+    assert found["endpoints"]["mlflow"]["public_url"] == "https://mlflow.example.org"
+    assert edged["odd-port"]["origins"]["airflow"] == "https://airflow.example.org:8443"
+
+
+def test_only_the_edge_publishes_pages(edged: dict[str, dict[str, Any]]) -> None:
+    """Of services that another host reaches, the ports stay; PostgreSQL has no page."""
+    hidden = {name: service["hidden_ports"] for name, service in edged["server"]["services"].items()}
+    assert hidden == {
+        **{"postgres": [], "redis": [], "minio": [9000, 9001], "ibkr_gateway": [5055], "backend": [5555, 8000]},
+        **{"mlflow": [5500], "airflow": [8080], "notebook": [8888], "front": []},
+    }
+    assert not any(service["hidden_ports"] for service in edged["rooms"]["services"].values())
+
+
+def test_the_edge_reaches_each_page(edged: dict[str, dict[str, Any]]) -> None:
+    """By the container's name, or at the published port of another host, which then has to publish it."""
+    near = {page["name"]: page["upstream"] for page in edged["laptop"]["links"]}
+    assert near["flower"] == "http://flower:5555" and near["gateway"] == "https://ibkr-gateway:5055"
+    far = {page["name"]: page["upstream"] for page in edged["door"]["links"]}
+    assert far["flower"] == "http://10.0.0.9:5555" and far["airflow"] == "http://10.0.0.9:8080"
+    assert edged["rooms"]["exposed"] == ["minio", "ibkr_gateway", "backend", "mlflow", "airflow", "notebook"]
+
+
+def test_the_edge_starts_last(edged: dict[str, dict[str, Any]]) -> None:
+    """Until then, the services hold the ports of their pages."""
+    assert edged["laptop"]["waves"][-1] == ["front"]
+
+
+def test_a_service_that_wants_to_know_who_asks_has_a_secret_for_it(edged: dict[str, dict[str, Any]]) -> None:
+    """The edge is its client; without an edge there is no such secret."""
+    found = edged["laptop"]
+    assert found["secrets"]["edge_notebook_identity"] == "password"
+    assert found["services"]["front"]["secret_checkers"] == {"edge_notebook_identity": "notebook"}
+
+
+def test_without_an_edge_nothing_changes(found: dict[str, dict[str, Any]]) -> None:
+    """Services publish their own pages, and no secret is generated for it."""
+    for contract in found.values():
+        assert contract["edge"] == "" and not [name for name in contract["secrets"] if name.startswith("edge_")]
+        assert not any(service["hidden_ports"] for service in contract["services"].values())
+
+
+def test_two_pages_of_one_name() -> None:
+    """Could not be told apart."""
+    pages = [{"title": title, "name": "lab", "service": title.lower()} for title in ("Desk", "Lab")]
+    services = {page["service"]: {"web": [page], "directory": f"roles/{page['service']}"} for page in pages}
+    [sentence] = contracts.page_problems(services)
+    assert sentence.startswith("roles/lab/meta/service.yml: the page 'Lab' has the name 'lab' of 'Desk' (desk).")
 
 
 # ---- what inventories lack
