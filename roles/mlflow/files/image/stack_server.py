@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 DATABASE_URL = Path("/run/secrets/database_url")
 
 
-def create_app() -> FastAPI:
+def create_app() -> ASGIApp:
     """Make the server's application; ``mlflow server`` imports this module only to see that it can."""
+    from callers import guarded
     from streamed_artifacts import app
 
-    return app
+    return guarded(app)
 
 
 def become(command: Sequence[str], *, extra_env: dict[str, str], **_options: object) -> NoReturn:
