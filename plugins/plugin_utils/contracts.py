@@ -22,6 +22,7 @@ KEYS: dict[str, type] = {
     "databases": dict,
     "buckets": list,
     "redis": dict,
+    "tokens": list,
     "data": dict,
     "metrics": dict,
     "web": list,
@@ -132,6 +133,38 @@ def identity_secret(service: str) -> str:
         Name of the secret.
     """
     return f"edge_{service}_identity"
+
+
+def token_secret(service: str, client: str) -> str:
+    """Name the secret with which one service asks another, where an edge lets nobody else in.
+
+    Args:
+        service: Name of the service that is asked.
+        client: Name of the one that asks.
+
+    Returns:
+        Name of the secret.
+    """
+    return f"{service}_{client}_token"
+
+
+def token_clients(services: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """List who asks whom with a token.
+
+    Args:
+        services: Service to its contract.
+        names: Services that count.
+
+    Returns:
+        Service to its clients, and each client to the name of its secret.
+    """
+    found: dict[str, dict[str, str]] = {}
+    counted = set(names)
+    for client in services:
+        for service in services[client].get("tokens") or []:
+            if {client, service} <= counted:
+                found.setdefault(service, {})[client] = token_secret(service, client)
+    return found
 
 
 def wants_identity(contract: Mapping[str, Any]) -> bool:
@@ -296,6 +329,11 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
             if needed not in contracts:
                 raise ContractError(
                     f"{where}: {service} needs {needed!r}, and no role in stack_service_roles has that name."
+                )
+        for asked in contract.get("tokens") or []:
+            if asked not in contracts:
+                raise ContractError(
+                    f"{where}: 'tokens' names {asked!r}, and no role in stack_service_roles has that name."
                 )
         redis = contract.get("redis") or {}
         names = [("name on the network", contract["host"]), *(("container", name) for name in contract["containers"])]

@@ -48,6 +48,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+# The edge answers there itself, at the address of every page.
+EDGE_LOGOUT = "/.edge/logout"
 BEHIND_EDGE = "Log in at the stack's public address: this one takes no password."
 
 log = logging.getLogger(__name__)
@@ -211,7 +213,7 @@ def page(request: Request, symbol: str = "", range: str = "1y", started: str = "
         started=started[:200],
         token=sessions_of(request).form_token(request),
         may_write=may_write(request),
-        logout_url=str(settings.edge_logout_url) if settings.edge_logout_url else None,
+        logout=EDGE_LOGOUT if sessions_of(request).identities.edge else "/logout",
         public_urls={name: str(url) for name, url in settings.stack_public_urls.items()},
         refresh_minutes=settings.bars_refresh_seconds // 60,
         words=WORDS,

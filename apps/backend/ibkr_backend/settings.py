@@ -187,10 +187,8 @@ class ApiSettings(WorkerSettings):
     flower_url: BaseUrl | None = None
     stack_name: str = "IBKR stack"
     stack_public_urls: Json[dict[str, HttpUrl]] = Field(default_factory=dict)
-    # Behind the stack's edge, which logs people in: the secret part of the name of the header that says who asks, and
-    # where to log out.
+    # Behind the stack's edge, which logs people in: the secret part of the name of the header that says who asks.
     edge_identity: Annotated[SecretStr, Field(min_length=16)] | None = None
-    edge_logout_url: HttpUrl | None = None
 
     @model_validator(mode="after")
     def _airflow_needs_a_password(self) -> Self:
