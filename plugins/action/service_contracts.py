@@ -304,6 +304,16 @@ def put_in_front(edge: Edge, services: dict[str, dict[str, Any]], active: list[s
             near = service["owner"] == edge.host
             place = f"{page['container']}:{port}" if near else f"{service['address']}:{page['published']}"
             page["upstream"] = f"{page['scheme']}://{place}"
+            page["scheme"] = "https" if edge.domain else "http"
+            page["published"] = edge.port if edge.domain else page["published"]
+    # Where they have ports, it has none of its own, and its start page is one of each of theirs.
+    if not edge.domain:
+        pages = [page for name in behind for page in services[name]["web"]]
+        # That of the page which most may see.
+        most = max(pages, key=lambda page: len(page.get("roles") or {}), default=None)
+        for page in services[edge.service]["web"] if most else []:
+            page |= {key: most[key] for key in ("published", "origin")}
+            page |= {"scheme": "http", "path": "/.edge/", "public_url": f"{most['origin']}/.edge/"}
     # It starts once they no longer hold their ports, and reaches those on other hosts.
     front = services[edge.service]
     front["needs"] = list(dict.fromkeys([*front["needs"], *(name for name in behind if services[name]["web"])]))

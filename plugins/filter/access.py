@@ -7,7 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.access import access_table, secret_places
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.access import (
+    access_table,
+    page_addresses,
+    secret_places,
+)
 
 
 class FilterModule:
@@ -19,4 +23,8 @@ class FilterModule:
         Returns:
             Name to function.
         """
-        return {"access_table": access_table, "secret_places": secret_places}
+        return {
+            "access_table": access_table,
+            "page_addresses": page_addresses,
+            "secret_places": secret_places,
+        }

@@ -200,15 +200,20 @@ def published(containers: list[dict[str, Any]]) -> dict[str, list[dict[str, str]
         containers: The engine's summaries.
 
     Returns:
-        Port to ``address`` and ``container`` of each.
+        Port to ``address``, ``container`` and, of a stack's, ``stack`` of each.
     """
     found: dict[str, list[dict[str, str]]] = {}
     for container in containers:
+        stack = (container.get("Labels") or {}).get("quantops.stack")
         for port in container.get("Ports") or []:
             if port.get("PublicPort"):
                 address = port.get("IP") or "0.0.0.0"
                 found.setdefault(str(port["PublicPort"]), []).append(
-                    {"address": address, "container": name_of(container)}
+                    {
+                        "address": address,
+                        "container": name_of(container),
+                        **({"stack": stack} if stack else {}),
+                    }
                 )
     return found
 
@@ -220,7 +225,7 @@ def ports_report(containers: dict[str, list[dict[str, str]]]) -> dict[str, list[
         containers: What ``published`` returned.
 
     Returns:
-        Port to ``address``, ``process`` and, if one publishes it, ``container`` of each.
+        Port to ``address``, ``process`` and, if one publishes it, ``container`` and, of a stack's, ``stack`` of each.
     """
     ports = listeners()
     for port, bindings in containers.items():
@@ -228,7 +233,7 @@ def ports_report(containers: dict[str, list[dict[str, str]]]) -> dict[str, list[
             names = {binding["address"], "*"} if binding["address"] == "::" else {binding["address"]}
             held = [each for each in ports.setdefault(port, []) if each["address"] in names]
             for each in held:
-                each["container"] = binding["container"]
+                each |= {key: binding[key] for key in ("container", "stack") if key in binding}
             if not held:
                 ports[port].append({**binding, "process": ""})
     return ports

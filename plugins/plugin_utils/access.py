@@ -35,6 +35,35 @@ def access_table(
     return lines
 
 
+def page_addresses(
+    pages: Iterable[Mapping[str, Any]],
+    services: Mapping[str, Mapping[str, Any]],
+    local: str,
+    stack: str = "",
+    containers: Iterable[str] = (),
+) -> dict[str, str]:
+    """Say where a host itself asks the services of pages, without the edge in between.
+
+    Args:
+        pages: Web pages of the host, as the module ``service_contracts`` returns them.
+        services: Service to its contract without templates.
+        local: Address of the host on which ports are published.
+        stack: Name of the stack.
+        containers: Name and address, such as ``10.0.0.2/24``, of each container on the stack's network, with a blank
+            between them; needed behind an edge, where services publish no pages.
+
+    Returns:
+        Name of each page to an address and a port.
+    """
+    inside = dict(line.split()[:2] for line in containers if len(line.split()) > 1)
+    found = {}
+    for page in pages:
+        address = inside.get(f"{stack}-{page['container']}", "").partition("/")[0]
+        port = services[page["service"]]["ports"][page["port"]]["container"] if address else page["published"]
+        found[page["name"]] = f"{address or local}:{port}"
+    return found
+
+
 def secret_places(secrets: Iterable[str], values: Iterable[str], directory: str, here: str) -> dict[str, str]:
     """Describe where to find each secret.
 

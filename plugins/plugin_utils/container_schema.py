@@ -47,7 +47,7 @@ NESTED_KEYS = {
     "volumes": {"name", "path", "read_only"},
     "binds": {"source", "path", "read_only"},
     "ports": {"host", "container", "address"},
-    "reloadable_files": {"path", "files"},
+    "reloadable_files": {"path", "files", "secret"},
     "health": {"test", "timeout", "retries", "start_period", "interval", "restart_after", "alive"},
 }
 REQUIRED = ("name", "image", "user", "memory", "cpus")

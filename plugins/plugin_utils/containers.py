@@ -332,10 +332,9 @@ def trees_of(container: dict[str, Any], config_dir: str, group: int) -> tuple[li
         [{"path": f"{directory}/{below}", "group": group, "files": container[key]}] if container.get(key) else []
         for key, below in (("files", "config"), ("secrets", "secrets"))
     )
-    plain += [
-        {"path": f"{config_dir}/{below}", "group": group, "files": tree["files"]}
-        for below, tree in (container.get("reloadable_files") or {}).items()
-    ]
+    for below, tree in (container.get("reloadable_files") or {}).items():
+        found = secret if tree.get("secret") else plain
+        found.append({"path": f"{config_dir}/{below}", "group": group, "files": tree["files"]})
     return plain, secret
 
 

@@ -46,7 +46,9 @@ def port_conflicts(
             remedy = f"set {' or '.join(names) or 'its port'} to a free one"
             for holder in listening.get(port, []):
                 who = holder.get("container") or holder.get("process") or "another program"
-                if who != plan["name"] and same_address(address, holder["address"]):
+                # A page moves behind the edge, or back: its container gives the port up before the other one starts.
+                own = holder.get("stack") and f"{holder['stack']}-{plan['service']}" == plan["name"]
+                if not own and who != plan["name"] and same_address(address, holder["address"]):
                     found.append(
                         f"Port {port}, which {plan['service']} publishes, is in use by {who}. Stop that, or {remedy}."
                     )
