@@ -88,6 +88,20 @@ rotate-secrets: .venv/controller ## Replace secrets while the stack runs: SECRET
 	@$(PLAY) playbooks/rotate_secrets.yml -e "$$($(BIN)/python -c 'import json, os; \
 	    print(json.dumps({"rotate_secrets": os.environ.get("SECRETS", "")}))')"
 
+# Every shell has a USER of its own, which is nobody's that was meant.
+TOKEN_USER := $(if $(filter command,$(firstword $(origin USER))),$(USER))
+TOKEN = $(PLAY) playbooks/token.yml -e "$$(T_ACTION='$(1)' T_USER='$(TOKEN_USER)' T_NAME='$(NAME)' T_DAYS='$(DAYS)' $(BIN)/python -c 'import json, os; \
+	    print(json.dumps({f"token_{key}": os.environ[f"T_{key.upper()}"] for key in ("action", "user", "name", "days")}))')"
+.PHONY: token tokens revoke-token
+token: .venv/controller ## Make a token with which a program passes the edge: USER=… NAME=… [DAYS=90]
+	@$(call TOKEN,add)
+
+tokens: .venv/controller ## List the tokens of the edge
+	@$(call TOKEN,list)
+
+revoke-token: .venv/controller ## Revoke a token: USER=… NAME=…
+	@$(call TOKEN,revoke)
+
 mlflow-gc: .venv/controller ## Show what was deleted in MLflow and is still stored; OPTIONS='-e mlflow_gc_confirm=NAME' removes it
 	@$(PLAY) playbooks/mlflow_gc.yml
 

@@ -41,11 +41,11 @@ ENTRY_KEYS: dict[str, set[str]] = {
     "metrics": {"port", "path", "when"},
     "web": {
         *("title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"),
-        *("name", "roles", "read_paths", "public", "anonymous_api", "identity", "cookies"),
+        *("name", "roles", "read_paths", "public", "anonymous_api", "closed", "identity", "cookies"),
     },
 }
 #: Keys of a page that are lists of paths, and the form of these: as they are in a request, or all below one.
-PAGE_PATHS = ("read_paths", "public", "anonymous_api")
+PAGE_PATHS = ("read_paths", "public", "anonymous_api", "closed")
 PAGE_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+(/|/\*)?|/\*")
 #: Name of a page: part of a host name.
 PAGE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
