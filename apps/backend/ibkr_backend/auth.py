@@ -3,8 +3,8 @@
 A session is a signed cookie, so that nothing has to be kept for it. Its key is derived from the secrets: changing the
 password or the token ends every session.
 
-Behind the stack's edge there is no session of our own: the edge says who asks, in a header whose name only the two know.
-It has decided what that person may do; programs on the stack's network still come with the API token.
+Behind the stack's edge there is no session of our own: the edge says who asks, in a header whose name only the two
+know. It has decided what that person may do; programs on the stack's network still come with the API token.
 """
 
 import asyncio
@@ -140,7 +140,7 @@ class Sessions:
         return self._session.sign(secrets.token_urlsafe(16)).decode()
 
     def valid(self, request: Request) -> bool:
-        """Say whether the edge names a person, or without one whether the request bears a session that has not expired."""
+        """Say whether the request is a person's whom the edge names; without one, whether it bears a valid session."""
         if self.identities.edge:
             return self.identities.person(request.headers.raw) is not None
         return self._session.validate(request.cookies.get(self.cookie, ""), max_age=SESSION_SECONDS)

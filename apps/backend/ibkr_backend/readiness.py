@@ -81,7 +81,8 @@ class Readiness:
             Dependency("gateway", gateway_check(settings), GATEWAY_AWAY),
         ]
         if settings.mlflow_url:
-            self._dependencies.append(Dependency("mlflow", http_check(f"{settings.mlflow_url}/health", settings.mlflow_token)))
+            check = http_check(f"{settings.mlflow_url}/health", settings.mlflow_token)
+            self._dependencies.append(Dependency("mlflow", check))
         if settings.airflow_url:
             self._dependencies.append(Dependency("airflow", http_check(f"{settings.airflow_url}/api/v2/version")))
         broker = redis_client(settings.celery_broker_url.get_secret_value())

@@ -22,9 +22,7 @@ REFUSED = "version"
 log = logging.getLogger(__name__)
 
 
-def score_symbol(
-    session: Session, tracking_uri: str, champion: ModelVersion, now: datetime, token: str = ""
-) -> bool:
+def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, now: datetime, token: str = "") -> bool:
     """Score the champion's symbol if there is a settled bar or a champion that was not scored yet.
 
     A live signal is one of a day after the last one whose outcome the model was trained with. One that is kept is

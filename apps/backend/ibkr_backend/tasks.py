@@ -107,7 +107,7 @@ def score_signals() -> list[str]:
         return _score_all(url, worker_settings().mlflow_token) if first else []
 
 
-def _score_all(url: str, token: str) -> list[str]:
+def _score_all(url: str, token: str = "") -> list[str]:
     from ibkr_backend.signals import score_symbol
 
     mlflow = MLflow(url, SECONDS_FOR_MLFLOW, token)

@@ -60,7 +60,7 @@ with TestClient(app):
         "no name": [(HEADER, ""), (f"{HEADER}-Role", "admin")],
         "two names": [(HEADER, "vera"), (HEADER, "bob"), (f"{HEADER}-Role", "admin")],
     }
-    seen["forged"] = {name: asked("GET", "/api/v2/dags", headers=headers).status_code for name, headers in forged.items()}
+    seen["forged"] = {name: asked("GET", "/api/v2/dags", headers=named).status_code for name, named in forged.items()}
     seen["capitals"] = asked("GET", "/api/v2/dags", ("Anna", "admin")).status_code
 
     manager = get_auth_manager()
@@ -68,12 +68,13 @@ with TestClient(app):
         security = manager.security_manager
         declared = "(declared in the inventory)"
         for name, role in (("chief", "Admin"), ("service", "User")):
-            security.add_user(name, name, declared, f"{name}@localhost", security.find_role(role), f"password of {name}")
+            found = security.find_role(role)
+            security.add_user(name, name, declared, f"{name}@localhost", found, f"password of {name}")
         desk = security.add_role("Desk")
         by_hand = security.add_user("by_hand", "By", "Hand", "by@localhost", [security.find_role("Admin"), desk], "p")
         cookie = manager.generate_jwt(security.find_user(username="chief"))
         security.session.remove()
-    seen["declared"] = [asked("GET", "/api/v2/dags", who).status_code for who in (("chief", "admin"), ("service", "admin"))]
+    seen["declared"] = [asked("GET", "/api/v2/dags", (name, "admin")).status_code for name in ("chief", "service")]
     asked("GET", "/api/v2/dags", ("by_hand", "viewer"))
     with manager.flask_app.app_context():
         seen["own role"] = sorted(role.name for role in security.find_user(username="by_hand").roles)
@@ -136,7 +137,7 @@ def test_whom_the_edge_names_is_logged_in(seen: dict[str, Any]) -> None:
 
 
 def test_the_edges_roles_are_airflows(seen: dict[str, Any]) -> None:
-    """Who may write a variable, read DAGs, and open Flask-AppBuilder's list of users, which sends others to the login."""
+    """Who may write a variable, read DAGs, and open Flask-AppBuilder's list of users: it sends others to the login."""
     assert seen["roles"] == {
         "viewer": [403, 200, 302],
         "researcher": [403, 200, 302],
@@ -178,7 +179,7 @@ def test_programs_on_the_network_still_log_in_with_a_password(seen: dict[str, An
 
 
 def test_the_edge_counts_and_no_other_login(seen: dict[str, Any]) -> None:
-    """Neither an administrator's cookie that is still there, nor a token; and nobody is given a token that would last."""
+    """Neither an administrator's cookie that is still there, nor a token; nobody is given a token that would last."""
     assert (seen["stale cookie"], seen["stale token"], seen["foreign token"]) == (403, 403, 201)
     assert seen["handed out"] == [302, []]
 

@@ -1,4 +1,4 @@
-"""Services behind the edge: who they know, and which secrets their programs show to each other; all as without one otherwise."""
+"""Services behind the edge: whom they know, and which secrets their programs show to each other."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def secret_values(containers: Containers) -> dict[str, set[str]]:
 def test_without_an_edge_nobody_is_known(plain: Containers) -> None:
     """No container has a setting or a secret of it."""
     text = json.dumps(plain).lower()
-    assert not [word for word in ("edge_identity", "mlflow_tracking_token", "client_tokens", "proxy-headers") if word in text]
+    words = ("edge_identity", "mlflow_tracking_token", "client_tokens", "proxy-headers")
+    assert not [word for word in words if word in text]
 
 
 def test_each_program_has_its_own_secrets_only(behind: Containers) -> None:
@@ -102,7 +103,8 @@ def test_each_program_has_its_own_secrets_only(behind: Containers) -> None:
         "mlflow_mlflow_token": {"mlflow"},
     }
     # The engine shows the environment to everyone who may ask it.
-    assert not [value for value in EDGE_SECRETS.values() if value in json.dumps([e["environment"] for e in behind.values()])]
+    shown = json.dumps([container["environment"] for container in behind.values()])
+    assert not [value for value in EDGE_SECRETS.values() if value in shown]
 
 
 def test_mlflow_knows_the_edge_and_its_clients(behind: Containers) -> None:
@@ -114,9 +116,10 @@ def test_mlflow_knows_the_edge_and_its_clients(behind: Containers) -> None:
 
 def test_mlflow_is_addressed_by_its_public_name(plain: Containers, behind: Containers) -> None:
     """By that and, from programs, by its names on the network; without an edge as ever."""
-    hosts = behind["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    settings = behind["mlflow"]["environment"]
+    hosts = settings["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert {"mlflow.desk.example", "mlflow.desk.example:443", "mlflow-server:5500"} <= set(hosts)
-    assert "https://mlflow.desk.example" in behind["mlflow"]["environment"]["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert "https://mlflow.desk.example" in settings["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
     assert plain["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"] == (
         "mlflow-server:5500,mlflow:5500,localhost:*,127.0.0.1:*,localhost,localhost:5500,desk:5500"
     )

@@ -40,7 +40,7 @@ EXECUTION = "/execution"
 #: There the edge shows who is logged in, and lets them log out.
 EDGE_PAGE = "/.edge/"
 #: No password has this hash.
-NO_PASSWORD = "!"  # noqa: S105
+NO_PASSWORD = "!"
 
 Scope = MutableMapping[str, Any]
 Headers = Iterable[tuple[bytes, bytes]]

@@ -23,8 +23,8 @@ PREFIX = "x-edge-"
 HEALTH = "/health"
 OWN = ("127.0.0.1", "::1")
 MESSAGE = (
-    "Log in: MLflow answers nobody who is unknown. Send a personal token in MLFLOW_TRACKING_TOKEN, or as the password of"
-    " MLFLOW_TRACKING_USERNAME, to MLflow's public address."
+    "MLflow answers nobody who is unknown. Use its public address, with a personal token in MLFLOW_TRACKING_TOKEN"
+    " or MLFLOW_TRACKING_PASSWORD."
 )
 
 
@@ -67,9 +67,8 @@ class KnownCallers:
             await self.app(scope, receive, send)
         elif self.known(scope):
             # MLflow's gateway sends headers on, to providers of models.
-            kept = [
-                pair for pair in scope["headers"] if not pair[0].startswith(PREFIX.encode()) and pair[0] != b"authorization"
-            ]
+            own = (PREFIX.encode(), b"authorization")
+            kept = [pair for pair in scope["headers"] if not pair[0].startswith(own)]
             await self.app({**scope, "headers": kept}, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -105,8 +104,8 @@ def guarded(app: ASGIApp, environment: Mapping[str, str] = os.environ) -> ASGIAp
 
     Args:
         app: The server.
-        environment: ``EDGE_IDENTITY_FILE``, with what follows ``X-Edge-``, and ``CLIENT_TOKENS_FILE``, with a JSON object
-            of programs and their tokens.
+        environment: ``EDGE_IDENTITY_FILE``, with what follows ``X-Edge-``, and ``CLIENT_TOKENS_FILE``, with a JSON
+            object of programs and their tokens.
 
     Raises:
         OSError, ValueError, KeyError: Only one is named, or one cannot be read: better no server than an open one.
