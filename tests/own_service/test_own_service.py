@@ -80,7 +80,8 @@ def test_a_changed_setting_runs_its_job_again(stack: Stack) -> None:
 
 
 def test_status_and_verify_know_it(stack: Stack) -> None:
-    """Its version, its health, and its page."""
+    """Its version, its health, and its page. The engine first asks a minute after the start."""
+    assert eventually(lambda: stack.containers()["notebook"]["State"]["Health"]["Status"] == "healthy", seconds=90)
     said = play(stack, "status")
     assert "desk-notebook " in said and "3.13" in said and "healthy" in said
     assert "Notebook answers with 200" in play(stack, "verify")
