@@ -133,8 +133,8 @@ SANITY_NEWEST := $(if $(filter sanity test-all,$(MAKECMDGOALS)),$(shell python3.
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres minio default
-SCENARIOS_ALL ?= faults edge backup upgrade bundle small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow own_backend \
-    collection redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
+SCENARIOS_ALL ?= faults edge edge_services backup upgrade bundle small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow \
+    own_backend collection redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack
