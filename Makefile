@@ -94,6 +94,20 @@ rotate-secrets: .venv/controller ## Replace secrets while the stack runs: SECRET
 	@$(PLAY) playbooks/rotate_secrets.yml -e "$$($(BIN)/python -c 'import json, os; \
 	    print(json.dumps({"rotate_secrets": os.environ.get("SECRETS", "")}))')"
 
+# Every shell has a USER of its own, which is nobody's that was meant.
+TOKEN_USER := $(if $(filter command,$(firstword $(origin USER))),$(USER))
+TOKEN = $(PLAY) playbooks/token.yml -e "$$(T_ACTION='$(1)' T_USER='$(TOKEN_USER)' T_NAME='$(NAME)' T_DAYS='$(DAYS)' $(BIN)/python -c 'import json, os; \
+	    print(json.dumps({f"token_{key}": os.environ[f"T_{key.upper()}"] for key in ("action", "user", "name", "days")}))')"
+.PHONY: token tokens revoke-token
+token: .venv/controller ## Make a token with which a program passes the edge: USER=… NAME=… [DAYS=90]
+	@$(call TOKEN,add)
+
+tokens: .venv/controller ## List the tokens of the edge
+	@$(call TOKEN,list)
+
+revoke-token: .venv/controller ## Revoke a token: USER=… NAME=…
+	@$(call TOKEN,revoke)
+
 mlflow-gc: .venv/controller ## Show what was deleted in MLflow and is still stored; OPTIONS='-e mlflow_gc_confirm=NAME' removes it
 	@$(PLAY) playbooks/mlflow_gc.yml
 
@@ -125,8 +139,8 @@ SANITY_NEWEST := $(if $(filter sanity test-all,$(MAKECMDGOALS)),$(shell python3.
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres minio default
-SCENARIOS_ALL ?= faults cluster edge backup upgrade bundle small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow own_backend \
-    collection redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
+SCENARIOS_ALL ?= faults cluster edge edge_services backup upgrade bundle small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow \
+    own_backend collection redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection
 test: lint unit scenarios ## Run the tests: lint, unit, each data service alone, and the whole stack

@@ -547,6 +547,11 @@ def summary(
     }
     if edge:
         wanted[edge.service] |= {each: ("password", name) for each, name in identities.items() if name in active}
+    tokens = contracts.token_clients(services, active if edge else [])
+    for name, clients in tokens.items():
+        for client, secret in clients.items():
+            wanted[client][secret] = ("password", name)
+    every_token = [secret for each in contracts.token_clients(services, services).values() for secret in each.values()]
     kinds = {
         name: {**services[name]["secrets"], **{each: kind for each, (kind, _checker) in wanted[name].items()}}
         for name in services
@@ -589,6 +594,7 @@ def summary(
         ],
         "links": [page for name in active for page in services[name]["web"]],
         "edge": edge.service if edge else "",
+        "tokens": tokens,
         "origins": {page["name"]: page["origin"] for name in active for page in services[name]["web"]},
         "pages": [
             page
@@ -598,7 +604,7 @@ def summary(
         ],
         "secrets": {each: kind for name in active for each, kind in kinds[name].items()},
         "secret_kinds": {
-            **dict.fromkeys(identities, "password"),
+            **dict.fromkeys([*identities, *every_token], "password"),
             **{each: kind for name in services for each, kind in kinds[name].items()},
         },
         # Names under which programs and browsers reach the services that have a certificate of the stack's.

@@ -106,6 +106,12 @@ edge:
   description: The service that publishes the pages of all others; empty if the inventory has none.
   returned: always
   type: str
+tokens:
+  description: >-
+    Where the inventory has an edge, services that ask for a login to their clients, and each client to the name of the
+    secret that is its token.
+  returned: always
+  type: dict
 origins:
   description: Name of each page to scheme, name and port under which a browser reaches it.
   returned: always

@@ -23,6 +23,7 @@ KEYS: dict[str, type] = {
     "databases": dict,
     "buckets": list,
     "redis": dict,
+    "tokens": list,
     "data": dict,
     "metrics": dict,
     "web": list,
@@ -41,11 +42,11 @@ ENTRY_KEYS: dict[str, set[str]] = {
     "metrics": {"port", "path", "when"},
     "web": {
         *("title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"),
-        *("name", "roles", "read_paths", "public", "anonymous_api", "identity", "cookies"),
+        *("name", "roles", "read_paths", "public", "anonymous_api", "closed", "identity", "cookies"),
     },
 }
 #: Keys of a page that are lists of paths, and the form of these: as they are in a request, or all below one.
-PAGE_PATHS = ("read_paths", "public", "anonymous_api")
+PAGE_PATHS = ("read_paths", "public", "anonymous_api", "closed")
 PAGE_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+(/|/\*)?|/\*")
 #: Name of a page: part of a host name.
 PAGE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -133,6 +134,38 @@ def identity_secret(service: str) -> str:
         Name of the secret.
     """
     return f"edge_{service}_identity"
+
+
+def token_secret(service: str, client: str) -> str:
+    """Name the secret with which one service asks another, where an edge lets nobody else in.
+
+    Args:
+        service: Name of the service that is asked.
+        client: Name of the one that asks.
+
+    Returns:
+        Name of the secret.
+    """
+    return f"{service}_{client}_token"
+
+
+def token_clients(services: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """List who asks whom with a token.
+
+    Args:
+        services: Service to its contract.
+        names: Services that count.
+
+    Returns:
+        Service to its clients, and each client to the name of its secret.
+    """
+    found: dict[str, dict[str, str]] = {}
+    counted = set(names)
+    for client in services:
+        for service in services[client].get("tokens") or []:
+            if {client, service} <= counted:
+                found.setdefault(service, {})[client] = token_secret(service, client)
+    return found
 
 
 def wants_identity(contract: Mapping[str, Any]) -> bool:
@@ -297,6 +330,11 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
             if needed not in contracts:
                 raise ContractError(
                     f"{where}: {service} needs {needed!r}, and no role in stack_service_roles has that name."
+                )
+        for asked in contract.get("tokens") or []:
+            if asked not in contracts:
+                raise ContractError(
+                    f"{where}: 'tokens' names {asked!r}, and no role in stack_service_roles has that name."
                 )
         redis = contract.get("redis") or {}
         names = [("name on the network", contract["host"]), *(("container", name) for name in contract["containers"])]

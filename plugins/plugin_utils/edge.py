@@ -193,7 +193,7 @@ def edge_pages(links: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "origin": page["origin"],
             # What says nothing is for those who may do anything.
             "roles": page.get("roles") or {"admin": "write"},
-            **{key: page.get(key) or [] for key in ("read_paths", "public", "anonymous_api", "cookies")},
+            **{key: page.get(key) or [] for key in ("read_paths", "public", "anonymous_api", "closed", "cookies")},
         }
         for page in _behind(links)
         if EVERYTHING not in (page.get("anonymous_api") or [])

@@ -277,14 +277,14 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     state.sessions = Sessions(settings)
     state.bars = BarsCache(state.engine)
     state.bars_lock = asyncio.Lock()
-    state.mlflow = MLflow(settings.mlflow_url, CLIENT_TIMEOUT) if settings.mlflow_url else None
+    state.mlflow = MLflow(settings.mlflow_url, CLIENT_TIMEOUT, settings.mlflow_token) if settings.mlflow_url else None
     state.airflow = None
     if settings.airflow_url and settings.airflow_password:
         password = settings.airflow_password.get_secret_value()
         state.airflow = Airflow(settings.airflow_url, settings.airflow_user, password, SECONDS_FOR_TRAINING)
     state.registry = CollectorRegistry()
     state.registry.register(ServiceMetrics(settings, state.readiness, state.engine))
-    app.add_middleware(Guard, refuse=functools.partial(pages.refusal, settings))
+    app.add_middleware(Guard, refuse=functools.partial(pages.refusal, settings), identities=state.sessions.identities)
     app.add_middleware(RequestMetrics, registry=state.registry)
     app.add_exception_handler(OperationalError, _database_away)
     app.add_exception_handler(ProgrammingError, _database_away)

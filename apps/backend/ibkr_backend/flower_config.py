@@ -9,6 +9,7 @@ from flower.views import BaseHandler
 from flower.views.monitor import Metrics
 from tornado.web import authenticated
 
+from ibkr_backend.auth import Identities
 from ibkr_backend.settings import FlowerSettings
 
 _settings = FlowerSettings.load()
@@ -26,6 +27,17 @@ def _prepare_headers(handler: BaseHandler, prepared: Any = BaseHandler.set_defau
     handler.set_header("Content-Security-Policy", "frame-ancestors 'none'")
 
 
-# No option of Flower's does either. Without the second, the metrics name workers and tasks to everyone.
+_identities = Identities(_settings)
+
+
+def _current_user(handler: BaseHandler, by_password: Any = BaseHandler.get_current_user) -> Any:
+    # Whom the edge names has logged in there; programs on the stack's network come with the password.
+    headers = [(name.lower().encode(), value.encode()) for name, value in handler.request.headers.get_all()]
+    person = _identities.person(headers)
+    return person.name if person else by_password(handler)
+
+
+# No option of Flower's does any of them. Without the last, the metrics name workers and tasks to everyone.
 BaseHandler.set_default_headers = _prepare_headers
+BaseHandler.get_current_user = _current_user
 Metrics.get = authenticated(Metrics.get)

@@ -7,6 +7,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ibkr_backend.auth import Identities
+
 # Forms and the API's requests are far smaller; form parsing keeps the whole body in memory.
 BODY_BYTES = 64 * 1024
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -47,13 +49,15 @@ class Guard:
     """Refuses foreign forms and large bodies.
 
     Requests to the API pass whatever their origin: their token is nothing that a browser sends by itself, and a program
-    in front of the API may pass on its own clients' headers.
+    in front of the API may pass on its own clients' headers. A person whom the edge names may have come by its cookie,
+    which a browser does send.
     """
 
-    def __init__(self, app: ASGIApp, refuse: Callable[[int, str], ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, refuse: Callable[[int, str], ASGIApp], identities: Identities) -> None:
         """Wrap ``app``; ``refuse`` makes the answer from status and reason."""
         self._app = app
         self._refuse = refuse
+        self._identities = identities
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -61,7 +65,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if not scope["path"].startswith("/api/") and not same_origin(headers):
+        by_token = scope["path"].startswith("/api/") and not self._identities.person(scope["headers"])
+        if not by_token and not same_origin(headers):
             await self._refuse(403, FOREIGN)(scope, receive, send)
             return
         # Servers refuse a length that is no number.

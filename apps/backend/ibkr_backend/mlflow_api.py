@@ -17,6 +17,11 @@ def model_name(symbol: str) -> str:
     return f"{MODEL_PREFIX}{plain_name(symbol)}"
 
 
+def bearer(token: str) -> dict[str, str]:
+    """Make the header of a login; none without a token."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 class MLflowError(Exception):
     """MLflow gave no usable answer; the text says why."""
 
@@ -76,9 +81,11 @@ class RegisteredModel:
 class MLflow:
     """A connection to MLflow."""
 
-    def __init__(self, url: str, timeout: float) -> None:
-        """Connect lazily; ``timeout`` is in seconds."""
-        self._client = httpx.Client(base_url=f"{url}/api/2.0/mlflow/", timeout=timeout, trust_env=False)
+    def __init__(self, url: str, timeout: float, token: str = "") -> None:
+        """Connect lazily; ``timeout`` is in seconds, ``token`` the backend's login, if MLflow asks for one."""
+        self._client = httpx.Client(
+            base_url=f"{url}/api/2.0/mlflow/", timeout=timeout, trust_env=False, headers=bearer(token)
+        )
 
     def _get(self, path: str, **parameters: str | int) -> dict[str, Any]:
         try:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from ibkr_backend import __version__
 from ibkr_backend.airflow_api import Airflow, AirflowError
-from ibkr_backend.auth import KNOWN_SECONDS, SESSION_SECONDS, Sessions
+from ibkr_backend.auth import KNOWN_SECONDS, SESSION_SECONDS, VIEWER, Sessions
 from ibkr_backend.backups import backup_report
 from ibkr_backend.database import GatewaySession, Portfolio, Scoring, Signal, symbols_overview, utc
 from ibkr_backend.mlflow_api import MLflow, model_name
@@ -49,6 +49,10 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+
+# The edge answers there itself, at the address of every page.
+EDGE_LOGOUT = "/.edge/logout"
+BEHIND_EDGE = "Log in at the stack's public address: this one takes no password."
 
 log = logging.getLogger(__name__)
 
@@ -100,12 +104,16 @@ def login_page(request: Request) -> Response:
     """Ask for user name and password."""
     if sessions_of(request).valid(request):
         return redirect("/")
+    if sessions_of(request).identities.edge:
+        return refusal(settings_of(request), 401, BEHIND_EDGE)
     return html("login.html", stack_name=settings_of(request).stack_name, problem=None)
 
 
 async def login(request: Request, user: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
     """Begin a session."""
     sessions = sessions_of(request)
+    if sessions.identities.edge:
+        return refusal(settings_of(request), 401, BEHIND_EDGE)
     stack_name = settings_of(request).stack_name
     right, seconds = await sessions.log_in(request, user, password)
     if right is None:
@@ -145,7 +153,7 @@ def train(request: Request, symbol: Annotated[str, Form()] = "", token: Annotate
     sessions, settings = sessions_of(request), settings_of(request)
     if not sessions.valid(request):
         return redirect("/login")
-    if not sessions.form_is_ours(request, token) or symbol not in settings.bars_symbols:
+    if not may_write(request) or not sessions.form_is_ours(request, token) or symbol not in settings.bars_symbols:
         return refusal(settings, 403, "This form is not valid any more.")
     airflow: Airflow = request.app.state.airflow
     try:
@@ -207,6 +215,8 @@ def page(request: Request, symbol: str = "", range: str = "1y", started: str = "
         backups=found.get("backups"),
         started=started[:200],
         token=sessions_of(request).form_token(request),
+        may_write=may_write(request),
+        logout=EDGE_LOGOUT if sessions_of(request).identities.edge else "/logout",
         public_urls={name: str(url) for name, url in settings.stack_public_urls.items()},
         refresh_minutes=settings.bars_refresh_seconds // 60,
         words=WORDS,
@@ -360,6 +370,12 @@ def sessions_of(request: Request) -> Sessions:
     """Return what makes and reads the session cookies."""
     sessions: Sessions = request.app.state.sessions
     return sessions
+
+
+def may_write(request: Request) -> bool:
+    """Say whether who asks may start something: everybody who is logged in, but for the edge's viewers."""
+    person = sessions_of(request).identities.person(request.headers.raw)
+    return person is None or person.role != VIEWER
 
 
 def _age(moment: datetime | None, now: datetime) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, select
 from ibkr_backend.backups import backup_check
 from ibkr_backend.database import KeptBar
 from ibkr_backend.gateway import Gateway, error_text
+from ibkr_backend.mlflow_api import bearer
 from ibkr_backend.object_store import make_client
 from ibkr_backend.settings import PROBE_KEY, SEEN_KEY, ApiSettings
 
@@ -81,7 +82,8 @@ class Readiness:
             Dependency("gateway", gateway_check(settings), GATEWAY_AWAY),
         ]
         if settings.mlflow_url:
-            self._dependencies.append(Dependency("mlflow", http_check(f"{settings.mlflow_url}/health")))
+            check = http_check(f"{settings.mlflow_url}/health", settings.mlflow_token)
+            self._dependencies.append(Dependency("mlflow", check))
         if settings.airflow_url:
             self._dependencies.append(Dependency("airflow", http_check(f"{settings.airflow_url}/api/v2/version")))
         broker = redis_client(settings.celery_broker_url.get_secret_value())
@@ -195,9 +197,9 @@ def gateway_check(settings: ApiSettings) -> Check:
     return lambda: asdict(gateway.state())
 
 
-def http_check(url: str) -> Check:
-    """Check that ``url`` answers with success."""
-    client = httpx.Client(timeout=CLIENT_TIMEOUT, trust_env=False)
+def http_check(url: str, token: str = "") -> Check:
+    """Check that ``url`` answers with success; ``token`` is sent as the login, if there is one."""
+    client = httpx.Client(timeout=CLIENT_TIMEOUT, trust_env=False, headers=bearer(token))
 
     def check() -> dict[str, Any]:
         answer = client.get(url)

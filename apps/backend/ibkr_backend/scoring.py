@@ -1,5 +1,6 @@
 """Scores bars with a registered model. As a program (see `isolated`): MLflow and scikit-learn take 200 MB, and the
-model's own code runs, which must not see the worker's secrets in its environment.
+model's own code runs, which must not see the worker's secrets in its environment. Of these it has the one with which
+MLflow is read, where MLflow asks for a login.
 """
 
 import io
@@ -15,7 +16,9 @@ from ibkr_backend import isolated
 OUT_OF_SAMPLE_ARTIFACT = "walk_forward.csv"
 
 
-def score(tracking_uri: str, name: str, version: str, run_id: str, bars: list[dict[str, Any]]) -> dict[str, Any]:
+def score(
+    tracking_uri: str, name: str, version: str, run_id: str, bars: list[dict[str, Any]], token: str = ""
+) -> dict[str, Any]:
     """Score every bar with a version of a model, and read its out-of-sample history.
 
     Args:
@@ -24,6 +27,7 @@ def score(tracking_uri: str, name: str, version: str, run_id: str, bars: list[di
         version: Its version.
         run_id: MLflow run that made it.
         bars: Daily bars, ascending: ``date`` (ISO 8601), ``open``, ``high``, ``low``, ``close``, ``volume``.
+        token: The backend's login in MLflow; empty where that asks for none.
 
     Returns:
         ``{"scored": [{"date", "probability", "position"}], "out_of_sample": [the same]}``, ascending; days that the
@@ -33,6 +37,7 @@ def score(tracking_uri: str, name: str, version: str, run_id: str, bars: list[di
         isolated.IsolatedError: the model cannot be loaded, does not take bars, or returns what is no signal.
     """
     request = {"name": name, "version": version, "run_id": run_id, "bars": bars}
+    login: dict[str, Any] = {"MLFLOW_TRACKING_TOKEN": token} if token else {}
     answer: dict[str, Any] = isolated.call(
         "ibkr_backend.scoring",
         request,
@@ -41,6 +46,7 @@ def score(tracking_uri: str, name: str, version: str, run_id: str, bars: list[di
         MLFLOW_HTTP_REQUEST_TIMEOUT="20",
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="2",
         OMP_NUM_THREADS="1",
+        **login,
     )
     return answer
 

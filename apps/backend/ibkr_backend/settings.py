@@ -139,6 +139,13 @@ class CelerySettings(EnvironmentSettings):
     celery_beat_schedule: Path = Path("/var/lib/backend/celerybeat-schedule")
     bars_refresh_seconds: Annotated[int, Field(ge=60)] = 3600
     mlflow_url: BaseUrl | None = None
+    # Of MLflow's own name: where MLflow asks for a login, this is the backend's.
+    mlflow_tracking_token: SecretStr | None = None
+
+    @property
+    def mlflow_token(self) -> str:
+        """What MLflow is shown; empty where it asks for no login."""
+        return self.mlflow_tracking_token.get_secret_value() if self.mlflow_tracking_token else ""
 
 
 class WorkerSettings(DatabaseSettings, CelerySettings):
@@ -181,6 +188,8 @@ class ApiSettings(WorkerSettings):
     backup_url: BaseUrl | None = None
     stack_name: str = "IBKR stack"
     stack_public_urls: Json[dict[str, HttpUrl]] = Field(default_factory=dict)
+    # Behind the stack's edge, which logs people in: the secret part of the name of the header that says who asks.
+    edge_identity: Annotated[SecretStr, Field(min_length=16)] | None = None
 
     @model_validator(mode="after")
     def _airflow_needs_a_password(self) -> Self:
@@ -191,6 +200,8 @@ class ApiSettings(WorkerSettings):
 
 class FlowerSettings(CelerySettings):
     """What Flower uses."""
+
+    edge_identity: Annotated[SecretStr, Field(min_length=16)] | None = None
 
     flower_user: Annotated[str, Field(pattern="^[^:]+$")]
     flower_password: SecretStr

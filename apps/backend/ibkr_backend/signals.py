@@ -22,11 +22,12 @@ REFUSED = "version"
 log = logging.getLogger(__name__)
 
 
-def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, now: datetime) -> bool:
+def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, now: datetime, token: str = "") -> bool:
     """Score the champion's symbol if there is a settled bar or a champion that was not scored yet.
 
     A live signal is one of a day after the last one whose outcome the model was trained with. One that is kept is
-    never changed. The champion's walk-forward history takes the place of the one before it.
+    never changed. The champion's walk-forward history takes the place of the one before it. ``token`` is the backend's
+    login in MLflow, if that asks for one.
 
     Returns:
         Whether a signal was kept. A failure is recorded in ``scorings``, and tried again after an hour; a version that
@@ -63,7 +64,7 @@ def score_symbol(session: Session, tracking_uri: str, champion: ModelVersion, no
     answer: dict[str, Any] = {"scored": [], "out_of_sample": []}
     if not error:
         try:
-            answer = scoring.score(tracking_uri, champion.name, champion.version, champion.run_id, rows)
+            answer = scoring.score(tracking_uri, champion.name, champion.version, champion.run_id, rows, token)
         except IsolatedError as failure:
             error = str(failure)
     if error:

@@ -104,13 +104,13 @@ def score_signals() -> list[str]:
         return []
     # A scoring may take longer than the time to the next look.
     with isolated.alone("score") as first:
-        return _score_all(url) if first else []
+        return _score_all(url, worker_settings().mlflow_token) if first else []
 
 
-def _score_all(url: str) -> list[str]:
+def _score_all(url: str, token: str = "") -> list[str]:
     from ibkr_backend.signals import score_symbol
 
-    mlflow = MLflow(url, SECONDS_FOR_MLFLOW)
+    mlflow = MLflow(url, SECONDS_FOR_MLFLOW, token)
     scored = []
     for model in mlflow.models():
         if model.champion is None:
@@ -120,7 +120,7 @@ def _score_all(url: str) -> list[str]:
             say_once(problem)
             continue
         with Session(engine()) as session:
-            if score_symbol(session, url, champion, datetime.now(UTC)):
+            if score_symbol(session, url, champion, datetime.now(UTC), token):
                 scored.append(champion.symbol)
                 draw_chart.delay(champion.symbol)
     return scored

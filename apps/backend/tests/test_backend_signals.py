@@ -55,7 +55,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Answer as a model would, and note the days that were given to it."""
     asked: list[list[str]] = []
 
-    def score(uri: str, name: str, version: str, run_id: str, rows: list[dict]) -> dict:  # type: ignore[type-arg]
+    def score(uri: str, name: str, version: str, run_id: str, rows: list[dict], token: str) -> dict:  # type: ignore[type-arg]
         asked.append([row["date"] for row in rows])
         answer = [{"date": row["date"], "probability": 0.55, "position": 1} for row in rows[60:]]
         return {"scored": answer, "out_of_sample": HISTORY}

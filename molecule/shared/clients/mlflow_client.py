@@ -9,6 +9,8 @@ import mlflow
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
+if "CLIENT_TOKEN" in os.environ:
+    os.environ["MLFLOW_TRACKING_TOKEN"] = os.environ["CLIENT_TOKEN"]
 mlflow.set_tracking_uri(os.environ["CLIENT_URL"])
 mlflow.set_registry_uri(os.environ["CLIENT_URL"])
 name = os.environ["CLIENT_NAME"]

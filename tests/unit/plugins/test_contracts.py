@@ -130,6 +130,7 @@ def test_what_cannot_be_a_contract(more: dict[str, Any], sentence: str) -> None:
         ({"secrets": {"redis_admin_password": "password"}}, "'redis_admin_password' (secrets) is also in redis.yml"),
         ({"data": {"redis-data": {"backup": "files"}}}, "'redis-data' (data) is also in redis.yml"),
         ({"needs": ["mysql"]}, "notebook needs 'mysql', and no role in stack_service_roles has that name"),
+        ({"tokens": ["mlfow"]}, "'tokens' names 'mlfow', and no role in stack_service_roles has that name"),
     ],
 )
 def test_two_services_that_share_a_name(more: dict[str, Any], sentence: str) -> None:
@@ -491,13 +492,25 @@ def test_a_service_that_wants_to_know_who_asks_has_a_secret_for_it(edged: dict[s
     """The edge is its client; without an edge there is no such secret."""
     found = edged["laptop"]
     assert found["secrets"]["edge_notebook_identity"] == "password"
-    assert found["services"]["front"]["secret_checkers"] == {"edge_notebook_identity": "notebook"}
+    assert found["services"]["front"]["secret_checkers"]["edge_notebook_identity"] == "notebook"
+
+
+def test_a_program_that_asks_a_service_has_a_token_of_its_own(edged: dict[str, dict[str, Any]]) -> None:
+    """Where an edge lets nobody else in; the service knows its clients and their secrets."""
+    found = edged["laptop"]
+    clients = {name: f"mlflow_{name}_token" for name in ("backend", "mlflow", "airflow")}
+    assert found["tokens"] == {"mlflow": clients}
+    assert {found["secrets"][secret] for secret in clients.values()} == {"password"}
+    assert found["services"]["airflow"]["secret_checkers"]["mlflow_airflow_token"] == "mlflow"
 
 
 def test_without_an_edge_nothing_changes(found: dict[str, dict[str, Any]]) -> None:
     """Services publish their own pages, and no secret is generated for it."""
     for contract in found.values():
         assert contract["edge"] == "" and not [name for name in contract["secrets"] if name.startswith("edge_")]
+        assert contract["tokens"] == {} and "mlflow_airflow_token" not in contract["secrets"]
+        # A vault may still hold it.
+        assert contract["secret_kinds"]["mlflow_airflow_token"] == "password"
         assert not any(service["hidden_ports"] for service in contract["services"].values())
 
 

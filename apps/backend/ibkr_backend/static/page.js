@@ -60,7 +60,8 @@ async function renew() {
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     if (answer.redirected || !answer.ok) {
-      if (answer.redirected) location.reload();
+      // To the login.
+      if (answer.redirected || answer.status === 401) location.reload();
       return;
     }
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");

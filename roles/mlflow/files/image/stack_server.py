@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 DATABASE_URL = Path("/run/secrets/database_url")
+# There where the server answers nobody without a login.
+TRACKING_TOKEN = Path("/run/secrets/tracking_token")
 
 
-def create_app() -> FastAPI:
+def create_app() -> ASGIApp:
     """Make the server's application; ``mlflow server`` imports this module only to see that it can."""
+    from callers import guarded
     from streamed_artifacts import app
 
-    return app
+    return guarded(app)
 
 
 def become(command: Sequence[str], *, extra_env: dict[str, str], **_options: object) -> NoReturn:
@@ -35,6 +38,8 @@ def main(command: str, options: Sequence[str]) -> None:
     if command == "gc":
         # Files are deleted by the server, as any client's are. The database's URL stays off the command line.
         os.environ["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{os.environ['MLFLOW_PORT']}"
+        if TRACKING_TOKEN.is_file():
+            os.environ["MLFLOW_TRACKING_TOKEN"] = TRACKING_TOKEN.read_text().strip()
         options = ["--backend-store-uri", DATABASE_URL.read_text().strip(), *options]
     else:
         import mlflow.server

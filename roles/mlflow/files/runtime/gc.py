@@ -245,6 +245,8 @@ def main(url: str, age: str, *words: str) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = url
     os.environ["AWS_ACCESS_KEY_ID"] = (SECRETS / "s3_access_key").read_text().strip()
     os.environ["AWS_SECRET_ACCESS_KEY"] = (SECRETS / "s3_secret").read_text().strip()
+    if (token := SECRETS / "tracking_token").is_file():
+        os.environ["MLFLOW_TRACKING_TOKEN"] = token.read_text().strip()
     import boto3
     from mlflow.store.tracking.dbmodels.models import SqlExperiment
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

@@ -28,6 +28,7 @@ type Page struct {
 	ReadPaths    []string         `json:"read_paths"`
 	Public       []string         `json:"public"`
 	AnonymousAPI []string         `json:"anonymous_api"`
+	Closed       []string         `json:"closed"`
 	Cookies      []string         `json:"cookies"`
 }
 

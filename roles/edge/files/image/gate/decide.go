@@ -79,6 +79,9 @@ func (g *Gate) decide(asked *Asked) Decision {
 	if refused(path) {
 		return Decision{status: http.StatusBadRequest, reason: "The path has . or .. in it, or a character that does not belong there."}
 	}
+	if beneath(path, asked.page.Closed) {
+		return Decision{status: http.StatusForbidden, reason: "This is for the stack's own programs, on their network."}
+	}
 	for _, name := range overrides {
 		if asked.header.Get(name) != "" {
 			return Decision{status: http.StatusBadRequest, reason: "A request has one method: " + name + " is not supported."}

@@ -36,6 +36,8 @@ func newGate(t *testing.T) *Gate {
 			ReadPaths: []string{"/api/search", "/socket/*"}, Public: []string{"/health", "/static/*"}, Cookies: []string{"session"}},
 		{Name: "airflow", Title: "Airflow", Origin: "http://desk:8080", URL: "http://desk:8080/", Roles: all,
 			AnonymousAPI: []string{"/api/v2/*", "/auth/token"}},
+		{Name: "gateway", Title: "Gateway", Origin: "http://desk:5055", URL: "http://desk:5055/", Roles: map[string]Right{"trader": write},
+			AnonymousAPI: []string{"/*"}, Closed: []string{"/v1/api/*"}},
 		{Name: "flower", Title: "Flower", Origin: "http://desk:5555", URL: "http://desk:5555/", Roles: map[string]Right{"admin": write}},
 	}}
 	directory := t.TempDir()
@@ -148,6 +150,27 @@ func TestPaths(t *testing.T) {
 	// Names in paths are escaped.
 	for _, path := range []string{"/runs/a%2Fb%3Ac", "/runs/100%25", "/a/...", "/files/a..b"} {
 		want(t, "viewer "+path, check(g, "mlflow", "GET", path, viewer), 200)
+	}
+}
+
+// What is closed is closed to everyone, in whatever way its path is written, for every method, and as a WebSocket.
+func TestClosed(t *testing.T) {
+	g := newGate(t)
+	page := g.config.page("gateway")
+	for path, wanted := range map[string]int{
+		"/v1/api": 403, "/v1/api/": 403, "/v1/api/iserver/auth/status": 403, "/v1/api/ws": 403, "//v1//api/x": 403, "/V1/Api/x": 403,
+		"/%76%31/api/x": 403, "/v1%2fapi/x": 403, "/v1%252fapi/x": 403, "/v1;a=b/api;c/x": 403, "/v1/api?x": 403,
+		"/": 200, "/sso/Login": 200, "/v1/apis": 200, "/v1": 200, "/x/v1/api": 200,
+	} {
+		for _, method := range []string{"GET", "POST", "DELETE"} {
+			for _, upgrade := range []bool{false, true} {
+				header := http.Header{"Cookie": {session(t, g, "trader")}}
+				asked := &Asked{page: page, method: method, uri: path, host: "desk:5055", upgrade: upgrade, header: header}
+				if found := g.decide(asked).status; found != wanted {
+					t.Errorf("%s %s (upgrade %t): %d, expected %d", method, path, upgrade, found, wanted)
+				}
+			}
+		}
 	}
 }
 

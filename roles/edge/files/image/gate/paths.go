@@ -65,3 +65,23 @@ func among(path string, list []string) bool {
 	}
 	return false
 }
+
+// beneath tells whether any server may take a path for one of a list, however it is written: in capitals, escaped, with empty segments or
+// parameters. The path is none that refused refuses.
+func beneath(path string, list []string) bool {
+	for decoded, err := url.PathUnescape(path); err == nil && decoded != path; decoded, err = url.PathUnescape(path) {
+		path = decoded
+	}
+	plainly := "/"
+	for _, segment := range strings.Split(strings.ToLower(path), "/") {
+		if name, _, _ := strings.Cut(segment, ";"); name != "" {
+			plainly += name + "/"
+		}
+	}
+	for _, each := range list {
+		if strings.HasPrefix(plainly, strings.ToLower(strings.TrimRight(each, "/*"))+"/") {
+			return true
+		}
+	}
+	return false
+}

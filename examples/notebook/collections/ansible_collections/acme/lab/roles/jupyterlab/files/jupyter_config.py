@@ -1,6 +1,11 @@
 """Settings of JupyterLab."""
 
+import os
 from pathlib import Path
+
+# Notebooks log in at MLflow with it, where the stack has an edge.
+if (token := Path("/run/secrets/mlflow_token")).is_file():
+    os.environ["MLFLOW_TRACKING_TOKEN"] = token.read_text().strip()
 
 c = get_config()  # noqa: F821
 c.ServerApp.ip = "0.0.0.0"
