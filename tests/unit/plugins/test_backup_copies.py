@@ -458,12 +458,12 @@ def test_a_failed_copy_is_shown_and_does_not_stay(
     place.left = 3
     assert backup.copy_all(settings) == ["nas"]
     assert backup.COPY_FAILED.exists()
-    assert any(
-        "failed copies to nas since" in line and "cut off" in line for line in backup.copy_figures(settings, now)
-    )
+    [alert] = [each["text"] for each in backup.report(settings, now)["alerts"] if each["kind"] == "copy"]
+    assert alert.startswith("failed copies to nas since") and "cut off" in alert
     place.left = sys.maxsize
     assert backup.copy_all(settings) == []
     assert not backup.COPY_FAILED.exists()
+    assert not [each for each in backup.report(settings, now)["alerts"] if each["kind"] == "copy"]
     later = now + timedelta(minutes=7, seconds=30)
     assert list(backup.copy_figures(settings, later)) == [
         f"7 0 minutes since the last complete copy to nas ({PLACE.title}), up to the backup 20261128T023000Z"

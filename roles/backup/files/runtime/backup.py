@@ -1196,6 +1196,12 @@ def report(settings: Settings, now: datetime) -> dict[str, Any]:
 
     if FAILED.exists():
         alert("failed", f"failed backups since: {FAILED.read_text().strip()}")
+    for place in settings.places:
+        state = backup_copies.State.read(settings.repository, place)
+        fields = {key: getattr(state, key) for key in ("finished", "backup", "error")}
+        found["copies"].append({"name": place.name, "title": place.title, **fields})
+        if state.error:
+            alert("copy", f"failed copies to {place.name} since, at {state.failed[:16]}: {state.error[:300]}")
     try:
         check_repository(settings)
         known = manifests(settings)
@@ -1216,12 +1222,6 @@ def report(settings: Settings, now: datetime) -> dict[str, Any]:
     if missed := backup_report.missed_since(settings.schedule, last, took, now):
         since = f"the newest is {age(last, now)} old" if known else "there is none"
         alert("missed", f"missed backups: one was due at {missed:%Y-%m-%d %H:%M} UTC, and {since}")
-    for place in settings.places:
-        state = backup_copies.State.read(settings.repository, place)
-        fields = {key: getattr(state, key) for key in ("finished", "backup", "error")}
-        found["copies"].append({"name": place.name, "title": place.title, **fields})
-        if state.error:
-            alert("copy", f"failed copies to {place.name} since, at {state.failed[:16]}: {state.error[:300]}")
     try:
         for [segment] in query(settings, ARCHIVE_FAILS) if settings.postgres else []:
             alert("archive", f"PostgreSQL's WAL cannot be archived, from the segment {segment} on: see its log")
