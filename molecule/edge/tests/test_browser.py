@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from stack_under_test import Stack
 
 CHROMIUM = "/usr/bin/chromium"
+# Two busy cores; a page that is there is not waited for.
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def browser(stack: Stack) -> Iterator[Browser]:
 def fresh(browser: Browser) -> Page:
     """A page in a profile of its own."""
     page = browser.new_context(ignore_https_errors=True).new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     return page
 
 
@@ -46,9 +49,9 @@ def log_in(page: Page, door: Door, user: str) -> None:
 def test_one_login_and_no_second_one(browser: Browser, door: Door, user: str) -> None:
     """The start page leads to every page that the role may open; logging out closes all of them."""
     page = fresh(browser)
-    page.goto(f"https://app.{DOMAIN}/?from=a-link")
+    page.goto(f"https://mlflow.{DOMAIN}/?from=a-link")
     log_in(page, door, user)
-    page.wait_for_url(f"https://app.{DOMAIN}/?from=a-link")
+    page.wait_for_url(re.compile(rf"https://mlflow\.{DOMAIN}/\?from=a-link.*"))
     page.goto(f"https://{DOMAIN}/")
     expect(page.get_by_text(f"You are logged in as {user} ({ROLES[user]}).")).to_be_visible()
     links = {
@@ -56,9 +59,13 @@ def test_one_login_and_no_second_one(browser: Browser, door: Door, user: str) ->
     }
     expected = {each["title"]: each["url"] for each in door.pages.values() if ROLES[user] in each["roles"]}
     assert links == expected
-    for address in links.values():
-        answer = page.goto(address)
-        assert answer and "/.edge/" not in page.url and answer.status in (200, 401), address
+    for title, address in links.items():
+        # The browser's requests, with its cookies: a service that asks for a password of its own is no error page.
+        answer = page.request.get(address)
+        assert answer.status in (200, 401) and "/.edge/" not in answer.url, title
+        if answer.status == 200:
+            page.goto(address)
+            assert "/.edge/" not in page.url
     page.goto(f"https://{DOMAIN}/.edge/")
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_text("You are logged out of all pages.")).to_be_visible()
