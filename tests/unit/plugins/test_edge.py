@@ -196,6 +196,7 @@ def rendered(directory: Path, **variables: Any) -> tuple[dict[str, dict[str, Any
             "edge_user_admin_password": "AdminPassword",
             "edge_airflow_identity": "AirflowHeader",
             "edge_backend_identity": "BackendHeader",
+            "edge_mlflow_identity": "MlflowHeader",
             "ibkr_gateway_tls": f"{KEY}-----BEGIN CERTIFICATE-----\nabc",
         },
         "container_image_refs": {"edge": "stack/edge:abc"},
