@@ -31,6 +31,10 @@ def access_table(
         return ["", f"{'Page':24} URL", *(f"{page['title']:24} {page['public_url']}" for page in shown), *tunnels]
     lines = ["", ROW % ("Page", "URL", "User", "Password")]
     for page in shown:
+        if page.get("upstream") and page.get("identity"):
+            # Behind an edge, whose login is the page's too.
+            lines.append(ROW % (page["title"], page["public_url"], "(edge)", "-"))
+            continue
         names = [page[key] for key in ("user_secret", "secret") if page.get(key)]
         user = "(secret)" if page.get("user_secret") else page.get("user") or "-"
         lines.append(ROW % (page["title"], page["public_url"], user, "; ".join(places[name] for name in names) or "-"))

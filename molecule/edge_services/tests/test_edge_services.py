@@ -226,11 +226,11 @@ def test_the_gateways_login_is_for_traders_and_its_api_for_the_backend(stack: St
     for user in ("vera", "rob"):
         assert login(user).get(page, timeout=60).status_code == 403
     session = login("tom")
-    assert "Session: logged_out" in session.get(page, timeout=60).text
+    assert "Session: Logged out" in session.get(page, timeout=60).text
     foreign = {"Origin": "http://elsewhere.example"}
     assert session.post(stack.url("ibkr_gateway", "/sso/Login"), headers=foreign, timeout=60).status_code == 403
     answer = session.post(stack.url("ibkr_gateway", "/sso/Login"), timeout=60)
-    assert answer.url == page and "Session: logged_in" in answer.text
+    assert answer.url == page and "Session: Logged in" in answer.text
     for path in ("/v1/api/iserver/auth/status", "//v1/api/tickle", "/v1%2fapi/tickle", "/V1/API/tickle", "/v1/api/ws"):
         request = requests.Request("POST", page).prepare()
         request.url = page.rstrip("/") + path

@@ -169,6 +169,16 @@ def test_hidden_ports_are_not_published() -> None:
     assert containers.without_ports(declared, []) is declared
 
 
+def test_a_host_asks_its_services_behind_the_edge() -> None:
+    """On the containers' network, as nothing is published; without an edge, at the published port."""
+    access = plugin("plugin_utils.access")
+    services = {"lab": {"ports": {"http": {"container": 8888}}}}
+    page = {"name": "lab", "service": "lab", "container": "lab-server", "port": "http", "published": 18888}
+    lines = ["desk-lab-server 172.29.64.7/24", "desk-other 172.29.64.8/24", ""]
+    assert access.page_addresses([page], services, "127.0.0.1", "desk", lines) == {"lab": "172.29.64.7:8888"}
+    assert access.page_addresses([page], services, "127.0.0.1") == {"lab": "127.0.0.1:18888"}
+
+
 # ---- the containers
 
 KEY = "-----BEGIN PRIVATE KEY-----\nxyz\n-----END PRIVATE KEY-----\n"
@@ -186,6 +196,7 @@ def rendered(directory: Path, **variables: Any) -> tuple[dict[str, dict[str, Any
             "edge_user_admin_password": "AdminPassword",
             "edge_airflow_identity": "AirflowHeader",
             "edge_backend_identity": "BackendHeader",
+            "edge_mlflow_identity": "MlflowHeader",
             "ibkr_gateway_tls": f"{KEY}-----BEGIN CERTIFICATE-----\nabc",
         },
         "container_image_refs": {"edge": "stack/edge:abc"},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from collection_under_test import CONTRACTS, ansible_playbook, containers_here, role_of_variables
+from collection_under_test import CONTRACTS, ansible_playbook, containers_here, plugin, role_of_variables
 
 GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow")
 #: Without an edge, to their values; each of these is the name in capitals.
@@ -150,3 +150,15 @@ def test_the_backend_and_flower_take_the_edges_word(behind: Containers) -> None:
         assert behind[name]["environment"]["EDGE_IDENTITY_FILE"] == "/run/secrets/EDGE_IDENTITY"
         assert behind[name]["secrets"]["EDGE_IDENTITY"] == EDGE_SECRETS["edge_backend_identity"]
     assert behind["backend"]["environment"]["GATEWAY_LOGIN_URL"] == "https://gateway.desk.example/"
+
+
+def test_the_table_of_pages_sends_people_to_the_edges_login() -> None:
+    """And shows the password of a page that still asks for its own; without an edge, of each."""
+    access = plugin("plugin_utils.access")
+    airflow = {"title": "Airflow", "container": "a", "public_url": "http://x", "user": "admin", "secret": "s"}
+    console = {**airflow, "title": "MinIO console", "upstream": "http://minio:9001"}
+    behind = {**airflow, "upstream": "http://a:8080", "identity": "header"}
+    rows = [line.split() for line in access.access_table([behind, console, airflow], ["a"], {"s": "FILE"})[2:]]
+    assert [row[-2:] for row in rows] == [["(edge)", "-"], ["admin", "FILE"], ["admin", "FILE"]]
+    alone = access.access_table([{**airflow, "identity": "header"}], ["a"], {"s": "FILE"})[2]
+    assert alone.split()[-2:] == ["admin", "FILE"]
