@@ -353,7 +353,8 @@ def test_an_interface_that_somebody_removed_comes_back() -> None:
     on(WORKER, "iptables", "-t", "raw", "-F")
     there = f"{MESH[DATA]}:5432"
     eventually(lambda: on(WORKER, "python3", "-", there, stdin=ASK).split() == [there], 90)
-    assert "-d 172.28.64.3/32 -j DROP" in on(WORKER, "iptables", "-t", "raw", "-S", "wg-molecule")
+    rule = "-d 172.28.64.3/32 -j DROP"
+    eventually(lambda: rule in on(WORKER, "iptables", "-t", "raw", "-S", "wg-molecule", status=None), 60)
 
 
 def test_the_stack_stops_and_starts_over_all_hosts() -> None:
