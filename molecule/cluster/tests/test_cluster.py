@@ -382,5 +382,5 @@ def test_lost_keys_come_back_from_the_hosts(tmp_path: Path) -> None:
     before = {file.name: file.read_text() for file in records.iterdir()}
     shutil.move(records, tmp_path / "mesh")
     said = play("fetch_secrets")
-    assert f"Keys of the mesh restored: {', '.join(sorted(HOSTS))}" in re.sub(r"\s+", " ", said)
+    assert f"Restored of the mesh: {', '.join(sorted(HOSTS))}." in re.sub(r"\s+", " ", said)
     assert {file.name: file.read_text() for file in records.iterdir()} == before
