@@ -333,20 +333,6 @@ def test_the_mesh_is_away_for_a_minute(airflow: requests.Session) -> None:
     assert ended(airflow, run) == "success", tasks_of(airflow, run)
 
 
-def test_a_worker_host_dies_under_a_training(airflow: requests.Session) -> None:
-    """And boots again: its mesh and its containers are back by themselves, and what it was doing is done again."""
-    before = ids(WORKER)
-    run = start_training(airflow)
-    eventually(lambda: any(each["state"] == "running" for each in tasks_of(airflow, run).values()), 300)
-    docker("kill", WORKER)
-    time.sleep(20)
-    docker("start", WORKER)
-    eventually(lambda: on(WORKER, "docker", "info", "--format", "{{.ServerVersion}}", status=None).strip(), 120)
-    eventually(lambda: well(WORKER), 300, pause=5)
-    assert ids(WORKER) == before
-    assert ended(airflow, run) == "success", tasks_of(airflow, run)
-
-
 def test_an_interface_that_somebody_removed_comes_back() -> None:
     """Without a run: the unit looks after it, and after the rules."""
     on(WORKER, "ip", "link", "delete", "dev", "wg-molecule")
