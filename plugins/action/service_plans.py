@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleFilterError
+from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contracts
@@ -87,12 +89,21 @@ class ActionModule(ActionBase):
 
         here = {each: entry for each, entry in contract["containers"].items() if entry["here"]}
         # Only those of this host are rendered: others may need what this host does not have.
-        declared = [container for container in views.declared(name, "containers", []) if container]
+        try:
+            declared = [container for container in views.declared(name, "containers", []) if container]
+        except AnsibleError as error:
+            absent = re.search(r"has no attribute '(\w+)'", str(error))
+            near = difflib.get_close_matches(absent[1], list(views.value(views.host, "secrets")), 1) if absent else []
+            hint = f" Did you mean secrets.{near[0]}?" if near else ""
+            raise AnsibleActionFail(f"{name}_containers cannot be rendered: {error}{hint}") from error
         unknown = [each["name"] for each in declared if each.get("name") not in contract["all_containers"]]
         if unknown:
+            names = sorted(contract["all_containers"])
+            near = difflib.get_close_matches(str(unknown[0]), names, 1)
             raise AnsibleActionFail(
                 f"{name}_containers declares {', '.join(map(repr, unknown))}, which 'containers' in"
                 f" {contract['directory']}/meta/service.yml does not name."
+                f" {f'Did you mean {near[0]!r}?' if near else 'It names ' + ', '.join(names) + '.'}"
             )
         if wrong := contracts.unmounted(contract, declared):
             raise AnsibleActionFail("\n".join(wrong))

@@ -129,7 +129,8 @@ class Tree:
             self.changed.append(path)
         self.reasons.setdefault(path, []).append(reason)
         if self.secret and isinstance(before, bytes):
-            before, after = "(a secret)\n", "(another secret)\n"
+            # What is missing has no content, and so no line.
+            before, after = ("", "(a secret)\n") if reason == "missing" else ("(a secret)\n", "(another secret)\n")
         texts = [part.decode(errors="replace") if isinstance(part, bytes) else part for part in (before, after)]
         self.diff.append({"before_header": path, "after_header": path, "before": texts[0], "after": texts[1]})
 

@@ -231,7 +231,14 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
         names += [("Redis database", number) for number in (redis.get("databases") or {}).values()]
         for kind, name in names:
             if taken.setdefault((kind, name), service) != service:
-                raise ContractError(f"{where}: {name!r} ({kind}) is also in {places[taken[kind, name]]}.")
+                other = f"{where}: {name!r} ({kind}) is also in {places[taken[kind, name]]}."
+                numbers = {
+                    number
+                    for each in contracts.values()
+                    for number in ((each.get("redis") or {}).get("databases") or {}).values()
+                }
+                free = next(number for number in range(len(numbers) + 1) if number not in numbers)
+                raise ContractError(f"{other} {free} is free." if kind == "Redis database" else other)
 
 
 def unmounted(contract: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> list[str]:

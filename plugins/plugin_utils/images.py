@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import hashlib
 import json
 import re
@@ -41,7 +42,9 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
         if name in plans:
             return plans[name]
         if name not in definitions:
-            raise AnsibleFilterError(f"The image {name!r} (wanted by {child}) is not defined in stack_images.")
+            near = difflib.get_close_matches(name, list(definitions), 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(definitions))}."
+            raise AnsibleFilterError(f"The image {name!r} (wanted by {child}) is in no service's 'images'. {hint}")
         definition = definitions[name]
         unknown_keys(
             definition,
@@ -140,26 +143,28 @@ def build_remedy(text: str, variable: str = "") -> str:
     Returns:
         A sentence or two.
     """
-    variable = variable or "backend_build"
     wheel = re.search(r"Wheels are required for `([^`]+)`", text) or re.search(
         r"\b([\w.-]+?)(?:==\S+)? has no usable wheels", text
     )
     if wheel or "no usable wheels" in text or "building from source is disabled" in text:
         name = wheel[1] if wheel else "that package"
-        return (
-            f"There is no wheel of {name} for this Python and processor, only its source. Name it in"
-            f" {variable}.from_source and, if it is not pure Python, the Debian packages that compile it in"
+        return f"There is no wheel of {name} for this Python and processor, only its source. " + (
+            f"Name it in {variable}.from_source and, if it is not pure Python, the Debian packages that compile it in"
             f" {variable}.apt_build."
+            if variable
+            else "Lock a version that has one ('uv pip compile --no-build' finds it), or another package."
         )
     if re.search(
         r"fatal error: \S+: No such file|command '\S+' failed|[Nn]o (C )?compiler|`?(gcc|cc|c\+\+)`?: not found", text
     ):
-        return (
-            f"A compiler or header is missing: name the Debian packages that the build needs in {variable}.apt_build."
+        return "A compiler or header is missing: " + (
+            f"name the Debian packages that the build needs in {variable}.apt_build."
+            if variable
+            else "install the Debian packages that the build needs in the image's Dockerfile."
         )
     if "No solution found when resolving dependencies" in text:
         return (
-            f"The packages of {variable}.requirements do not fit together"
+            f"The packages of {f'{variable}.requirements' if variable else 'its requirements'} do not fit together"
             f"{', or not with those that Airflow is tested with' if variable == 'airflow_build' else ''}: change or"
             " remove the requirement that the error names."
         )

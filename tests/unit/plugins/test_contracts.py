@@ -133,6 +133,16 @@ def test_two_services_that_share_a_name(more: dict[str, Any], sentence: str) -> 
     assert sentence in str(error.value)
 
 
+def test_a_redis_database_that_is_taken() -> None:
+    """A free one is named."""
+    both = {
+        name: {"host": name, "containers": {name: None}, "processes": {}, "redis": {"databases": {name: 0}}}
+        for name in ("cache", "queue")
+    }
+    with pytest.raises(contracts.ContractError, match=r"q.yml: 0 \(Redis database\) is also in c.yml. 1 is free.$"):
+        contracts.check_together(both, {"cache": "c.yml", "queue": "q.yml"})
+
+
 def test_data_that_no_container_mounts() -> None:
     """A backup of it would be one of nothing."""
     contract = {"name": "notebook", "directory": "/roles/notebook", "data": {"books": {"backup": "files"}}}

@@ -99,9 +99,7 @@ def test_later_contexts_lie_over_earlier_ones(definitions: dict[str, Any], tmp_p
 
 def test_an_undefined_image_and_a_missing_directory_are_named(definitions: dict[str, Any]) -> None:
     """Both errors say what is missing and who wanted it."""
-    with pytest.raises(
-        AnsibleFilterError, match=r"image 'nope' \(wanted by a service\) is not defined in stack_images"
-    ):
+    with pytest.raises(AnsibleFilterError, match=r"image 'nope' \(wanted by a service\) is in no service's 'images'"):
         images.image_plan(definitions, ["nope"], SETTINGS)
     definitions["alone"]["context"] = ["/does/not/exist"]
     with pytest.raises(AnsibleFilterError, match="There is no directory /does/not/exist"):
@@ -320,7 +318,7 @@ def test_rules_of_each_item() -> None:
 )  # fmt: skip
 def test_what_to_do_about_a_failed_build(log: str, named: tuple[str, ...], other: str) -> None:
     """What is wrong decides it: mirrors are no remedy for a package without a wheel."""
-    said = images.build_remedy(log)
+    said = images.build_remedy(log, "backend_build")
     assert all(each in said for each in named) and other not in said
 
 
@@ -331,6 +329,16 @@ def test_what_to_do_about_packages_that_do_not_fit() -> None:
     assert "airflow_build.requirements do not fit together, or not with those that Airflow is tested with" in said
     assert "container_image_pip_index" not in said
     assert "airflow_build.from_source" in images.build_remedy("ta has no usable wheels", "airflow_build")
+
+
+@pytest.mark.parametrize(
+    "log",
+    ["ta has no usable wheels", "fatal error: a.h: No such file", "No solution found when resolving dependencies"],
+)
+def test_what_to_do_where_no_variable_declares_packages(log: str) -> None:
+    """The image of an operator's own role: no variable of another one is named."""
+    said = images.build_remedy(log)
+    assert "container_image_pip_index" not in said and "_build" not in said and " ." not in said
 
 
 def test_dates_without_quotes() -> None:
