@@ -228,9 +228,11 @@ def image_shares(
 
     Args:
         hosts: Hosts of the run in the order of the inventory, each with ``refs`` (name of each image that it needs to
-            its reference) and ``ids`` (reference to id of what its engine has).
+            its reference), ``ids`` (reference to id of what its engine has) and ``parents`` (references of the images
+            that those are built on).
         host: The one that asks. All get answers that fit together.
-        build_host: Builds what nobody has; by default the first host that needs it.
+        build_host: Builds what nobody has. By default one host does too, so that all stands on the same base: the first
+            that has a base, else the first that needs anything.
         others: Hosts of the stack that are not part of the run to the images of their engines, reference and id on a
             line.
 
@@ -246,10 +248,16 @@ def image_shares(
     receive: dict[str, list[str]] = {}
     lost: list[str] = []
     wanted = {(name, ref) for each in hosts.values() for name, ref in each["refs"].items()}
+    absent = {ref for _name, ref in wanted if not any(ref in ids[each] for each in order)}
+    lacking = [each for each in order if each in hosts and absent & set(hosts[each]["refs"].values())]
+    based = [each for each in order if each in hosts and set(hosts[each].get("parents", [])) & ids[each].keys()]
+    builder = build_host or next(iter([*based, *lacking]), "")
     for name, ref in sorted(wanted):
         needing = [each for each in order if each in hosts and hosts[each]["refs"].get(name) == ref]
         having = [each for each in order if ref in ids[each]]
-        source = having[0] if having else build_host or needing[0]
+        # Hosts that mean different images by one name build their own.
+        agreed = all(each["refs"].get(name, ref) == ref for each in hosts.values())
+        source = having[0] if having else builder if agreed or build_host else needing[0]
         if source not in ids or (source not in hosts and not having):
             lost += [ref] if host in needing else []
         elif source == host and not having:

@@ -38,6 +38,15 @@ def test_the_build_host_builds_what_only_others_need() -> None:
     assert found["a"]["build"] == REDIS and found["b"] == {"build": {}, "receive": {"a": ["redis:1"]}, "problems": []}
 
 
+def test_all_that_is_missing_is_built_on_one_host_on_the_same_base() -> None:
+    hosts = {"a": has(REDIS), "b": has({"mlflow": "mlflow:1"})}
+    found = shares(hosts)
+    assert found["a"]["build"] == REDIS | {"mlflow": "mlflow:1"}
+    assert found["b"] == {"build": {}, "receive": {"a": ["mlflow:1"]}, "problems": []}
+    hosts["b"] = has({"mlflow": "mlflow:1"}, base_1="x") | {"parents": ["base:1"]}
+    assert shares(hosts)["b"]["build"] == REDIS | {"mlflow": "mlflow:1"} and shares(hosts)["a"]["build"] == {}
+
+
 def test_a_host_that_has_the_image_is_the_source_wherever_it_stands() -> None:
     found = shares({"a": has(REDIS), "b": has(BOTH, redis_1="x")})
     assert found["a"] == {"build": {}, "receive": {"b": ["redis:1"]}, "problems": []}
