@@ -153,44 +153,6 @@ def test_readmes_settings(from_here: Callable[[str], Playbook], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("directory", [".venv", ".venvs/compat-oldest"], ids=["this", "oldest"])
-def test_the_whole_site_is_checked(from_here: Callable[[str], Playbook], directory: str) -> None:
-    """site.yml from the archive finds all its parts; check mode changes nothing on the host."""
-    said = from_here(directory)("site", "--check")
-    assert changes(said) > 0 and "failed=0" in said
-    assert command("docker", "ps", "--all", "--quiet") == ""
-
-
-def test_a_host_that_runs_a_worker_only(from_here: Callable[[str], Playbook], tmp_path: Path) -> None:
-    """It is served as any other; check mode does not need a second machine."""
-    play = from_here(".venv")
-    groups = yaml.safe_load((tmp_path / "hosts.yml").read_text())
-    hosts = groups["all"]["hosts"]
-    hosts["worker"] = hosts["target"] | {"stack_address": "192.0.2.2", "stack_mesh": False}
-    hosts["target"] |= {"stack_address": "192.0.2.1", "stack_mesh": False, "stack_publish_address": "0.0.0.0"}
-    groups["all"]["children"]["airflow_worker"] = {"hosts": {"worker": None}}
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups))
-    said = play("site", "--check", "--diff", "--limit", "worker")
-    assert re.search(r"(?m)^worker +: ok=.* failed=0", said)
-    there = re.findall(r"(?m)^\+(molecule-\S+): ", said)
-    assert there == ["molecule-airflow-worker"]
-
-
-def test_readmes_settings(from_here: Callable[[str], Playbook], tmp_path: Path) -> None:
-    """With them, runs of an installed collection look as those of a clone."""
-    play = from_here(".venv")
-    hosts = yaml.safe_load((tmp_path / "hosts.yml").read_text())
-    hosts["all"]["children"] = {"redis": hosts["all"]["children"]["redis"]}
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts))
-    warning = "Could not match supplied host pattern"
-    assert warning in play("site", "--check")
-    [settings] = re.findall(r"```ini\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "ansible.cfg").write_text(settings)
-    said = play("site", "--check")
-    assert warning not in said
-    assert "━━ Step 1 of" in said
-
-
-@pytest.mark.parametrize("directory", [".venv", ".venvs/compat-oldest"], ids=["this", "oldest"])
 def test_ansible_of_this_machine(from_here: Callable[[str], Playbook], directory: str) -> None:
     """Redis comes up, a second run changes nothing, and it goes away again."""
     works(from_here(directory))
