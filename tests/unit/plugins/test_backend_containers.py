@@ -79,6 +79,7 @@ def rendered(directory: Path, groups: tuple[str, ...], data: dict[str, Any]) -> 
     role = role_of_variables(directory, "backend")
     further = {
         "ansible_connection": "local",
+        "stack_mesh": False,
         "ansible_python_interpreter": sys.executable,
         "secrets": SECRETS,
         "container_image_refs": {"backend": "stack/backend:abc", "postgres": "stack/postgres:abc"},
@@ -113,7 +114,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Containers]:
 @pytest.fixture(scope="module")
 def smaller(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Containers]:
     """Those of an inventory without MLflow and Airflow, in which the other host has no public name."""
-    return rendered(tmp_path_factory.mktemp("smaller"), GROUPS[:4], {"stack_address": "10.0.0.7"})
+    return rendered(tmp_path_factory.mktemp("smaller"), GROUPS[:4], {"ansible_host": "10.0.0.7"})
 
 
 def settings(at: dict[str, str], public: str) -> dict[str, Any]:
