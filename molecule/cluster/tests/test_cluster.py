@@ -343,6 +343,20 @@ def test_an_interface_that_somebody_removed_comes_back() -> None:
     eventually(lambda: rule in on(WORKER, "iptables", "-t", "raw", "-S", "wg-molecule", status=None), 60)
 
 
+def test_a_worker_host_dies_under_a_training(airflow: requests.Session) -> None:
+    """And boots again: its mesh and its containers are back by themselves, and what it was doing is done again."""
+    before = ids(WORKER)
+    run = start_training(airflow)
+    eventually(lambda: any(each["state"] == "running" for each in tasks_of(airflow, run).values()), 300)
+    docker("kill", WORKER)
+    time.sleep(20)
+    docker("start", WORKER)
+    eventually(lambda: on(WORKER, "docker", "info", "--format", "{{.ServerVersion}}", status=None).strip(), 120)
+    eventually(lambda: well(WORKER), 300, pause=5)
+    assert ids(WORKER) == before
+    assert ended(airflow, run) == "success", tasks_of(airflow, run)
+
+
 def test_the_stack_stops_and_starts_over_all_hosts() -> None:
     """Users end before what they use, wherever that is: nobody dies of a lost connection."""
     before = {host: ids(host) for host in HOSTS}
