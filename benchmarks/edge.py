@@ -132,7 +132,9 @@ def ways(stack: str, token: str) -> tuple[Way, Way]:
     gate = json.loads(run("docker", "exec", f"{stack}-edge-gate", "cat", "/run/secrets/gate.json"))
     origin = next(page["origin"] for page in gate["pages"] if page["name"] == "mlflow")
     parts = urlsplit(origin)
-    direct = Way("direct", "http", address.strip(), 5500, "mlflow:5500", token)
+    # MLflow itself knows the edge, and the programs of the stack by tokens of their own.
+    tokens = json.loads(run("docker", "exec", f"{stack}-mlflow", "cat", "/run/secrets/client_tokens"))
+    direct = Way("direct", "http", address.strip(), 5500, "mlflow:5500", next(iter(tokens.values())))
     port = parts.port or 443
     return direct, Way("edge", parts.scheme, "127.0.0.1", port, parts.netloc, token)
 
