@@ -111,7 +111,10 @@ LARGE: Sizes = {
 #: What is left out first where not everything fits.
 LEFT_OUT_FIRST = ("airflow", "mlflow")
 #: Services that only a person can want, and why: `all` leaves them out.
-ASKED_FOR = {"backup": "needs another disk or a mounted share, see docs/backup.md"}
+ASKED_FOR = {
+    "backup": "needs another disk or a mounted share, see docs/backup.md",
+    "edge": "puts one login in front of all pages, see docs/edge.md",
+}
 
 
 class ConfigureError(Exception):

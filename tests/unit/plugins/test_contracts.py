@@ -479,7 +479,7 @@ def test_the_edge_reaches_each_page(edged: dict[str, dict[str, Any]]) -> None:
     near = {page["name"]: page["upstream"] for page in edged["laptop"]["links"]}
     assert near["flower"] == "http://flower:5555" and near["gateway"] == "https://ibkr-gateway:5055"
     far = {page["name"]: page["upstream"] for page in edged["door"]["links"]}
-    assert far["flower"] == "http://10.0.0.9:5555" and far["airflow"] == "http://10.0.0.9:8080"
+    assert far["flower"] == "http://172.28.64.2:5555" and far["airflow"] == "http://172.28.64.2:8080"
     assert edged["rooms"]["exposed"] == ["minio", "ibkr_gateway", "backend", "mlflow", "airflow", "notebook"]
 
 
