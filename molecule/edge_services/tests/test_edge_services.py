@@ -86,7 +86,9 @@ def from_a_stranger(stack: Stack, url: str, *options: str) -> int:
         "--write-out",
         "%{http_code}",
     )
-    done = stack.execute(STRANGER, *words, *options, url)
+    # curl takes no option with = after it.
+    split = [part for option in options for part in option.split("=", 1)]
+    done = stack.execute(STRANGER, *words, *split, url)
     assert done.returncode == 0, f"{url}: {done.stderr}"
     return int(done.stdout)
 
