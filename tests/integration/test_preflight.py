@@ -324,7 +324,7 @@ BAD = (
 REPORT: dict[str, Any] = {
     "distribution": "debian", "version": "13", "like": "", "release": "trixie", "architecture": "x86_64",
     "init": "systemd", "memory_mb": 64000, "cores": 16, "disk_free_mb": {"/var/lib/docker": 500000}, "ports": {},
-    "networks": {}, "occupied": [], "volumes": [], "volume_files": {}, "images": [], "image_ids": {},
+    "mesh": False, "networks": {}, "occupied": [], "volumes": [], "volume_files": {}, "images": [], "image_ids": {},
     "address_here": True,
     "read_only": [],
     "config_files": [],
