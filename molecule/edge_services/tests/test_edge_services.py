@@ -246,8 +246,12 @@ def test_the_gateways_login_is_for_traders_and_its_api_for_the_backend(stack: St
     assert eventually(seen, 60)
 
 
-def test_training_scoring_and_removal_go_on(stack: Stack) -> None:
+def test_training_scoring_and_removal_go_on(stack: Stack, login: Login) -> None:
     """Airflow's worker, the check after it and MLflow's own programs log in at MLflow, each by its own token."""
+    # The gateway has been logged in by the test before this one; its bars come with the next refresh.
+    trader, bars = login("tom"), stack.url("backend", "/api/v1/bars/AAPL")
+    assert trader.post(f"{bars}/refresh", timeout=60).status_code == 202
+    assert eventually(lambda: trader.get(bars, timeout=60).status_code == 200, 180)
     said = playbook("verify")
     assert "MLflow holds the run" in said and "The model loads by name" in said
 
