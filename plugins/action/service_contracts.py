@@ -488,13 +488,7 @@ def put_in_front(edge: Edge, services: dict[str, dict[str, Any]], active: list[s
     # What nobody on another host asks for is reached on the containers' network alone.
     for name in behind:
         service = services[name]
-        reached = {
-            each
-            for other in active
-            if name in [*services[other]["needs"], *services[other]["uses"]]
-            for each in services[other]["hosts"]
-        }
-        if service["here"] and not reached - {inventory.host}:
+        if service["here"] and not contracts.other_hosts(services, name, inventory.host):
             service["hidden_ports"] = sorted(int(service["ports"][each]["container"]) for each in hidden[name])
 
 
@@ -590,7 +584,7 @@ def summary(
             }
             for name in endpoints
             if services[name]["owner"] != inventory.host
-            and (by := [each for each in here if name in [*services[each]["needs"], *services[each]["uses"]]])
+            and (by := [each for each in here if contracts.reaches(services[each], name)])
         ],
         "links": [page for name in active for page in services[name]["web"]],
         "edge": edge.service if edge else "",

@@ -17,7 +17,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils import contrac
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.containers import container_plan, without_ports
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.plan_checks import port_conflicts
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import Views, load
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import did_you_mean, unknown_keys
 
 
 class ActionModule(ActionBase):
@@ -99,11 +99,10 @@ class ActionModule(ActionBase):
         unknown = [each["name"] for each in declared if each.get("name") not in contract["all_containers"]]
         if unknown:
             names = sorted(contract["all_containers"])
-            near = difflib.get_close_matches(str(unknown[0]), names, 1)
             raise AnsibleActionFail(
                 f"{name}_containers declares {', '.join(map(repr, unknown))}, which 'containers' in"
                 f" {contract['directory']}/meta/service.yml does not name."
-                f" {f'Did you mean {near[0]!r}?' if near else 'It names ' + ', '.join(names) + '.'}"
+                f" {did_you_mean(str(unknown[0]), names, 'It names ' + ', '.join(names) + '.')}"
             )
         if wrong := contracts.unmounted(contract, declared):
             raise AnsibleActionFail("\n".join(wrong))

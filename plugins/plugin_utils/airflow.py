@@ -10,12 +10,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.users import Users
+
 #: Keys of a connection. Source: parameters of Airflow's ``Connection``, without the URI and the id.
 CONNECTION_KEYS = ("conn_type", "description", "host", "login", "password", "schema", "port", "extra")
 POOL_KEYS = ("slots", "description", "include_deferred")
-USER_KEYS = ("name", "role", "email", "password")
-ROLES = ("Admin", "Op", "User", "Viewer")
-USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+USERS = Users(
+    "airflow",
+    keys=("name", "role", "email", "password"),
+    roles=("Admin", "Op", "User", "Viewer"),
+    example="Viewer",
+    twice="Airflow does not tell",
+    shortest=8,
+)
 #: What Airflow's own forms accept as the id of a connection, the key of a variable and the name of a pool.
 NAME = re.compile(r"[\w.\-#():/\\]{1,250}")
 #: Connections of the collection's own, by the variable that names what they hold.
@@ -199,48 +206,24 @@ def user_problems(users: Iterable[Any], taken: Iterable[str]) -> list[str]:
     Returns:
         A sentence for each.
     """
-    found = []
-    seen = {name.lower(): "is an account of the collection's own. Choose another name." for name in taken}
     addresses: set[str] = set()
-    for number, user in enumerate(users):
-        if not isinstance(user, Mapping) or not USER_NAME.fullmatch(str(user.get("name", ""))):
-            found.append(
-                f"airflow_users[{number}] has no valid name, expected up to 64 letters, digits and _.@-, such as"
-                " {name: anna, role: Viewer}."
-            )
-            continue
-        where, lower = f"airflow_users: {user['name']}", str(user["name"]).lower()
-        found += [
-            f"{where} has the unknown key {key!r}, expected {', '.join(USER_KEYS)}."
-            for key in sorted(set(user) - set(USER_KEYS))
-        ]
-        if lower in seen:
-            found.append(f"{where} {seen[lower]}")
-        seen[lower] = "is there twice; Airflow does not tell capital letters from small ones."
-        if user.get("role") not in ROLES:
-            found.append(f"{where} has the role {user.get('role')!r}, expected one of {', '.join(ROLES)}.")
-        email = user_email(user)
+
+    def email_problems(where: str, user: Mapping[str, Any]) -> list[str]:
+        email, found = user_email(user), []
         if not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
             found.append(f"{where} has the email {email!r}, expected a mail address.")
         if email.lower() in addresses:
             found.append(f"{where} has the email {email} of another user.")
         addresses.add(email.lower())
-        if "password" in user and not re.fullmatch(r"[^\r\n]{8,}", str(user["password"] or "")):
-            found.append(
-                f"{where} has a password of fewer than 8 characters or of several lines. Without one, it is generated."
-            )
-    return found
+        return found
+
+    return USERS.problems(users, taken, email_problems)
 
 
 def user_email(user: Mapping[str, Any]) -> str:
     """The mail address of a user, which Airflow needs: the name if it is one, by default."""
     name = str(user["name"])
     return str(user.get("email") or (name if "@" in name else f"{name}@localhost"))
-
-
-def user_secret(user: Mapping[str, Any]) -> str:
-    """The name of the secret with a user's password."""
-    return f"airflow_user_{user['name']}_password"
 
 
 def user_accounts(users: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -253,7 +236,7 @@ def user_accounts(users: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
         Of each its name, mail address, role, and the name of the file with its password.
     """
     return [
-        {"username": str(user["name"]), "email": user_email(user), "role": user["role"], "secret": user_secret(user)}
+        {"username": str(user["name"]), "email": user_email(user), "role": user["role"], "secret": USERS.secret(user)}
         for user in users
     ]
 
@@ -267,11 +250,7 @@ def generated_user_secrets(users: Iterable[Any]) -> dict[str, str]:
     Returns:
         Secret to its kind, for users without a password.
     """
-    return {
-        user_secret(user): "password"
-        for user in users
-        if isinstance(user, Mapping) and USER_NAME.fullmatch(str(user.get("name", ""))) and "password" not in user
-    }
+    return USERS.generated(users)
 
 
 def user_passwords(users: Iterable[Mapping[str, Any]], secrets: Mapping[str, str]) -> dict[str, str]:
@@ -284,6 +263,4 @@ def user_passwords(users: Iterable[Mapping[str, Any]], secrets: Mapping[str, str
     Returns:
         Name of the secret to the password.
     """
-    return {
-        user_secret(user): str(user["password"]) if "password" in user else secrets[user_secret(user)] for user in users
-    }
+    return {USERS.secret(user): USERS.password(user, secrets) for user in users}

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import did_you_mean
 
 #: Keys of a contract and their types. A value may be a template; it is rendered with the role's own variables.
 KEYS: dict[str, type] = {
@@ -206,8 +207,7 @@ def _declared(contract: Mapping[str, Any], key: str) -> Any:
 def _refuse_unknown(found: Iterable[str], known: Iterable[str], where: str) -> None:
     for key in found:
         if key not in known:
-            near = difflib.get_close_matches(key, list(known), 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys are {', '.join(sorted(known))}."
+            hint = did_you_mean(key, known, f"Known keys are {', '.join(sorted(known))}.")
             raise ContractError(f"{where} has the unknown key {key!r}. {hint}")
 
 
@@ -346,14 +346,14 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
         names += [("Redis database", number) for number in (redis.get("databases") or {}).values()]
         for kind, name in names:
             if taken.setdefault((kind, name), service) != service:
-                other = f"{where}: {name!r} ({kind}) is also in {places[taken[kind, name]]}."
-                numbers = {
-                    number
-                    for each in contracts.values()
-                    for number in ((each.get("redis") or {}).get("databases") or {}).values()
-                }
-                free = next(number for number in range(len(numbers) + 1) if number not in numbers)
-                raise ContractError(f"{other} {free} is free." if kind == "Redis database" else other)
+                free = f" {_free_redis_database(contracts)} is free." if kind == "Redis database" else ""
+                raise ContractError(f"{where}: {name!r} ({kind}) is also in {places[taken[kind, name]]}.{free}")
+
+
+def _free_redis_database(contracts: Mapping[str, Mapping[str, Any]]) -> int:
+    databases = [(each.get("redis") or {}).get("databases") or {} for each in contracts.values()]
+    taken = {number for each in databases for number in each.values()}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
 def unmounted(contract: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -531,6 +531,19 @@ def problems(contracts: Mapping[str, Mapping[str, Any]], inventory: Inventory) -
     return found
 
 
+def reaches(service: Mapping[str, Any], name: str) -> bool:
+    """Tell whether a service reaches another one.
+
+    Args:
+        service: Its contract without templates.
+        name: Of the other one.
+
+    Returns:
+        Whether it needs or uses it.
+    """
+    return name in service["needs"] or name in service["uses"]
+
+
 def other_hosts(services: Mapping[str, Mapping[str, Any]], name: str, host: str) -> list[str]:
     """List the other hosts that reach a service of a host.
 
@@ -545,7 +558,7 @@ def other_hosts(services: Mapping[str, Mapping[str, Any]], name: str, host: str)
     named = [
         each
         for service in services.values()
-        if service["active"] and name in [*service["needs"], *service["uses"]]
+        if service["active"] and reaches(service, name)
         for each in service["hosts"]
     ]
     return [each for each in dict.fromkeys(named) if each != host]

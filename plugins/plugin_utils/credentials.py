@@ -1,10 +1,11 @@
 # Copyright: The quantops.ibkr_stack maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Writes what a server stores of a client: PostgreSQL's password verifiers and MinIO's policies."""
+"""Writes what a server stores of a client: verifiers of passwords, of PostgreSQL and the edge, and MinIO's policies."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import json
@@ -18,6 +19,12 @@ BUCKET_ACTIONS = (
     *("GetObjectTagging", "PutObjectTagging", "DeleteObjectTagging"),
     *("GetObjectVersionTagging", "PutObjectVersionTagging", "DeleteObjectVersionTagging"),
 )
+
+
+def _salted(password: str, name: str, rounds: int) -> tuple[bytes, bytes]:
+    """A salt that is derived from password and name, and the key of PBKDF2 with SHA-256."""
+    salt = hmac.digest(password.encode(), b"salt of " + name.encode(), "sha256")[:16]
+    return salt, hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
 
 
 def scram_verifier(password: str, role: str) -> str:
@@ -34,12 +41,30 @@ def scram_verifier(password: str, role: str) -> str:
         ``SCRAM-SHA-256$4096:salt$stored-key:server-key``.
     """
     rounds = 4096
-    salt = hmac.digest(password.encode(), b"salt of " + role.encode(), "sha256")[:16]
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
+    salt, salted = _salted(password, role, rounds)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")
     salt_text, stored_text, server_text = (base64.b64encode(part).decode() for part in (salt, stored, server))
     return f"SCRAM-SHA-256${rounds}:{salt_text}${stored_text}:{server_text}"
+
+
+@functools.lru_cache
+def password_verifier(password: str, user: str, rounds: int) -> str:
+    """Make what the edge stores of a password.
+
+    The salt is derived from password and user: the same password gives the same verifier, which makes a changed one
+    visible by comparison, and two users with the same password have different ones. Source: RFC 8018, section 5.2.
+
+    Args:
+        password: What the user types.
+        user: Name of the user.
+        rounds: Number of iterations.
+
+    Returns:
+        ``pbkdf2-sha256$rounds$salt$hash``, the last two in base64.
+    """
+    salt, key = _salted(password, user, rounds)
+    return f"pbkdf2-sha256${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
 
 
 def bucket_policy(bucket: str) -> str:

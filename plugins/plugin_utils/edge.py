@@ -4,22 +4,25 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
-import functools
-import hashlib
-import hmac
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import ROLES, identity_secret
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.credentials import password_verifier
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.users import Users
 
-USER_KEYS = ("name", "role", "password")
-#: The name is part of a file's name, and of headers.
-USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+USERS = Users(
+    "edge",
+    keys=("name", "role", "password"),
+    roles=ROLES,
+    example="viewer",
+    twice="services do not tell",
+    shortest=12,
+    longest=1000,
+)
 #: Of PBKDF2 with SHA-256: what OWASP asks for of passwords that a person has chosen. A generated one of 190 bits is not
 #: guessed anyway.
 ROUNDS, ROUNDS_OF_RANDOM = 600_000, 10_000
@@ -27,15 +30,6 @@ ROUNDS, ROUNDS_OF_RANDOM = 600_000, 10_000
 FIRST_OPEN_PORT, MOVED_PORTS = 1024, 60_000
 #: All paths of a page.
 EVERYTHING = "/*"
-
-
-def edge_user_secret(user: Mapping[str, Any]) -> str:
-    """The name of the secret with a user's password."""
-    return f"edge_user_{user['name']}_password"
-
-
-def _valid(user: Any) -> bool:
-    return isinstance(user, Mapping) and bool(USER_NAME.fullmatch(str(user.get("name", ""))))
 
 
 def edge_user_secrets(users: Iterable[Any]) -> dict[str, str]:
@@ -47,7 +41,7 @@ def edge_user_secrets(users: Iterable[Any]) -> dict[str, str]:
     Returns:
         Secret to its kind, for users without a password.
     """
-    return {edge_user_secret(user): "password" for user in users if _valid(user) and "password" not in user}
+    return USERS.generated(users)
 
 
 def edge_user_problems(users: list[Any]) -> list[str]:
@@ -61,50 +55,7 @@ def edge_user_problems(users: list[Any]) -> list[str]:
     """
     if not users:
         return ["edge_users is empty, so that nobody could log in. Name at least one: [{name: admin, role: admin}]."]
-    found = []
-    seen: set[str] = set()
-    for number, user in enumerate(users):
-        if not _valid(user):
-            found.append(
-                f"edge_users[{number}] has no valid name, expected up to 64 letters, digits and _.@-, such as"
-                " {name: anna, role: viewer}."
-            )
-            continue
-        where, lower = f"edge_users: {user['name']}", str(user["name"]).lower()
-        found += [
-            f"{where} has the unknown key {key!r}, expected {', '.join(USER_KEYS)}."
-            for key in sorted(set(user) - set(USER_KEYS))
-        ]
-        if lower in seen:
-            found.append(f"{where} is there twice; services do not tell capital letters from small ones.")
-        seen.add(lower)
-        if user.get("role") not in ROLES:
-            found.append(f"{where} has the role {user.get('role')!r}, expected one of {', '.join(ROLES)}.")
-        if "password" in user and not re.fullmatch(r"[^\r\n]{12,1000}", str(user["password"] or "")):
-            found.append(
-                f"{where} has a password of fewer than 12 characters or of several lines. Without one, it is generated."
-            )
-    return found
-
-
-@functools.lru_cache
-def password_verifier(password: str, user: str, rounds: int) -> str:
-    """Make what the edge stores of a password.
-
-    The salt is derived from password and user: the same password gives the same verifier, which makes a changed one
-    visible by comparison, and two users with the same password have different ones. Source: RFC 8018, section 5.2.
-
-    Args:
-        password: What the user types.
-        user: Name of the user.
-        rounds: Number of iterations.
-
-    Returns:
-        ``pbkdf2-sha256$rounds$salt$hash``, the last two in base64.
-    """
-    salt = hmac.digest(password.encode(), b"salt of " + user.encode(), "sha256")[:16]
-    key = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
-    return f"pbkdf2-sha256${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
+    return USERS.problems(users)
 
 
 def edge_accounts(users: Iterable[Mapping[str, Any]], secrets: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -124,7 +75,7 @@ def edge_accounts(users: Iterable[Mapping[str, Any]], secrets: Mapping[str, str]
         str(user["name"]): {
             "role": user["role"],
             "password": password_verifier(
-                str(user["password"]) if "password" in user else secrets[edge_user_secret(user)],
+                USERS.password(user, secrets),
                 str(user["name"]),
                 rounds,
             ),

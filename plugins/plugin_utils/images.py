@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import json
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import did_you_mean, unknown_keys
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.source_files import as_text, context_files
 
 
@@ -42,8 +41,7 @@ def image_plan(definitions: dict[str, Any], wanted: list[str], settings: dict[st
         if name in plans:
             return plans[name]
         if name not in definitions:
-            near = difflib.get_close_matches(name, list(definitions), 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(definitions))}."
+            hint = did_you_mean(name, definitions, f"Known are {', '.join(sorted(definitions))}.")
             raise AnsibleFilterError(f"The image {name!r} (wanted by {child}) is in no service's 'images'. {hint}")
         definition = definitions[name]
         unknown_keys(

@@ -208,8 +208,13 @@ def _kept(directory: str, subnet: str, hosts: Sequence[str], write: bool) -> tup
         if found[host] != before:
             new.append(host)
             if write:
-                write_whole(Path(directory, RECORDS, host), f"Address = {address}\nPrivateKey = {key}\n")
+                _record(directory, host, found[host])
     return found, new
+
+
+def _record(directory: str, host: str, member: Member) -> None:
+    text = f"Address = {member.address}\nPrivateKey = {member.private_key}\n"
+    write_whole(Path(directory, RECORDS, host), text)
 
 
 def restore(directory: str, found: Mapping[str, str], write: bool) -> list[str]:
@@ -230,10 +235,9 @@ def restore(directory: str, found: Mapping[str, str], write: bool) -> list[str]:
     missing = {host: read_member(text, f"The file of {host}") for host, text in found.items() if host not in known}
     if missing and write:
         try:
-            place = Path(directory, RECORDS)
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            Path(directory, RECORDS).mkdir(mode=0o700, parents=True, exist_ok=True)
             for host, member in missing.items():
-                write_whole(place / host, f"Address = {member.address}\nPrivateKey = {member.private_key}\n")
+                _record(directory, host, member)
         except OSError as error:
             raise MeshError(f"The keys of the mesh cannot be restored to {directory}: {error}") from error
     return sorted(missing)

@@ -181,6 +181,21 @@ def renamed_variables(names: Iterable[str], renamed: dict[str, str]) -> list[str
     return [f"{name} is called {renamed[name]} now. Rename it." for name in sorted(set(names) & renamed.keys())]
 
 
+def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Say what a misspelt word was probably meant to be.
+
+    Args:
+        word: As it stands there.
+        known: Words that are understood.
+        otherwise: What to say if none is near.
+
+    Returns:
+        A sentence.
+    """
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"Did you mean {near[0]!r}?" if near else otherwise
+
+
 def unknown_keys(found: Iterable[str], known: Iterable[str], where: str) -> None:
     """Refuse keys that nothing reads.
 
@@ -195,6 +210,5 @@ def unknown_keys(found: Iterable[str], known: Iterable[str], where: str) -> None
     known = sorted(known)
     for key in found:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known) or 'none here'}."
+            hint = did_you_mean(key, known, f"Known are {', '.join(known) or 'none here'}.")
             raise AnsibleFilterError(f"{where} has the unknown key {key!r}. {hint}")

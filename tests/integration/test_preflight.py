@@ -571,6 +571,15 @@ def test_a_service_without_what_it_needs(site: Site, absent: str, sentence: str)
     assert sentence in site.refused({"groups": {}}, {"groups": groups})["groups"]
 
 
+def test_the_hosts_of_a_stack_stop_together(site: Site) -> None:
+    """One is refused: the other one has nothing wrong, and is left as it is."""
+    apart = {"stack_name": STACK, "stack_mesh": False, "stack_publish_address": "127.0.0.1"}
+    hosts = {"one": {**apart, "redis_maxmemory": "plenty"}, "two": {**apart, "stack_network_subnet": "203.0.113.0/24"}}
+    said = site.refused(hosts, {"one": ("redis",), "two": ("minio",)})
+    assert "redis_maxmemory is 'plenty'" in said["one"]
+    assert "one failed: this host goes no further without" in said["two"]
+
+
 def test_a_second_host_of_a_service(site: Site) -> None:
     """Programs would find the first one only."""
     said = site.refused(
