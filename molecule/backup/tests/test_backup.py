@@ -295,6 +295,29 @@ def test_a_volume_that_was_deleted_by_hand(stack: Stack) -> None:
     assert predict(stack) == PREDICTION
 
 
+def test_a_lost_host_costs_a_minute_of_rows_at_most(stack: Stack) -> None:
+    """What the repository holds is at most as old as PostgreSQL's archive timeout and the way to the repository."""
+    database = ("psql", "--username=postgres", "--dbname=mlflow", "--quiet", "--tuples-only", "--no-align")
+    made = stack.execute("postgres", *database, "--command=CREATE TABLE beats (at timestamptz DEFAULT now())")
+    assert made.returncode == 0, made
+    agent(stack, "run")
+    beat = "printf 'INSERT INTO beats DEFAULT VALUES\\n\\\\watch 1\\n' | exec " + " ".join(database)
+    command("docker", "exec", "--detach", f"{stack.name}-postgres", "sh", "-c", beat)
+    time.sleep(100)
+    containers = command("docker", "ps", "--quiet", "--filter", f"label=quantops.stack={stack.name}").split()
+    command("docker", "kill", "--signal=KILL", *containers)
+    killed = float(command("date", "+%s.%N"))
+    command("docker", "rm", "--force", f"{stack.name}-postgres")
+    command("docker", "volume", "rm", f"{stack.name}-postgres-data")
+    run("restore", f"--extra-vars={json.dumps({'restore_to': 'end', 'restore_confirm': stack.name})}")
+    said = stack.execute("postgres", *database, "--command=SELECT extract(epoch FROM max(at)) FROM beats").stdout
+    lost = killed - float(said)
+    print(f"The newest row is {lost:.0f} s older than the end of the host")
+    assert 0 < lost <= 65
+    assert predict(stack) == PREDICTION
+    assert stack.execute("postgres", *database, "--command=DROP TABLE beats").returncode == 0
+
+
 def newest_manifest() -> str:
     """What the repository says of its newest backup."""
     return command("sh", "-c", f"cat $(ls {REPOSITORY_DIR}/manifests/*.json | tail -n 1)")
