@@ -46,6 +46,26 @@ def backup_places(services: Mapping[str, Mapping[str, Any]], here: Iterable[str]
     return {"volumes": volumes, "postgres": postgres, "mounts": mounts}
 
 
+def backup_left_out(services: Mapping[str, Mapping[str, Any]], here: Iterable[str]) -> list[dict[str, str]]:
+    """List the volumes whose data no backup has, because other hosts have them.
+
+    Args:
+        services: Active services to their contracts without templates.
+        here: Services of the host of the backup.
+
+    Returns:
+        ``volume``, ``service`` (its title) and ``host`` of each, by the volumes' names.
+    """
+    backed_up = set(here)
+    return [
+        {"volume": volume, "service": str(services[name]["title"]), "host": str(services[name]["owner"])}
+        for volume, name, entry in sorted(
+            (volume, name, entry) for name, each in services.items() for volume, entry in each["data"].items()
+        )
+        if name not in backed_up and entry["backup"] != "none"
+    ]
+
+
 def drill_mounts(mounts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Turn the mounts of the backup's container into those of a drill, which are volumes of its own.
 
