@@ -46,24 +46,23 @@ def backup_places(services: Mapping[str, Mapping[str, Any]], here: Iterable[str]
     return {"volumes": volumes, "postgres": postgres, "mounts": mounts}
 
 
-def backup_left_out(services: Mapping[str, Mapping[str, Any]], here: Iterable[str]) -> list[dict[str, str]]:
+def backup_left_out(services: Mapping[str, Mapping[str, Any]], elsewhere: Iterable[str]) -> list[dict[str, str]]:
     """List the volumes whose data no backup has, because other hosts have them.
 
     Args:
-        services: Active services to their contracts without templates.
-        here: Services of the host of the backup.
+        services: Service to its contract without templates.
+        elsewhere: Active services that the host of the backup does not run.
 
     Returns:
         ``volume``, ``service`` (its title) and ``host`` of each, by the volumes' names.
     """
-    backed_up = set(here)
-    return [
+    found = [
         {"volume": volume, "service": str(services[name]["title"]), "host": str(services[name]["owner"])}
-        for volume, name, entry in sorted(
-            (volume, name, entry) for name, each in services.items() for volume, entry in each["data"].items()
-        )
-        if name not in backed_up and entry["backup"] != "none"
+        for name in elsewhere
+        for volume, entry in services[name]["data"].items()
+        if entry["backup"] != "none"
     ]
+    return sorted(found, key=lambda each: each["volume"])
 
 
 def drill_mounts(mounts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

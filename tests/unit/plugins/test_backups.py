@@ -160,11 +160,11 @@ def test_data_of_other_hosts_is_left_out_by_name() -> None:
         "store": {"title": "Store", "owner": "big", "data": {"objects": {"backup": "bucket"}}},
         "desk": {"title": "Desk", "owner": "app", "data": {"notes": {"backup": "files"}, "cache": {"backup": "none"}}},
     }
-    assert backup_left_out(services, ["postgres"]) == [
+    assert backup_left_out(services, ["store", "desk"]) == [
         {"volume": "notes", "service": "Desk", "host": "app"},
         {"volume": "objects", "service": "Store", "host": "big"},
     ]
-    assert backup_left_out(services, list(services)) == []
+    assert backup_left_out(services, []) == []
 
 
 def test_secrets_open_with_their_password_only() -> None:
