@@ -153,8 +153,6 @@ def definition_of(plan: dict[str, Any], labels: dict[str, Any]) -> dict[str, Any
         },
         "NetworkingConfig": {"EndpointsConfig": {plan["network"]: {"Aliases": spec["aliases"]}}},
     }
-    if spec.get("cpu_shares"):
-        body["HostConfig"]["CpuShares"] = spec["cpu_shares"]
     if spec.get("shm_size"):
         body["HostConfig"]["ShmSize"] = size_in_bytes(spec["shm_size"])
     if health:

@@ -395,6 +395,7 @@ def planned_container(
             "Memory": spec["memory"],
             "NanoCpus": round(spec["cpus"] * 1e9),
             "PidsLimit": spec["pids_limit"],
+            **({"CpuShares": spec["cpu_shares"]} if "cpu_shares" in spec else {}),
         },
         "alive": (container.get("health") or {}).get("alive") or [],
         "network": network,
