@@ -23,6 +23,7 @@ class FilterModule:
             "backup_copy_files": backup_copies.backup_copy_files,
             "backup_copy_places": backup_copies.backup_copy_places,
             "backup_copy_problems": backup_copies.backup_copy_problems,
+            "backup_left_out": backups.backup_left_out,
             "backup_places": backups.backup_places,
             "bucket_changes": backups.bucket_changes,
             "chosen_backup": backups.chosen_backup,

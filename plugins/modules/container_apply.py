@@ -97,6 +97,7 @@ LIMITS = {
     "MemorySwap": "limit of memory and swap",
     "NanoCpus": "CPU limit",
     "PidsLimit": "process limit",
+    "CpuShares": "CPU weight",
 }
 
 

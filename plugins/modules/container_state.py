@@ -194,7 +194,9 @@ def undeclared(declared: dict, item: dict, written: list[str]) -> list[str]:
     """
     if declared["kind"] == "job":
         return []
-    found = [f"{key} is {item['HostConfig'][key]}, not declared" for key in UNDECLARED if item["HostConfig"].get(key)]
+    have = item["HostConfig"]
+    unwanted = [key for key in UNDECLARED if have.get(key) and key not in declared["limits"]]
+    found = [f"{key} is {have[key]}, not declared" for key in unwanted]
     # A file that someone edited is healed, and what the program read of it is not.
     coming = any(path.startswith(f"{place}/") for path in written for place in places_of(item))
     same = (item["Config"].get("Labels") or {}).get("quantops.hash") == declared["hash"]
@@ -255,8 +257,9 @@ def drift_of(declared: dict, item: dict) -> list[str]:
         ("MemorySwap", "limit of memory and swap", want["Memory"]),
         ("NanoCpus", "CPU limit", want["NanoCpus"]),
         ("PidsLimit", "process limit", want["PidsLimit"]),
+        ("CpuShares", "CPU weight", want.get("CpuShares")),
     ):
-        if (have.get(key) or 0) != limit:
+        if limit is not None and (have.get(key) or 0) != limit:
             found.append(f"{label} is {have.get(key) or 0}, declared {limit}")
     if have["RestartPolicy"]["Name"] != "unless-stopped":
         found.append(f"restart policy is {have['RestartPolicy']['Name']}")

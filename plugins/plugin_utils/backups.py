@@ -46,6 +46,25 @@ def backup_places(services: Mapping[str, Mapping[str, Any]], here: Iterable[str]
     return {"volumes": volumes, "postgres": postgres, "mounts": mounts}
 
 
+def backup_left_out(services: Mapping[str, Mapping[str, Any]], elsewhere: Iterable[str]) -> list[dict[str, str]]:
+    """List the volumes whose data no backup has, because other hosts have them.
+
+    Args:
+        services: Service to its contract without templates.
+        elsewhere: Active services that the host of the backup does not run.
+
+    Returns:
+        ``volume``, ``service`` (its title) and ``host`` of each, by the volumes' names.
+    """
+    found = [
+        {"volume": volume, "service": str(services[name]["title"]), "host": str(services[name]["owner"])}
+        for name in elsewhere
+        for volume, entry in services[name]["data"].items()
+        if entry["backup"] != "none"
+    ]
+    return sorted(found, key=lambda each: each["volume"])
+
+
 def drill_mounts(mounts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Turn the mounts of the backup's container into those of a drill, which are volumes of its own.
 

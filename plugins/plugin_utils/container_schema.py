@@ -30,6 +30,7 @@ CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
     "ports": (list,),
     "memory": (str, int),
     "cpus": (float, int, str),
+    "cpu_shares": (int,),
     "pids": (int,),
     "shm_size": (str,),
     "health": (dict,),
@@ -179,6 +180,8 @@ def check_container(container: dict[str, Any], where: str) -> None:
         if not str(value).strip():
             raise AnsibleFilterError(f"{where}: the secret {name!r} is empty.")
     check_limits(container, where)
+    if "cpu_shares" in container and not 2 <= container["cpu_shares"] <= 262144:
+        raise AnsibleFilterError(f"{where}: 'cpu_shares' is {container['cpu_shares']!r}, expected 2 to 262144.")
     if container.get("shm_size"):
         size_in_bytes(container["shm_size"], f"{where}: 'shm_size'")
     for port in container.get("ports") or []:

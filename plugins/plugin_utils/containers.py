@@ -156,7 +156,8 @@ def parts_of(spec: dict[str, Any], network: str, files: dict[str, str], secrets:
     Returns:
         A line a part: 8 hexadecimal digits, a blank, and the part's name; never a value.
     """
-    limits = ("memory", "cpus", "pids_limit", "shm_size")
+    # Without shares as before there were any, so that a container that has none is still the declared one.
+    limits = ("memory", "cpus", "pids_limit", "shm_size", *(["cpu_shares"] if "cpu_shares" in spec else []))
     single = {key: value for key, value in spec.items() if key not in (*limits, "env", "mounts", "tmpfs")}
     found = {key.replace("published_", "").replace("_", " "): value for key, value in single.items()}
     found |= {"limits": [spec[key] for key in limits], "network": network, "secrets": secrets}
@@ -322,6 +323,7 @@ def container_spec(
         "published_ports": published_ports(container.get("ports") or [], settings),
         "memory": size_in_bytes(container["memory"], where),
         "cpus": float(container["cpus"]),
+        **({"cpu_shares": container["cpu_shares"]} if "cpu_shares" in container else {}),
         "pids_limit": container.get("pids", 512),
         "shm_size": container.get("shm_size"),
         "capabilities": container.get("capabilities") or [],
@@ -393,6 +395,7 @@ def planned_container(
             "Memory": spec["memory"],
             "NanoCpus": round(spec["cpus"] * 1e9),
             "PidsLimit": spec["pids_limit"],
+            **({"CpuShares": spec["cpu_shares"]} if "cpu_shares" in spec else {}),
         },
         "alive": (container.get("health") or {}).get("alive") or [],
         "network": network,

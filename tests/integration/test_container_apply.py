@@ -45,6 +45,7 @@ ALL = {
         "binds": [{"source": "/usr/share", "path": "/host"}],
         "pids": 20,
         "shm_size": "8m",
+        "cpu_shares": 512,
         "aliases": ["another"],
         "capabilities": ["NET_BIND_SERVICE"],
         "stop_signal": "SIGINT",
@@ -136,7 +137,8 @@ def test_the_container_that_the_library_makes(image: str, network: str) -> None:
             key: (one.get(key), other.get(key)) for key in one.keys() | other.keys() if one.get(key) != other.get(key)
         }
     assert {key: pair for key, pair in different.items() if key not in DIFFERENT} == {}
-    assert made["full"]["HostConfig"]["NanoCpus"] == 250_000_000 and made["full"]["Config"]["StopSignal"] == "SIGINT"
+    limits, stop_signal = made["full"]["HostConfig"], made["full"]["Config"]["StopSignal"]
+    assert (limits["NanoCpus"], limits["CpuShares"], stop_signal) == (250_000_000, 512, "SIGINT")
     assert inspected(f"{NAME}-data")[0]["Labels"] == volume["Labels"]
     command("docker", "rm", "--force", *names)
 

@@ -461,9 +461,18 @@ def test_everything_is_back_from_a_copy_alone(stack: Stack) -> None:
     said = play("fetch_backups", "--extra-vars=fetch_from=offsite", "--extra-vars=stack_lock_wait=300")
     assert f"up to the backup {newest['id']}" in said.replace("\n", " ").replace("  ", " ")
     assert not stack.secrets_dir.exists()
+    # A stack of new secrets would be one that cannot read them.
+    assert "lacks the backup_passphrase that opens them" in play("site", status=2)
+    assert not stack.secrets_dir.exists() and not command("docker", "ps", "--quiet").strip()
     print(f"Fetched in {datetime.now(UTC) - begun}")
     assert "backup_secrets_password" in play("restore", "--extra-vars=backup_secrets_password=", status=2)
     shutil.rmtree(stack.secrets_dir, ignore_errors=True)
+    for name, text in secrets.items():
+        stack.secrets_dir.mkdir(mode=0o700, exist_ok=True)
+        (stack.secrets_dir / name).write_text("p" * 64 if name == "backup_passphrase" else text)
+    said = play("restore", "--extra-vars=backup_secrets_password=", status=2)
+    assert "cannot be opened with backup_passphrase" in said
+    shutil.rmtree(stack.secrets_dir)
     begun = datetime.now(UTC)
     said = play("restore")
     print(f"Restored in {datetime.now(UTC) - begun}")

@@ -16,6 +16,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.backups import (
+    backup_left_out,
     backup_places,
     bucket_changes,
     chosen_backup,
@@ -151,6 +152,19 @@ def test_what_a_host_backs_up_follows_from_the_contracts() -> None:
     assert found["volumes"] == {"notes": {"path": "/data/notes", "kind": "files"}}
     assert found["postgres"] == {"user": "1:2", "admin": "boss", "data": "/pg/a", "socket": "/pg"}
     assert [(each["name"], each["read_only"]) for each in found["mounts"]] == [("postgres-data", True), ("notes", True)]
+
+
+def test_data_of_other_hosts_is_left_out_by_name() -> None:
+    services = {
+        "postgres": {"title": "PostgreSQL", "owner": "data", "data": {"postgres-data": {"backup": "postgres"}}},
+        "store": {"title": "Store", "owner": "big", "data": {"objects": {"backup": "bucket"}}},
+        "desk": {"title": "Desk", "owner": "app", "data": {"notes": {"backup": "files"}, "cache": {"backup": "none"}}},
+    }
+    assert backup_left_out(services, ["store", "desk"]) == [
+        {"volume": "notes", "service": "Desk", "host": "app"},
+        {"volume": "objects", "service": "Store", "host": "big"},
+    ]
+    assert backup_left_out(services, []) == []
 
 
 def test_secrets_open_with_their_password_only() -> None:
@@ -293,6 +307,12 @@ def test_rows_of_a_drill_lie_between_those_of_before_and_after_the_restore_point
         "desk.tags has 2 rows, expected 3",
         "mlflow.runs is missing",
     ]
+
+
+def test_what_no_backup_has_is_a_figure(settings: Any) -> None:
+    put(settings, manifest("2026-11-28T02:30:00"))
+    settings.left_out = [{"volume": "notes", "service": "Desk", "host": "app"}]
+    assert "1 0 volumes of other hosts in no backup: notes (app)" in backup.figures(settings, NOW)
 
 
 def test_a_failed_drill_is_a_figure(settings: Any) -> None:

@@ -284,6 +284,16 @@ def test_a_container_that_only_does_not_run(
     assert result["changes"][0]["action"] == action and len(result["changes"][0]["reasons"]) == 1
 
 
+def test_shares_of_the_processor_are_set_again(engine: FakeEngine, run: Applied) -> None:
+    declared = plan(cpu_shares=102)
+    run(declared)
+    assert engine.bodies["POST /containers/create?name=desk-web"]["HostConfig"]["CpuShares"] == 102
+    engine.containers["desk-web"]["HostConfig"]["CpuShares"] = 0
+    engine.calls.clear()
+    assert run(declared)["changes"][0]["reasons"] == ["CPU weight is 0, declared 102"]
+    assert engine.calls == ["POST /containers/id1/update"]
+
+
 def test_several_things_at_once(engine: FakeEngine, run: Applied) -> None:
     """One altered and stopped by hand is set right before it starts."""
     run(plan())

@@ -175,6 +175,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cpus": {"cpus": 0.6},
     "pids": {"pids": 101},
     "shm_size": {"shm_size": "65m"},
+    "cpu_shares": {"cpu_shares": 128},
     "health test": {"health": {"test": ["CMD", "false"]}},
     "health retries": {"health": {"test": ["CMD", "true"], "retries": 9}},
     "aliases": {"aliases": []},
@@ -251,6 +252,7 @@ def test_an_override_can_take_the_port_away() -> None:
         ({"web": {"memory": "lots"}}, "web_overrides.web: 'memory' is 'lots'"),
         ({"web": {"user": "root:root"}}, "web_overrides.web: 'user' is 'root:root'"),
         ({"web": {"shm_size": "lots"}}, "web_overrides.web: 'shm_size' is 'lots', which is not a size"),
+        ({"web": {"cpu_shares": 1}}, "web_overrides.web: 'cpu_shares' is 1, expected 2 to 262144"),
         ({"web": {"protect": True}}, "web_overrides.web has the key 'protect', which is called 'prevent_recreate' now"),
     ],
 )
@@ -300,6 +302,7 @@ def parts_between(change: dict[str, Any], **settings: Any) -> set[str]:
         ({"cpus": 1}, {"limits"}),
         ({"pids": 99}, {"limits"}),
         ({"shm_size": "65m"}, {"limits"}),
+        ({"cpu_shares": 128}, {"limits"}),
         ({"files": {**DECLARED["files"], "web.conf": "listen 81\n"}}, {"file web.conf"}),
         ({"secrets": {"password": "wrong-horse-battery"}}, {"secrets"}),
         ({"command": ["serve"]}, {"command"}),

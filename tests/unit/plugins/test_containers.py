@@ -137,6 +137,14 @@ def test_what_no_declaration_has(key: str, value: Any) -> None:
     assert state.undeclared(DECLARED, item(**{f"HostConfig__{key}": value}), []) == [f"{key} is {value}, not declared"]
 
 
+def test_declared_shares_of_the_processor() -> None:
+    """They are what the engine has, or are set again; without a declaration there are none."""
+    declared = {**DECLARED, "limits": {**DECLARED["limits"], "CpuShares": 102}}
+    made = item(HostConfig__CpuShares=102)
+    assert state.drift_of(declared, made) == [] == state.undeclared(declared, made, [])
+    assert state.drift_of(declared, ITEM) == ["CPU weight is 0, declared 102"]
+
+
 @pytest.mark.parametrize(
     ("written", "found"), [(0.2, []), (0.3, ["configuration or secrets were written after its start"])]
 )

@@ -103,6 +103,7 @@ class Settings:
         copies: Name of each copy to its ``path`` in rclone's remote of that name, its ``title`` and ``ca``.
         copy_minutes: Longest time between two copies.
         port: Where the state of the backups is answered to others.
+        left_out: Volumes of other hosts that no backup has: ``volume``, ``service`` and ``host``.
     """
 
     stack: str
@@ -116,6 +117,7 @@ class Settings:
     copies: dict[str, dict[str, Any]] = field(default_factory=dict)
     copy_minutes: int = 15
     port: int = 0
+    left_out: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path = CONFIG) -> Settings:
@@ -393,6 +395,21 @@ def check_repository(settings: Settings) -> None:
         raise BackupError(f"The repository has the format {found.get('format')!r}, expected {FORMAT}.")
 
 
+def check_passphrase(settings: Settings) -> None:
+    """Refuse a passphrase that does not open the repository.
+
+    Raises:
+        BackupError: With what to do.
+    """
+    try:
+        restic(settings, "cat", "config")
+    except BackupError as error:
+        raise BackupError(
+            "The repository cannot be opened with backup_passphrase of secrets_dir, which has to be the one that it"
+            f" was made with. Restore that secret, or name a new directory in stack_backup_dir. {error}"
+        ) from None
+
+
 @contextmanager
 def locked(settings: Settings, copying: bool = False) -> Iterator[None]:
     """Keep other work on the repository out.
@@ -551,13 +568,7 @@ def initialise(settings: Settings) -> bool:
         restic(settings, "init")
         changed = True
     else:
-        try:
-            restic(settings, "cat", "config")
-        except BackupError as error:
-            raise BackupError(
-                "The repository cannot be opened with backup_passphrase of secrets_dir, which has to be the one that it"
-                f" was made with. Restore that secret, or name a new directory in stack_backup_dir. {error}"
-            ) from None
+        check_passphrase(settings)
     if settings.postgres:
         if '"name":"main"' not in pgbackrest(settings, "info", "--output=json") or changed:
             pgbackrest(settings, "stanza-create")
@@ -1269,6 +1280,9 @@ def figures(settings: Settings, now: datetime) -> Iterator[str]:
     elif not drill["problems"]:
         ended = age(datetime.fromisoformat(drill["finished"]), now)
         yield f"0 0 problems in the last drill, {ended} ago, of {drill['id']}, which passed in {drill['seconds']} s"
+    if settings.left_out:
+        volumes = ", ".join(f"{each['volume']} ({each['host']})" for each in settings.left_out)
+        yield f"{len(settings.left_out)} 0 volumes of other hosts in no backup: {volumes}"
     if not (settings.repository / "secrets" / "secrets.vault").exists():
         yield "0 0 copies of the secrets: without backup_secrets_password, backups are lost with secrets_dir and host"
 
@@ -1362,6 +1376,8 @@ def main(action: str, *arguments: str) -> None:
             print("\n".join(examine_copies(settings)))
         elif action == "list":
             check_repository(settings)
+            # Before a restore replaces anything.
+            check_passphrase(settings)
             print(json.dumps(known_backups(settings)))
         elif action == "copy":
             failed = copy_all(settings)
