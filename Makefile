@@ -264,11 +264,11 @@ lock: .venv/controller ## Resolve the requirements again
 .venv/test: requirements/test.lock .venv/controller
 	@echo "Adding what the tests need, from requirements/test.lock"
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r $<
-	@type chromium shellcheck openssl javac &> /dev/null || { \
-	    echo "Installing chromium, shellcheck, openssl and a JDK for the tests"; \
+	@type chromium shellcheck openssl javac pebble &> /dev/null || { \
+	    echo "Installing chromium, shellcheck, openssl, a JDK and Pebble for the tests"; \
 	    sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	    $$sudo apt-get update -qq; \
-	    $$sudo apt-get install -qq --yes --no-install-recommends chromium shellcheck openssl default-jdk-headless > /dev/null; }
+	    $$sudo apt-get install -qq --yes --no-install-recommends chromium shellcheck openssl default-jdk-headless pebble > /dev/null; }
 	@touch $@
 
 # The newest Ansible runs on a test host, with the Python of Debian 13.

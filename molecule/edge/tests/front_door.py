@@ -8,12 +8,13 @@ import os
 import re
 import socket
 import ssl
+import subprocess
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from stack_under_test import Stack, run_playbook
+from stack_under_test import HOST, Stack, run_playbook
 
 DOMAIN = "desk.example"
 #: User to role and password; those of the others are generated. As in molecule.yml.
@@ -29,6 +30,12 @@ def bring_up(*options: str, status: int = 0) -> str:
     said = done.stdout + done.stderr
     assert done.returncode == status, said[-6000:]
     return said
+
+
+def gateway() -> str:
+    """Address of this machine for the test host."""
+    words = ["docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}", HOST]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 class Answer(NamedTuple):

@@ -77,6 +77,7 @@ class IdentityProvider:
         }  # fmt: skip
         scopes = [word for scope in ("openid", "profile", "email", "groups") for word in ("--scope", scope)]
         self._run("create", "client", "--quiet", *(w for k, v in client.items() for w in (f"--{k}", v)), *scopes)
+        self._run("set", "client", CLIENT, "--audience", CLIENT)
 
     def _run(self, *words: str) -> str:
         done = subprocess.run(

@@ -5,26 +5,19 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from front_door import DOMAIN, Door, bring_up
+from front_door import DOMAIN, Door, bring_up, gateway
 from identity_provider import CLIENT, CLIENT_SECRET, PASSWORD, IdentityProvider, mail
 from playwright.sync_api import Browser, Page, expect
-from stack_under_test import HOST, Stack
+from stack_under_test import Stack
 from test_browser import fresh, log_in
 from test_certificates import write_certificate
 
 #: Who of the provider's people is what here.
 ROLES = {"trader": {"groups": ["desk"]}, "viewer": {"users": [mail("boss")]}}
-
-
-def gateway() -> str:
-    """Address of this machine for the test host."""
-    words = ["docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}", HOST]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture(scope="module")

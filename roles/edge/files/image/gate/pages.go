@@ -140,7 +140,9 @@ func (g *Gate) show(w http.ResponseWriter, status int, name string, about map[st
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src "+sources+
 		"; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-	header.Set("Referrer-Policy", "same-origin")
+	if header.Get("Referrer-Policy") == "" {
+		header.Set("Referrer-Policy", "same-origin")
+	}
 	w.WriteHeader(status)
 	if err := pages.ExecuteTemplate(w, name, about); err != nil {
 		// The browser is gone.

@@ -213,6 +213,8 @@ func (g *Gate) beginAtProvider(w http.ResponseWriter, r *http.Request) {
 
 func (g *Gate) endAtProvider(w http.ResponseWriter, r *http.Request) {
 	flow, found := g.flow(r)
+	// What its address holds is for nobody else, nor for a log.
+	w.Header().Set("Referrer-Policy", "no-referrer")
 	// Good for one attempt.
 	g.setFlow(w, "", -time.Second)
 	if !found {

@@ -276,6 +276,9 @@ func TestALoginEndsWhereItBegan(t *testing.T) {
 	want(t, "an empty state", ask(g, pathOfCallback+"?code=x&state=", empty), 400)
 	denied := ask(g, pathOfCallback+"?error=access_denied&state="+state, cookie)
 	want(t, "denied", denied, 401)
+	if found := denied.Header().Get("Referrer-Policy"); found != "no-referrer" {
+		t.Error(found)
+	}
 	if !strings.Contains(denied.Body.String(), "access_denied") || denied.Result().Cookies()[0].MaxAge >= 0 {
 		t.Error(denied)
 	}
