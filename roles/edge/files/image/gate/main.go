@@ -104,7 +104,7 @@ func token(config *Config, path, what string, words []string) error {
 			return fmt.Errorf("%q is not a number of days from 1 to 3660", words[2])
 		}
 		if config.role(user) == "" {
-			return fmt.Errorf("the user %q does not exist", user)
+			return fmt.Errorf("the user %q does not exist: name it in edge_users, or by its address in edge_oidc_roles", user)
 		}
 		if !nameOfToken.MatchString(name) {
 			return fmt.Errorf("the name %q is not 1 to 64 letters, digits and _.-", name)
