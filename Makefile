@@ -207,7 +207,7 @@ types-backend:
 molecule: ## Bring the whole stack up beside any other, test it, train a model, open its pages, remove it
 	@$(MAKE) --no-print-directory scenarios SCENARIOS=default
 
-scenarios: .venv/test .venvs/simulator .venvs/dags $(if $(filter collection,$(SCENARIOS)),.venvs/compat-oldest .venvs/compat-newest) ## Run Molecule scenarios: SCENARIOS='redis postgres@trixie'
+scenarios: .venv/test .venvs/simulator .venvs/dags $(if $(filter edge edge@%,$(SCENARIOS)),.venvs/identity-provider) $(if $(filter collection,$(SCENARIOS)),.venvs/compat-oldest .venvs/compat-newest) ## Run Molecule scenarios: SCENARIOS='redis postgres@trixie'
 	@$(BIN)/python tools/run_scenarios.py --jobs $(JOBS) $(SCENARIOS)
 
 faults: ## Kill runs and containers, take services away, change secrets, fill a disk: the stack heals
@@ -264,11 +264,11 @@ lock: .venv/controller ## Resolve the requirements again
 .venv/test: requirements/test.lock .venv/controller
 	@echo "Adding what the tests need, from requirements/test.lock"
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r $<
-	@type chromium shellcheck openssl javac &> /dev/null || { \
-	    echo "Installing chromium, shellcheck, openssl and a JDK for the tests"; \
+	@type chromium shellcheck openssl javac pebble &> /dev/null || { \
+	    echo "Installing chromium, shellcheck, openssl, a JDK and Pebble for the tests"; \
 	    sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	    $$sudo apt-get update -qq; \
-	    $$sudo apt-get install -qq --yes --no-install-recommends chromium shellcheck openssl default-jdk-headless > /dev/null; }
+	    $$sudo apt-get install -qq --yes --no-install-recommends chromium shellcheck openssl default-jdk-headless pebble > /dev/null; }
 	@touch $@
 
 # The newest Ansible runs on a test host, with the Python of Debian 13.
@@ -299,7 +299,8 @@ lock: .venv/controller ## Resolve the requirements again
 .venvs/dags: requirements/unit-dags.lock
 .venvs/backend: apps/backend/test.lock
 .venvs/simulator: apps/gateway_simulator/test.lock
-.venvs/dags .venvs/backend .venvs/simulator: .venv/controller
+.venvs/identity-provider: requirements/identity-provider.lock
+.venvs/dags .venvs/backend .venvs/simulator .venvs/identity-provider: .venv/controller
 	@echo "Making $@, from $(filter %.lock,$^)"
 	@rm -rf $@
 	@.venv/bin/uv venv --quiet --python .venv/bin/python $@

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.edge import (
     edge_accounts,
+    edge_grants,
     edge_pages,
     edge_problems,
     edge_sites,
@@ -28,6 +29,7 @@ class FilterModule:
         """
         return {
             "edge_accounts": edge_accounts,
+            "edge_grants": edge_grants,
             "edge_pages": edge_pages,
             "edge_problems": edge_problems,
             "edge_sites": edge_sites,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ ROUNDS, ROUNDS_OF_RANDOM = 600_000, 10_000
 FIRST_OPEN_PORT, MOVED_PORTS = 1024, 60_000
 #: All paths of a page.
 EVERYTHING = "/*"
+#: The variables of a login at a provider that only work together.
+OIDC = ("edge_oidc_issuer", "edge_oidc_client_id", "edge_oidc_client_secret", "edge_oidc_roles")
+_HOST = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+_ISSUER = re.compile(rf"https://{_HOST}(:[0-9]+)?(/[^\s?#]*)?")
+#: What a role may be given to, with the form of each in small letters. That of an address is the gate's.
+_GRANTEES = {
+    "users": (re.compile(rf"[a-z0-9][a-z0-9._%+'-]{{0,63}}@{_HOST}"), "the e-mail address of a person"),
+    "groups": (re.compile(r"[^\x00-\x1f]{1,255}"), "the name of a group"),
+    "domains": (re.compile(_HOST), "the domain of e-mail addresses"),
+}
 
 
 def edge_user_secrets(users: Iterable[Any]) -> dict[str, str]:
@@ -44,18 +55,24 @@ def edge_user_secrets(users: Iterable[Any]) -> dict[str, str]:
     return USERS.generated(users)
 
 
-def edge_user_problems(users: list[Any]) -> list[str]:
+def edge_user_problems(users: list[Any], issuer: str = "") -> list[str]:
     """Find what is wrong with the declared users. Says nothing of passwords.
 
     Args:
         users: ``edge_users``.
+        issuer: ``edge_oidc_issuer``, at which others log in.
 
     Returns:
         A sentence for each.
     """
-    if not users:
+    if not users and not issuer:
         return ["edge_users is empty, so that nobody could log in. Name at least one: [{name: admin, role: admin}]."]
-    return USERS.problems(users)
+    return USERS.problems(users) + [
+        f"edge_users: {user['name']} has the name of a person of {issuer}, who would be taken for this user. Choose a"
+        " name without @, or give that person a role in edge_oidc_roles."
+        for user in users
+        if issuer and isinstance(user, Mapping) and "@" in str(user.get("name"))
+    ]
 
 
 def edge_accounts(users: Iterable[Mapping[str, Any]], secrets: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -82,6 +99,91 @@ def edge_accounts(users: Iterable[Mapping[str, Any]], secrets: Mapping[str, str]
         }
         for user in users
     }
+
+
+def edge_grants(roles: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Write for the gate who of a provider's people has which role.
+
+    Args:
+        roles: ``edge_oidc_roles``, without problems.
+
+    Returns:
+        Of each role ``role``, ``users``, ``groups`` and ``domains``; those with the most rights first.
+    """
+    return [
+        {
+            "role": role,
+            "users": [name.lower() for name in roles[role].get("users", [])],
+            "groups": list(roles[role].get("groups", [])),
+            "domains": [name.lower() for name in roles[role].get("domains", [])],
+        }
+        for role in reversed(ROLES)
+        if role in roles
+    ]
+
+
+def grant_problems(roles: Mapping[str, Any]) -> list[str]:
+    """Find what is wrong with the roles of a provider's people.
+
+    Args:
+        roles: ``edge_oidc_roles``.
+
+    Returns:
+        A sentence for each.
+    """
+    found = []
+    for role, grant in roles.items():
+        where = f"edge_oidc_roles.{role}"
+        if role not in ROLES:
+            found.append(f"edge_oidc_roles has the unknown role {role!r}, expected {', '.join(ROLES)}.")
+        elif not isinstance(grant, Mapping) or not grant:
+            found.append(f"{where} is {grant!r}, expected at least one of {', '.join(_GRANTEES)}, each a list.")
+        else:
+            found += _grantee_problems(where, grant)
+    return found
+
+
+def _grantee_problems(where: str, grant: Mapping[str, Any]) -> list[str]:
+    found = []
+    for kind, names in grant.items():
+        if kind not in _GRANTEES:
+            found.append(f"{where} has the unknown key {kind!r}, expected {', '.join(_GRANTEES)}.")
+        elif not isinstance(names, list) or not names:
+            found.append(f"{where}.{kind} is {names!r}, expected a list with at least one name.")
+        else:
+            form, expected = _GRANTEES[kind]
+            found += [
+                f"{where}.{kind} has {name!r}, expected {expected}."
+                for name in names
+                if not isinstance(name, str) or not form.fullmatch(name if kind == "groups" else name.lower())
+            ]
+    return found
+
+
+def provider_problems(settings: Mapping[str, Any]) -> list[str]:
+    """Find what is wrong with the provider at which people log in. Says nothing of the client's secret.
+
+    Args:
+        settings: The variables of ``edge_checked``.
+
+    Returns:
+        A sentence for each.
+    """
+    given = [name for name in (*OIDC, "edge_oidc_ca") if settings[name]]
+    if not given:
+        return []
+    missing = [name for name in OIDC if name not in given]
+    if missing:
+        return [f"{given[0]} is set, and {missing[0]} is not: they belong together."]
+    found = grant_problems(settings["edge_oidc_roles"])
+    if not _ISSUER.fullmatch(settings["edge_oidc_issuer"]):
+        found.append(
+            f"edge_oidc_issuer is {settings['edge_oidc_issuer']!r}, expected a URL with https:// and without a query,"
+            " as the provider's documentation names it."
+        )
+    if settings["edge_oidc_ca"]:
+        found += _pem(settings["edge_oidc_ca"], "edge_oidc_ca", "CERTIFICATE")
+    return found
 
 
 def _behind(links: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -207,7 +309,7 @@ def edge_problems(settings: Mapping[str, Any]) -> list[str]:
     Returns:
         A sentence for each.
     """
-    found = []
+    found = provider_problems(settings)
     domain, address = settings["edge_domain"], str(settings["stack_publish_address"])
     given = [name for name in ("edge_certificate", "edge_certificate_key") if settings[name]]
     acme = [name for name in ("edge_acme_directory", "edge_acme_email", "edge_acme_ca") if settings[name]]

@@ -28,7 +28,7 @@ import yaml
 from stack_under_test import REPOSITORY, command, run_playbook
 
 STACK = "preflight"
-GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "airflow_worker")
+GROUPS = ("postgres", "redis", "minio", "ibkr_gateway", "backend", "mlflow", "airflow", "edge", "airflow_worker")
 PORTS = {
     "postgres": 25532, "redis": 26479, "minio": 29100, "minio_console": 29101, "ibkr_gateway": 25155, "backend": 28100,
     "flower": 25655, "mlflow": 25600, "airflow": 28180,
@@ -126,6 +126,16 @@ BAD = (
         groups=("postgres", "airflow", "backend", "mlflow")),
     Bad("connections-of-nobody", {"postgres_connection_limits": {"backed": 40}},
         ("postgres_connection_limits has the unknown key 'backed'. Did you mean 'backend'?",), groups=("backend",)),
+    # ---- the edge
+    Bad("mlflow-image-behind-the-edge", {"mlflow_image": "example/mlflow:3"},
+        ("mlflow_image is example/mlflow:3, and the inventory has the group edge: an image other than the one that is",
+         "Leave mlflow_image empty, or the group."), groups=("mlflow", "edge")),
+    Bad("edge-in-the-clear", {"stack_publish_address": "0.0.0.0"},
+        ("stack_publish_address is 0.0.0.0, and without edge_domain passwords and cookies would cross the network",
+         "Set edge_domain, or edge_allow_plain_http to true"), groups=("redis", "edge")),
+    Bad("provider-without-roles", {"edge_oidc_issuer": "https://login.example.org", "edge_oidc_client_id": "stack",
+        "edge_oidc_client_secret": "secret"},
+        ("edge_oidc_issuer is set, and edge_oidc_roles is not: they belong together.",), groups=("mlflow", "edge")),
     # ---- ports and addresses
     Bad("port-taken", {"minio_port": "{taken}"},
         ("Port {taken}, which minio publishes, is in use by", "(process {process})",

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import ssl
+import subprocess
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from stack_under_test import Stack
+from stack_under_test import HOST, Stack, run_playbook
 
 DOMAIN = "desk.example"
 #: User to role and password; those of the others are generated. As in molecule.yml.
 ROLES = {"admin": "admin", "vera": "viewer", "rob": "researcher", "tom": "trader"}
 OWN_PASSWORD = "a password of his own"
 ROOT = "/var/lib/caddy/pki/authorities/local/root.crt"
+
+
+def bring_up(*options: str, status: int = 0) -> str:
+    """Run the edge's playbook on the test host; returns what it says."""
+    host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    done = run_playbook("playbooks/edge.yml", host, "--inventory=molecule/shared/inventory.yml", *options)
+    said = done.stdout + done.stderr
+    assert done.returncode == status, said[-6000:]
+    return said
+
+
+def gateway() -> str:
+    """Address of this machine for the test host."""
+    words = ["docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}", HOST]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 class Answer(NamedTuple):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import os
+import ipaddress
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +15,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from front_door import DOMAIN, Door
-from stack_under_test import Stack, run_playbook
+from front_door import DOMAIN, Door, bring_up
+from stack_under_test import Stack
 
 
-def write_certificate(directory: Path, days: int) -> tuple[Path, Path, int]:
+def write_certificate(
+    directory: Path, days: int, addresses: Iterable[ipaddress.IPv4Address] = ()
+) -> tuple[Path, Path, int]:
     """Make a key and a certificate for the domain.
 
     Args:
         directory: Where to put them.
         days: How long it is good for; if negative, since when it no longer is.
+        addresses: That it is for too.
 
     Returns:
         Both files, and the certificate's number.
@@ -41,7 +44,8 @@ def write_certificate(directory: Path, days: int) -> tuple[Path, Path, int]:
         .not_valid_before(now - datetime.timedelta(days=100))
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(each) for each in (DOMAIN, f"*.{DOMAIN}")]), critical=False
+            x509.SubjectAlternativeName([*map(x509.DNSName, (DOMAIN, f"*.{DOMAIN}")), *map(x509.IPAddress, addresses)]),
+            critical=False,
         )
         .sign(key, hashes.SHA256())
     )
@@ -50,15 +54,6 @@ def write_certificate(directory: Path, days: int) -> tuple[Path, Path, int]:
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     key_file.write_bytes(key.private_bytes(*form))
     return certificate_file, key_file, built.serial_number
-
-
-def bring_up(*options: str, status: int = 0) -> str:
-    """Run the edge's playbook on the test host; returns what it says."""
-    host = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
-    done = run_playbook("playbooks/edge.yml", host, "--inventory=molecule/shared/inventory.yml", *options)
-    said = done.stdout + done.stderr
-    assert done.returncode == status, said[-6000:]
-    return said
 
 
 def own(certificate: Path, key: Path) -> list[str]:

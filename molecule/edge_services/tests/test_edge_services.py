@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -41,16 +42,21 @@ MLFLOW_FORMS = (
 Login = Callable[[str], requests.Session]
 
 
+def send_form(stack: Stack, session: requests.Session, user: str, password: str) -> requests.Response:
+    """Log in by the edge's form, at the page of the backend; a cookie knows no ports."""
+    form = {"user": user, "password": password, "next": "/"}
+    return session.post(stack.url("backend", "/.edge/login"), data=form, timeout=60, allow_redirects=False)
+
+
 @pytest.fixture(scope="module")
 def login(stack: Stack) -> Login:
-    """Log a user in, once, at the page of the backend; a cookie knows no ports."""
+    """Log a user in, once."""
     known: dict[str, requests.Session] = {}
 
     def find(user: str) -> requests.Session:
         if user not in known:
             session = known[user] = requests.Session()
-            form = {"user": user, "password": stack.secret(f"edge_user_{user}_password"), "next": "/"}
-            answer = session.post(stack.url("backend", "/.edge/login"), data=form, timeout=60, allow_redirects=False)
+            answer = send_form(stack, session, user, stack.secret(f"edge_user_{user}_password"))
             assert (answer.status_code, answer.headers["location"]) == (303, "/"), answer.text
         return known[user]
 
@@ -262,11 +268,31 @@ def test_training_scoring_and_removal_go_on(stack: Stack, login: Login) -> None:
     assert eventually(ready, 30)
     query = "SELECT count(*) > 0 FROM signals"
     assert eventually(lambda: psql(stack, "backend", "backend", query) == (0, "t"), 300, pause=10)
-    assert "To remove:" in playbook("mlflow_gc")
+
+
+def test_deleted_runs_are_removed_for_good(stack: Stack, login: Login) -> None:
+    """With their objects, by a program that logs in at MLflow too."""
+    session, api = login("rob"), "/api/2.0/mlflow"
+
+    def ask(path: str, **content: object) -> dict[str, Any]:
+        answer = session.post(stack.url("mlflow", f"{api}/{path}"), json=content, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    experiment = ask("experiments/create", name=str(uuid.uuid4()))["experiment_id"]
+    run = ask("runs/create", experiment_id=experiment, start_time=1)["run"]["info"]["run_id"]
+    artifact = stack.url("mlflow", f"{api}-artifacts/artifacts/{experiment}/{run}/artifacts/note")
+    assert session.put(artifact, data=b"kept", timeout=60).status_code == 200
+    ask("runs/delete", run_id=run)
+    assert "To remove:" in playbook("mlflow_gc", mlflow_gc_older_than="0d")
+    assert session.get(artifact, timeout=60).content == b"kept"
+    playbook("mlflow_gc", mlflow_gc_older_than="0d", mlflow_gc_confirm=stack.name)
+    assert session.get(stack.url("mlflow", f"{api}/runs/get?run_id={run}"), timeout=60).status_code == 404
+    assert session.get(artifact, timeout=60).status_code == 404
 
 
 def test_a_login_ends_everywhere(stack: Stack, login: Login) -> None:
-    """The last of these tests: at every page, and Airflow's log-out leads there."""
+    """At every page, and Airflow's log-out leads there."""
     session = login("admin")
     leads = session.get(stack.url("airflow", "/api/v2/auth/logout"), timeout=60, allow_redirects=False)
     assert leads.headers["location"] == "/.edge/"
@@ -274,3 +300,35 @@ def test_a_login_ends_everywhere(stack: Stack, login: Login) -> None:
     session.post(stack.url("airflow", "/.edge/logout"), timeout=60)
     for service, path in (("airflow", "/api/v2/dags"), ("mlflow", "/version"), ("backend", "/api/v1/symbols")):
         assert requests.get(stack.url(service, path), cookies=before, timeout=60).status_code == 401, service
+
+
+def test_secrets_change_behind_the_edge(stack: Stack) -> None:
+    """Passwords, headers with users and tokens of the stack's programs at once; a personal token is none of them."""
+    names = ("edge_user_tom_password", "edge_mlflow_identity", "mlflow_backend_token")
+    old = {name: stack.secret(name) for name in names}
+    before = requests.Session()
+    assert send_form(stack, before, "tom", old["edge_user_tom_password"]).status_code == 303
+    personal = {"Authorization": f"Bearer {token_of('rob', 'robot')}"}
+    playbook("rotate_secrets", rotate_secrets="edge,mlflow", rotate_confirm=stack.name)
+    new = {name: stack.secret(name) for name in names}
+    assert all(new[name] != old[name] for name in names)
+    version = stack.url("mlflow", "/version")
+    assert before.get(version, timeout=60).status_code == 401
+    assert send_form(stack, requests.Session(), "tom", old["edge_user_tom_password"]).status_code == 401
+    after = requests.Session()
+    assert send_form(stack, after, "tom", new["edge_user_tom_password"]).status_code == 303
+    for service, path in (("mlflow", "/version"), ("airflow", "/api/v2/dags"), ("backend", "/api/v1/symbols")):
+        assert after.get(stack.url(service, path), timeout=60).status_code == 200, service
+    assert requests.get(version, headers=personal, timeout=60).status_code == 200
+    inside = f"{IN_NETWORK['mlflow']}/version"
+    for secrets, status in ((old, 401), (new, 200)):
+        header = f"X-Edge-{secrets['edge_mlflow_identity']}"
+        assert from_a_stranger(stack, inside, f"--header={header}: admin", f"--header={header}-Role: admin") == status
+        bearer = f"--header=Authorization: Bearer {secrets['mlflow_backend_token']}"
+        assert from_a_stranger(stack, inside, bearer) == status
+
+    def ready() -> bool:
+        found = json.loads(stack.execute("backend", "curl", "--silent", "http://127.0.0.1:8000/ready").stdout)
+        return found["dependencies"]["mlflow"]["state"] == "ok"
+
+    assert eventually(ready, 60)

@@ -75,12 +75,73 @@ def test_rounds_do_not_tell_whose_password_is_generated() -> None:
     assert accounts["anna"]["password"].split("$")[1] == "10000"
 
 
-# ---- how it is reached
+# ---- a provider's people
 
 SETTINGS = {
     "edge_domain": "", "edge_allow_plain_http": False, "edge_certificate": "", "edge_certificate_key": "",
     "edge_acme_directory": "", "edge_acme_email": "", "edge_acme_ca": "", "stack_publish_address": "127.0.0.1",
+    "edge_oidc_issuer": "", "edge_oidc_client_id": "", "edge_oidc_client_secret": "", "edge_oidc_roles": {},
+    "edge_oidc_ca": "",
 }  # fmt: skip
+PROVIDER = {
+    "edge_oidc_issuer": "https://login.example.org/realms/desk", "edge_oidc_client_id": "stack",
+    "edge_oidc_client_secret": "secret of the client", "edge_oidc_roles": {"admin": {"users": ["Anna@example.org"]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"edge_oidc_client_secret": ""}, "edge_oidc_issuer is set, and edge_oidc_client_secret is not: they belong"),
+        ({"edge_oidc_roles": {}}, "edge_oidc_issuer is set, and edge_oidc_roles is not: they belong together."),
+        ({"edge_oidc_issuer": ""}, "edge_oidc_client_id is set, and edge_oidc_issuer is not"),
+        ({"edge_oidc_issuer": "http://a.example"}, "edge_oidc_issuer is 'http://a.example', expected a URL with https"),
+        ({"edge_oidc_issuer": "https://a.example/?x"}, "expected a URL with https:// and without a query"),
+        ({"edge_oidc_issuer": "https://a b.example"}, "expected a URL with https:// and without a query"),
+        ({"edge_oidc_ca": "/nowhere"}, "edge_oidc_ca is /nowhere, which cannot be read"),
+        ({"edge_oidc_roles": {"boss": {"users": ["a@b"]}}}, "has the unknown role 'boss', expected viewer, researcher"),
+        ({"edge_oidc_roles": {"admin": ["a@b"]}}, "edge_oidc_roles.admin is ['a@b'], expected at least one of users"),
+        ({"edge_oidc_roles": {"admin": {}}}, "edge_oidc_roles.admin is {}, expected at least one of users, groups"),
+        ({"edge_oidc_roles": {"admin": {"group": ["x"]}}}, "edge_oidc_roles.admin has the unknown key 'group', exp"),
+        ({"edge_oidc_roles": {"admin": {"users": "a@b"}}}, "edge_oidc_roles.admin.users is 'a@b', expected a list"),
+        ({"edge_oidc_roles": {"admin": {"groups": []}}}, "edge_oidc_roles.admin.groups is [], expected a list"),
+        ({"edge_oidc_roles": {"admin": {"users": ["anna"]}}}, "users has 'anna', expected the e-mail address of a per"),
+        ({"edge_oidc_roles": {"admin": {"users": ["a@b@c"]}}}, "users has 'a@b@c', expected the e-mail address of a p"),
+        ({"edge_oidc_roles": {"admin": {"domains": ["@a.example"]}}}, "domains has '@a.example', expected the domain"),
+        ({"edge_oidc_roles": {"admin": {"groups": [7]}}}, "edge_oidc_roles.admin.groups has 7, expected the name of a"),
+    ],
+)
+def test_providers_that_cannot_be(changes: dict[str, Any], sentence: str) -> None:
+    """The variable and what is expected are named, and no secret is."""
+    [found] = edge.edge_problems(SETTINGS | PROVIDER | changes)
+    assert sentence in found and "secret of the client" not in found
+
+
+def test_a_provider_beside_or_instead_of_users() -> None:
+    """Somebody can log in; nobody there is taken for somebody here."""
+    issuer = PROVIDER["edge_oidc_issuer"]
+    assert edge.edge_problems(SETTINGS | PROVIDER) == [] == edge.edge_user_problems([], issuer)
+    users = [{"name": "anna@example.org", "role": "viewer"}]
+    assert edge.edge_user_problems(users) == []
+    [found] = edge.edge_user_problems(users, issuer)
+    assert "edge_users: anna@example.org has the name of a person of https://login.example.org/realms/desk" in found
+
+
+def test_grants_begin_with_the_most_rights() -> None:
+    """The first one of a person counts; addresses are compared in small letters."""
+    roles = {
+        "viewer": {"domains": ["Example.org"]},
+        "admin": {"users": ["Anna@example.org"]},
+        "trader": {"groups": ["D"]},
+    }
+    assert edge.edge_grants(roles) == [
+        {"role": "admin", "users": ["anna@example.org"], "groups": [], "domains": []},
+        {"role": "trader", "users": [], "groups": ["D"], "domains": []},
+        {"role": "viewer", "users": [], "groups": [], "domains": ["example.org"]},
+    ]
+
+
+# ---- how it is reached
 
 
 @pytest.mark.parametrize(
@@ -231,7 +292,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """With a domain."""
-    return rendered(tmp_path_factory.mktemp("server"), edge_domain="desk.example", edge_https_port=8443)
+    return rendered(tmp_path_factory.mktemp("server"), edge_domain="desk.example", edge_https_port=8443, **PROVIDER)
 
 
 def test_on_a_laptop_each_page_has_its_port(laptop: Rendered) -> None:
@@ -259,6 +320,14 @@ def test_the_gate_knows_verifiers_and_no_passwords(server: Rendered) -> None:
     gate = json.loads(server[0]["edge-gate"]["secrets"]["gate.json"])
     assert gate["users"]["admin"]["password"].startswith("pbkdf2-sha256$10000$")
     assert "AdminPassword" not in json.dumps(server[0])
+
+
+def test_the_gate_knows_the_provider(server: Rendered, laptop: Rendered) -> None:
+    """And the one address to which it sends people back."""
+    found = json.loads(server[0]["edge-gate"]["secrets"]["gate.json"])["oidc"]
+    assert found["origin"] == "https://desk.example:8443" and found["client_secret"] == "secret of the client"
+    assert found["grants"][0]["users"] == ["anna@example.org"] and found["ca"] == ""
+    assert json.loads(laptop[0]["edge-gate"]["secrets"]["gate.json"])["oidc"] is None
 
 
 def test_every_page_is_known_to_the_gate(server: Rendered) -> None:

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -48,6 +49,8 @@ type Config struct {
 	Certificate string          `json:"certificate"`
 	Users       map[string]User `json:"users"`
 	Pages       []Page          `json:"pages"`
+	// None without.
+	OIDC *ProviderConfig `json:"oidc"`
 }
 
 func readConfig(path string) (*Config, error) {
@@ -60,6 +63,21 @@ func readConfig(path string) (*Config, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return config, nil
+}
+
+// role is that of someone whom the inventory names, as a user or by the address at the provider; empty if it does not.
+func (c *Config) role(user string) string {
+	if found, known := c.Users[user]; known {
+		return found.Role
+	}
+	if c.OIDC != nil {
+		for _, grant := range c.OIDC.Grants {
+			if slices.Contains(grant.Users, user) {
+				return grant.Role
+			}
+		}
+	}
+	return ""
 }
 
 func (c *Config) page(name string) *Page {

@@ -53,7 +53,7 @@ func newGate(t *testing.T) *Gate {
 // session logs a user in, without a password.
 func session(t *testing.T, g *Gate, user string) string {
 	t.Helper()
-	cookie, err := g.sessions.begin(Session{user, time.Now().Add(time.Hour), digest(g.config.Users[user].Password)})
+	cookie, err := g.sessions.begin(Session{User: user, Expires: time.Now().Add(time.Hour), Password: digest(g.config.Users[user].Password)})
 	if err != nil {
 		t.Fatal(err)
 	}

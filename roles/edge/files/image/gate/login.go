@@ -168,13 +168,26 @@ func (g *Gate) person(header http.Header) (Who, bool) {
 	// There may be several: of a parent domain, or one that another host of the domain has set.
 	for _, cookie := range (&http.Request{Header: header}).CookiesNamed(g.config.cookie()) {
 		if session, found := g.sessions.find(cookie.Value); found {
-			user, known := g.config.Users[session.User]
-			if known && session.Password == digest(user.Password) {
-				return Who{User: session.User, Role: user.Role}, true
+			if role := g.roleOf(session); role != "" {
+				return Who{User: session.User, Role: role}, true
 			}
 		}
 	}
 	return Who{}, false
+}
+
+// roleOf is the one that whom a session belongs to has now; empty if that person is nobody any more.
+func (g *Gate) roleOf(session Session) string {
+	if session.Client != "" {
+		if g.config.OIDC == nil || session.Client != g.config.OIDC.client() {
+			return ""
+		}
+		return g.config.OIDC.role(session.User, session.Groups)
+	}
+	if user, known := g.config.Users[session.User]; known && session.Password == digest(user.Password) {
+		return user.Role
+	}
+	return ""
 }
 
 // program finds out who a token belongs to, and whether there is one of ours.
@@ -202,11 +215,11 @@ func (g *Gate) program(authorization []string) (who Who, ours, known bool) {
 		return
 	}
 	token, found := g.tokens.find(text)
-	user, exists := g.config.Users[token.User]
-	if !found || !exists || name != "" && name != token.User {
+	role := g.config.role(token.User)
+	if !found || role == "" || name != "" && name != token.User {
 		return Who{}, true, false
 	}
-	return Who{User: token.User, Role: user.Role, Token: token.Name}, true, true
+	return Who{User: token.User, Role: role, Token: token.Name}, true, true
 }
 
 const tokenPrefix = "stk_"

@@ -30,6 +30,8 @@ type Gate struct {
 	sessions *Sessions
 	tokens   *Tokens
 	queues   *Queues
+	// None without.
+	provider *Provider
 	key      []byte
 }
 
@@ -101,8 +103,8 @@ func token(config *Config, path, what string, words []string) error {
 		if err != nil || days < 1 || days > 3660 {
 			return fmt.Errorf("%q is not a number of days from 1 to 3660", words[2])
 		}
-		if _, found := config.Users[user]; !found {
-			return fmt.Errorf("the user %q does not exist", user)
+		if config.role(user) == "" {
+			return fmt.Errorf("the user %q does not exist: name it in edge_users, or by its address in edge_oidc_roles", user)
 		}
 		if !nameOfToken.MatchString(name) {
 			return fmt.Errorf("the name %q is not 1 to 64 letters, digits and _.-", name)
@@ -149,8 +151,12 @@ func serve(config *Config, state, socket string) error {
 	if err != nil {
 		return err
 	}
+	provider, err := newProvider(config.OIDC)
+	if err != nil {
+		return err
+	}
 	gate := &Gate{
-		config: config, sessions: sessions, key: key,
+		config: config, sessions: sessions, provider: provider, key: key,
 		tokens: &Tokens{path: filepath.Join(state, "tokens.json")},
 		queues: &Queues{first: time.Second, most: 8 * time.Second, waiting: 10},
 	}

@@ -49,6 +49,10 @@ func (g *Gate) handler() http.Handler {
 	mux.HandleFunc("POST /.edge/logout", g.logout)
 	mux.HandleFunc("GET /.edge/forget", g.forgetCookies)
 	mux.HandleFunc("GET /.edge/{$}", g.start)
+	if g.provider != nil {
+		mux.HandleFunc("GET "+pathOfBegin, g.beginAtProvider)
+		mux.HandleFunc("GET "+pathOfCallback, g.endAtProvider)
+	}
 	return mux
 }
 
@@ -136,7 +140,9 @@ func (g *Gate) show(w http.ResponseWriter, status int, name string, about map[st
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src "+sources+
 		"; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-	header.Set("Referrer-Policy", "same-origin")
+	if header.Get("Referrer-Policy") == "" {
+		header.Set("Referrer-Policy", "same-origin")
+	}
 	w.WriteHeader(status)
 	if err := pages.ExecuteTemplate(w, name, about); err != nil {
 		// The browser is gone.
@@ -154,13 +160,29 @@ func local(next string) string {
 	return next
 }
 
+// showLogin writes the form, and the way to the provider.
+func (g *Gate) showLogin(w http.ResponseWriter, status int, page, next, user, problem string) {
+	about := map[string]any{"Next": next, "User": user, "Problem": problem, "Users": len(g.config.Users) > 0}
+	if g.provider != nil {
+		about["Provider"] = g.config.OIDC.host()
+		about["Begin"] = g.config.OIDC.beginning(page, next)
+	}
+	g.show(w, status, "login", about)
+}
+
+// showNobody tells someone who has logged in at the provider, and cannot be let in, why.
+func (g *Gate) showNobody(w http.ResponseWriter, reason string) {
+	g.show(w, http.StatusForbidden, "nobody", map[string]any{
+		"Reason": reason, "Provider": g.config.OIDC.host(), "Begin": g.config.OIDC.beginning("", "/.edge/") + "&again"})
+}
+
 func (g *Gate) form(w http.ResponseWriter, r *http.Request) {
 	next := local(r.URL.Query().Get("next"))
 	if _, found := g.person(r.Header); found {
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return
 	}
-	g.show(w, http.StatusOK, "login", map[string]any{"Next": next})
+	g.showLogin(w, http.StatusOK, r.Header.Get(headerPage), next, "", "")
 }
 
 func (g *Gate) set(w http.ResponseWriter, name, value string, age time.Duration) {
@@ -180,7 +202,7 @@ func (g *Gate) login(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The form cannot be read.", http.StatusBadRequest)
 		return
 	}
-	user, next := r.PostForm.Get("user"), local(r.PostForm.Get("next"))
+	page, user, next := r.Header.Get(headerPage), r.PostForm.Get("user"), local(r.PostForm.Get("next"))
 	device := ""
 	if cookie, err := r.Cookie(g.config.cookie() + "-device"); err == nil {
 		device = cookie.Value
@@ -188,16 +210,15 @@ func (g *Gate) login(w http.ResponseWriter, r *http.Request) {
 	right, err := g.judge(user, r.PostForm.Get("password"), r.Header.Get("X-Forwarded-For"), device)
 	if err != nil {
 		w.Header().Set("Retry-After", "10")
-		g.show(w, http.StatusTooManyRequests, "login", map[string]any{
-			"Next": next, "User": user, "Problem": "Too many attempts are waiting. Try again in a few seconds."})
+		g.showLogin(w, http.StatusTooManyRequests, page, next, user, "Too many attempts are waiting. Try again in a few seconds.")
 		return
 	}
 	if !right {
-		g.show(w, http.StatusUnauthorized, "login", map[string]any{"Next": next, "User": user, "Problem": "Wrong user or password."})
+		g.showLogin(w, http.StatusUnauthorized, page, next, user, "Wrong user or password.")
 		return
 	}
 	age := g.config.lifetime()
-	cookie, err := g.sessions.begin(Session{user, time.Now().Add(age), digest(g.config.Users[user].Password)})
+	cookie, err := g.sessions.begin(Session{User: user, Expires: time.Now().Add(age), Password: digest(g.config.Users[user].Password)})
 	if err != nil {
 		http.Error(w, "The login cannot be kept: "+err.Error(), http.StatusInternalServerError)
 		return

@@ -69,7 +69,10 @@ type Session struct {
 	User    string    `json:"user"`
 	Expires time.Time `json:"expires"`
 	// Which password it began with: a new one ends it.
-	Password string `json:"password"`
+	Password string `json:"password,omitempty"`
+	// At which provider it began, and the person's groups there, of those that have a role; empty of a user of the inventory.
+	Client string   `json:"client,omitempty"`
+	Groups []string `json:"groups,omitempty"`
 }
 
 // Sessions are kept in a file, so that a restart logs nobody out.
