@@ -115,3 +115,10 @@ def drift(inventory: Path | None = None) -> dict[str, set[tuple[str, str, str]]]
 def state(host: str, container: str) -> str:
     """State of a container, such as ``running``."""
     return on(host, "docker", "inspect", "--format", "{{.State.Status}}", f"{STACK}-{container}").strip()
+
+
+def identity(host: str) -> dict[str, str]:
+    """Running container of the stack to its id; jobs have ended."""
+    words = ("ps", "--filter", f"label=quantops.stack={STACK}", "--format", "{{.Names}} {{.ID}}")
+    found = dict(line.split() for line in on(host, "docker", *words).splitlines())
+    return {name.removeprefix(f"{STACK}-"): each for name, each in found.items()}
