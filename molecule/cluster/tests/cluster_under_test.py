@@ -71,7 +71,7 @@ def rearranged(
     Args:
         directory: Where to write it; not there yet.
         members: Group to its hosts.
-        hosts: New hosts with their variables; None takes one out.
+        hosts: Variables of new hosts, or more of those that are there; None takes a host out.
 
     Returns:
         The directory.
@@ -79,7 +79,10 @@ def rearranged(
     file = Path(os.environ["MOLECULE_INVENTORY_FILE"])
     shutil.copytree(file.parent, directory, symlinks=True)
     content = yaml.safe_load(file.read_text())
-    known = {name: each for name, each in (content["all"]["hosts"] | (hosts or {})).items() if each is not None}
+    known = dict(content["all"]["hosts"])
+    for name, each in (hosts or {}).items():
+        known[name] = None if each is None else known.get(name, {}) | each
+    known = {name: each for name, each in known.items() if each is not None}
     groups_of = {name: group for name, group in content.items() if name != "all"}
     for name in members:
         groups_of.setdefault(name, {"vars": content["all"].get("vars", {})})

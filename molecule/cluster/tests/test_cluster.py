@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import requests
-from cluster_under_test import drift
+from cluster_under_test import drift, rearranged
 from stack_under_test import Stack, eventually, run_playbook
 
 DATA, SERVICES, WORKER = HOSTS = ("mol-cluster-data", "mol-cluster-services", "mol-cluster-worker")
@@ -106,9 +106,9 @@ def ids(host: str) -> dict[str, str]:
     return {name: item["Id"] for name, item in described(host).items() if name in RUNNING[host]}
 
 
-def play(playbook: str, *options: str, status: int = 0) -> str:
+def play(playbook: str, *options: str, status: int = 0, inventory: Path | None = None) -> str:
     """Run a playbook on the hosts, and return what it says."""
-    hosts = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    hosts = inventory or Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
     done = run_playbook(f"playbooks/{playbook}.yml", hosts, "--inventory=molecule/shared/inventory.yml", *options)
     said = done.stdout + done.stderr
     assert done.returncode == status, said[-8000:]
@@ -295,6 +295,27 @@ def test_a_name_that_cannot_be_resolved_is_refused() -> None:
     said = re.sub(r"\s+", " ", play("site", "--extra-vars=stack_mesh_endpoint=nowhere.invalid", status=2))
     assert f"cannot resolve nowhere.invalid, where {DATA} is reached. Set stack_mesh_endpoint of {DATA}" in said
     assert {host: ids(host) for host in HOSTS} == before
+
+
+def test_a_host_that_is_refused_keeps_all_from_being_changed(tmp_path: Path) -> None:
+    """Each of the others says because of whom it goes no further, and none waits for what will not come."""
+    before = {host: ids(host) for host in HOSTS}
+    too_large = {WORKER: {"airflow_overrides": {"airflow-worker": {"memory": "900g"}}}}
+    said = play("site", status=2, inventory=rearranged(tmp_path / "inventory", {}, too_large))
+    said = re.sub(r"\s+", " ", said)
+    assert said.count(f"{WORKER} failed: this host goes no further without") == 2
+    assert {host: ids(host) for host in HOSTS} == before
+
+
+def test_a_host_that_cannot_be_reached_is_named_and_nothing_changes(tmp_path: Path) -> None:
+    before = {host: ids(host) for host in HOSTS}
+    absent = {"mol-cluster-absent": {"ansible_connection": "community.docker.docker", "ansible_host": "10.203.77.50"}}
+    members = {"backend_worker": [WORKER, *absent]}
+    said = play("site", status=4, inventory=rearranged(tmp_path / "inventory", members, absent))
+    assert said.count("mol-cluster-absent failed: this host goes no further without") == 3
+    assert {host: ids(host) for host in HOSTS} == before
+    for host in HOSTS:
+        assert "absent" not in on(host, "cat", "/etc/wireguard/wg-molecule.peers")
 
 
 def test_drift_finds_what_somebody_changed_about_mesh_and_firewall() -> None:
