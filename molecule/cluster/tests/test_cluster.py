@@ -263,6 +263,13 @@ def test_a_model_is_trained_on_the_remote_worker(airflow: requests.Session) -> N
     assert "daily_strategy_training" in log or "execute_workload" in log
 
 
+def test_a_verification_that_fails_says_why() -> None:
+    """Though the task that failed holds a password and shows nothing itself."""
+    said = re.sub(r"\s+", " ", play("verify", "--extra-vars=verify_airflow=http://127.0.0.1:9", status=2))
+    assert "Log in to Airflow: Status code was -1 and not [201]" in said and "Connection refused" in said
+    assert "(http://127.0.0.1:9/auth/token)" in said
+
+
 def test_a_task_of_the_backend_runs_on_the_remote_worker() -> None:
     """Sent where the API is, done elsewhere, its result read back."""
     program = (
