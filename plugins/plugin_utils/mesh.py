@@ -586,7 +586,7 @@ DIFFERENCES = {
 
 
 def differences(
-    told: Iterable[str], files: Mapping[str, Mapping[str, Any]], units: Mapping[str, Mapping[str, Any]], own: str
+    told: Iterable[str], files: Mapping[str, Mapping[str, Any]], units: Mapping[str, Mapping[str, Any]], interface: str
 ) -> list[dict[str, str]]:
     """Put together what of a host's mesh and firewall differs from the declaration.
 
@@ -594,12 +594,12 @@ def differences(
         told: What the host's program says, a word a line; others are passed over, such as those of an older program.
         files: Path to the result of writing the file in check mode.
         units: Unit of systemd to the result of starting and enabling it in check mode.
-        own: Name of the mesh's interface.
+        interface: Name of the mesh's interface.
 
     Returns:
         ``kind``, ``name`` and ``difference`` of each.
     """
     found = [("file", path, "missing, or differs") for path, result in files.items() if result.get("changed")]
     found += [("mesh", unit, "not running, or not at boot") for unit, result in units.items() if result.get("changed")]
-    found += [(kind, own, text) for kind, text in (DIFFERENCES[word] for word in told if word in DIFFERENCES)]
+    found += [(kind, interface, text) for kind, text in (DIFFERENCES[word] for word in told if word in DIFFERENCES)]
     return [{"kind": kind, "name": name, "difference": text} for kind, name, text in found]
