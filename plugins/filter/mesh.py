@@ -22,6 +22,7 @@ class FilterModule:
         return {
             "awaited": mesh.awaited,
             "clock_problems": mesh.clock_problems,
+            "mesh_drift": mesh.differences,
             "mesh_interface": mesh.interface,
             "mesh_openings": mesh.openings,
             "mesh_problems": mesh.host_problems,

@@ -35,6 +35,7 @@ CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
     "shm_size": (str,),
     "health": (dict,),
     "aliases": (list,),
+    "hostname": (str,),
     "capabilities": (list,),
     "read_only": (bool,),
     "stop_timeout": (int,),

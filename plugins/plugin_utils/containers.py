@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -23,6 +24,8 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings impor
     unknown_keys,
 )
 
+#: Of Linux.
+LONGEST_HOST_NAME = 63
 #: Runs a health check, and kills the container's processes when they have not answered for long, whereupon the engine
 #: starts the container again. Arguments: seconds without an answer, failed checks in a row, seconds that a check may
 #: take, exit statuses of a program that is alive and not ready, and the check. A container that has not been well since
@@ -295,6 +298,18 @@ def published_ports(ports: list[dict[str, Any]], settings: dict[str, Any]) -> li
     return found
 
 
+def host_name(wanted: str) -> str:
+    """Make a text one that Linux takes as the name of a host.
+
+    Args:
+        wanted: It, such as one with a name from the inventory.
+
+    Returns:
+        The text with hyphens for what may not be in it, cut off where it is too long.
+    """
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", wanted)[:LONGEST_HOST_NAME].rstrip("-.")
+
+
 def container_spec(
     container: dict[str, Any], settings: dict[str, Any], user: int, group: int, where: str
 ) -> dict[str, Any]:
@@ -331,7 +346,7 @@ def container_spec(
         "stop_timeout": container.get("stop_timeout", 30),
         "stop_signal": container.get("stop_signal"),
         "aliases": sorted({name, *(container.get("aliases") or [])}),
-        "hostname": name,
+        "hostname": host_name(container.get("hostname") or name),
         "restart_policy": "no" if container.get("kind") == "job" else "unless-stopped",
         "log_options": {"max-size": settings["log_size"], "max-file": str(settings["log_files"])},
         "healthcheck": health_of(container, settings, where),
@@ -449,7 +464,7 @@ def container_plan(
 
 
 #: Keys that a run cannot change: they belong to the service's containers, or a run has none of them.
-NOT_OF_A_RUN = ("name", "kind", "ports", "aliases", "health", "prevent_recreate")
+NOT_OF_A_RUN = ("name", "kind", "ports", "aliases", "hostname", "health", "prevent_recreate")
 #: Keys of content that is written for the service's containers: a run takes it as it is, or goes without.
 CONTENT = ("files", "secrets", "reloadable_files")
 

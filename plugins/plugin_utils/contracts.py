@@ -55,7 +55,7 @@ PAGE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 ROLES = ("viewer", "researcher", "trader", "admin")
 RIGHTS = ("read", "write")
 REDIS_KEYS = {"databases", "users"}
-USER_KEYS = {"broker", "prefix", "read_only", "patterns"}
+USER_KEYS = {"broker", "prefix", "read_only", "patterns", "reads"}
 #: Kinds of secrets that can be generated.
 SECRET_KINDS = ("password", "long", "permanent", "fernet", "access_key", "tls")
 #  How the data of a volume is kept safe: by its program's own means, as files, or not at all because it can be made

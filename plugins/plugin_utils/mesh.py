@@ -574,3 +574,32 @@ def status_lines(told: Iterable[str], met: Mapping[str, Any]) -> list[str]:
         elif word == "firewall":
             lines.append("Firewall: MISSING, what is published is open to everybody: site.yml restores it")
     return lines
+
+
+#: What the host's program says that differs: kind of the difference, and how to tell people.
+DIFFERENCES = {
+    "link": ("mesh", "missing"),
+    "address": ("mesh", "has another address"),
+    "peers": ("mesh", "has other peers, or another port"),
+    "firewall": ("firewall", "lacks rules about who reaches published ports, or has others"),
+}
+
+
+def differences(
+    told: Iterable[str], files: Mapping[str, Mapping[str, Any]], units: Mapping[str, Mapping[str, Any]], interface: str
+) -> list[dict[str, str]]:
+    """Put together what of a host's mesh and firewall differs from the declaration.
+
+    Args:
+        told: What the host's program says, a word a line; others are passed over, such as those of an older program.
+        files: Path to the result of writing the file in check mode.
+        units: Unit of systemd to the result of starting and enabling it in check mode.
+        interface: Name of the mesh's interface.
+
+    Returns:
+        ``kind``, ``name`` and ``difference`` of each.
+    """
+    found = [("file", path, "missing, or differs") for path, result in files.items() if result.get("changed")]
+    found += [("mesh", unit, "not running, or not at boot") for unit, result in units.items() if result.get("changed")]
+    found += [(kind, interface, text) for kind, text in (DIFFERENCES[word] for word in told if word in DIFFERENCES)]
+    return [{"kind": kind, "name": name, "difference": text} for kind, name, text in found]

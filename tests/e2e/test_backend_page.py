@@ -120,6 +120,7 @@ def test_the_page(visit: Visit, stack: Stack) -> None:
             "MLflow",
             "Airflow",
             "Celery worker",
+            "Airflow worker",
             "Celery beat",
             "Flower",
         )

@@ -56,7 +56,7 @@ class WorkerHeartbeat(bootsteps.StartStopStep):
         try:
             # Not channel.client, whose only connection waits for the next message and would take its answer for ours.
             with consumer.connection.default_channel.conn_or_acquire() as client:
-                client.hset(SEEN_KEY, "worker", time.time())
+                client.hset(SEEN_KEY, consumer.hostname, time.time())
         except Exception as error:  # whatever the transport raises means the same: no broker
             log.error("no heartbeat: the broker does not answer: %s", error)
             return

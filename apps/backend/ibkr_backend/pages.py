@@ -36,6 +36,7 @@ TITLES = {
     "mlflow": "MLflow",
     "airflow": "Airflow",
     "worker": "Celery worker",
+    "airflow_worker": "Airflow worker",
     "beat": "Celery beat",
     "flower": "Flower",
     "backup": "Backup",

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 from sqlalchemy import Engine, select
@@ -14,7 +15,7 @@ from ibkr_backend.database import KeptBar
 from ibkr_backend.gateway import Gateway, error_text
 from ibkr_backend.mlflow_api import bearer
 from ibkr_backend.object_store import make_client
-from ibkr_backend.settings import PROBE_KEY, SEEN_KEY, ApiSettings
+from ibkr_backend.settings import AIRFLOW_SEEN_KEY, PROBE_KEY, SEEN_KEY, ApiSettings
 
 if TYPE_CHECKING:
     import redis
@@ -29,6 +30,8 @@ KEEP_SECONDS = 1.0
 Check = Callable[[], dict[str, Any]]
 # Worker and beat show themselves every 15 s; a busy host may be late.
 SEEN_SECONDS = 75
+# A worker that is not back by then has left.
+FORGOTTEN_SECONDS = 86400
 GATEWAY_AWAY = {"up": False, "ibkr_reachable": None, "logged_in": None, "simulated": None}
 
 
@@ -87,7 +90,15 @@ class Readiness:
         if settings.airflow_url:
             self._dependencies.append(Dependency("airflow", http_check(f"{settings.airflow_url}/api/v2/version")))
         broker = redis_client(settings.celery_broker_url.get_secret_value())
-        self._processes = [Dependency(name, seen_check(broker, name)) for name in ("worker", "beat")]
+        self._processes = [
+            Dependency("worker", workers_check(broker, SEEN_KEY)),
+            Dependency("beat", seen_check(broker, "beat")),
+        ]
+        if settings.airflow_broker_database is not None:
+            # Of Airflow's keys, the backend's user in Redis reads this one.
+            url = urlsplit(settings.celery_broker_url.get_secret_value())
+            seen = redis_client(urlunsplit(url._replace(path=f"/{settings.airflow_broker_database}")))
+            self._processes.insert(1, Dependency("airflow_worker", workers_check(seen, AIRFLOW_SEEN_KEY)))
         if settings.flower_url:
             self._processes.append(Dependency("flower", http_check(f"{settings.flower_url}/healthcheck")))
         if settings.backup_url:
@@ -175,6 +186,24 @@ def seen_check(broker: "redis.Redis", process: str) -> Check:
         if age > SEEN_SECONDS:
             raise RuntimeError(f"last seen {age:.0f} s ago")
         return {"reason": f"seen {max(age, 0):.0f} s ago"}
+
+    return check
+
+
+def workers_check(broker: "redis.Redis", key: str) -> Check:
+    """Check that a worker showed itself a short while ago; says so of the worker of each host."""
+
+    def check() -> dict[str, Any]:
+        now, seen = time.time(), cast(dict[str, str], broker.hgetall(key))
+        ages = {name.partition("@")[2]: now - float(moment) for name, moment in seen.items() if "@" in name}
+        ages = {host: max(age, 0) for host, age in sorted(ages.items()) if age < FORGOTTEN_SECONDS}
+        if not ages:
+            raise RuntimeError("never seen")
+        lost = [host for host, age in ages.items() if age > SEEN_SECONDS]
+        told = [f"{host} {'last ' if host in lost else ''}seen {age:.0f} s ago" for host, age in ages.items()]
+        if len(lost) == len(ages):
+            raise RuntimeError(", ".join(told))
+        return {"reason": ", ".join(told)}
 
     return check
 

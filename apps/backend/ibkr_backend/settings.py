@@ -29,6 +29,8 @@ from ibkr_backend.symbols import SYMBOL_PATTERN
 # What worker and beat leave in Redis for the API. In the broker's database: process to the moment it was last seen,
 # seconds since the epoch. In the result backend's: "TASK STATE" to a count, "TASK seconds" to a sum.
 SEEN_KEY = "ibkr_backend:seen"
+# Where Airflow's workers show themselves, in the database of its broker.
+AIRFLOW_SEEN_KEY = "@airflow:seen"
 TASKS_KEY = "ibkr_backend:tasks"
 # What the API writes to learn whether Redis takes writes.
 PROBE_KEY = "ibkr_backend:probe"
@@ -184,6 +186,7 @@ class ApiSettings(WorkerSettings):
     airflow_url: BaseUrl | None = None
     airflow_user: str = "backend"
     airflow_password: SecretStr | None = None
+    airflow_broker_database: Annotated[int, Field(ge=0)] | None = None
     flower_url: BaseUrl | None = None
     backup_url: BaseUrl | None = None
     stack_name: str = "IBKR stack"

@@ -103,7 +103,8 @@ def redis_url(redis_full: threading.Event) -> Iterator[str]:
             moment = str(time.time()).encode()
             return b"$%d\r\n%s\r\n" % (len(moment), moment)
         if command == b"HGETALL":
-            pair = (b"refresh_bars SUCCESS", b"3")
+            moment = str(time.time()).encode()
+            pair = (b"backend@w1", moment) if words[0].endswith(b"seen") else (b"refresh_bars SUCCESS", b"3")
             return b"*2\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in pair)
         return {b"PING": b"+PONG\r\n", b"LLEN": b":4\r\n"}.get(command, b"+OK\r\n")
 

@@ -16,7 +16,7 @@ from ibkr_backend import api, brokerage_session, pages
 from ibkr_backend.api import create_app
 from ibkr_backend.gateway import Gateway
 from ibkr_backend.history import refresh
-from ibkr_backend.readiness import Dependency
+from ibkr_backend.readiness import Dependency, workers_check
 from ibkr_backend.settings import ApiSettings
 from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError
@@ -152,6 +152,37 @@ def test_ibkr_out_of_reach_is_a_state_and_no_failure(client: TestClient, ibkr: F
     assert answer.status_code == 200
     gateway = answer.json()["dependencies"]["gateway"]
     assert (gateway["up"], gateway["ibkr_reachable"], gateway["logged_in"]) == (True, False, None)
+
+
+class Seen:
+    """What workers have left in Redis: name to the seconds since."""
+
+    def __init__(self, **ages: float) -> None:
+        """Take how long ago each was seen; the name of its host follows after two underscores."""
+        self.ages = {name.replace("__", "@"): age for name, age in ages.items()}
+
+    def hgetall(self, _key: str) -> dict[str, str]:
+        """Return them as Redis does."""
+        return {name: str(time.time() - age) for name, age in self.ages.items()}
+
+
+def test_the_workers_of_all_hosts_are_named() -> None:
+    """One that is away is told of for a day, while another does its work."""
+    found = workers_check(Seen(backend__w2=600, backend__w1=3, backend__gone=90000, beat=1), "seen")()
+    assert found == {"reason": "w1 seen 3 s ago, w2 last seen 600 s ago"}
+
+
+@pytest.mark.parametrize(("seen", "reason"), [(Seen(backend__w1=80), "w1 last seen 80 s ago"), (Seen(beat=1), "never")])
+def test_without_a_worker_nothing_is_done(seen: Seen, reason: str) -> None:
+    with pytest.raises(RuntimeError, match=reason):
+        workers_check(seen, "seen")()
+
+
+def test_airflows_workers_are_looked_for_where_airflow_is(environment: dict[str, str]) -> None:
+    with TestClient(create_app(ApiSettings.load(environment))) as client:
+        assert "airflow_worker" not in client.get("/ready").json()["processes"]
+    with TestClient(create_app(ApiSettings.load(environment | {"AIRFLOW_BROKER_DATABASE": "2"}))) as client:
+        assert client.get("/ready").json()["processes"]["airflow_worker"]["reason"].startswith("w1 seen ")
 
 
 def test_a_missing_table_is_not_ready(settings: ApiSettings, session: Session) -> None:

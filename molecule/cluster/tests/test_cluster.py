@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+from cluster_under_test import drift, rearranged
 from stack_under_test import Stack, eventually, run_playbook
 
 DATA, SERVICES, WORKER = HOSTS = ("mol-cluster-data", "mol-cluster-services", "mol-cluster-worker")
@@ -22,7 +23,7 @@ LAN = {DATA: "10.203.77.11", SERVICES: "10.203.77.12", WORKER: "10.203.77.13", N
 MESH = {DATA: "172.28.64.1", SERVICES: "172.28.64.2", WORKER: "172.28.64.3"}
 #: What each host runs; jobs have ended.
 RUNNING = {
-    DATA: {"postgres", "redis", "minio"},
+    DATA: {"postgres", "redis", "minio", "backup"},
     SERVICES: {
         *("ibkr-gateway", "backend", "celery-beat", "flower", "mlflow"),
         *("airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
@@ -105,9 +106,9 @@ def ids(host: str) -> dict[str, str]:
     return {name: item["Id"] for name, item in described(host).items() if name in RUNNING[host]}
 
 
-def play(playbook: str, *options: str, status: int = 0) -> str:
+def play(playbook: str, *options: str, status: int = 0, inventory: Path | None = None) -> str:
     """Run a playbook on the hosts, and return what it says."""
-    hosts = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    hosts = inventory or Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
     done = run_playbook(f"playbooks/{playbook}.yml", hosts, "--inventory=molecule/shared/inventory.yml", *options)
     said = done.stdout + done.stderr
     assert done.returncode == status, said[-8000:]
@@ -262,6 +263,13 @@ def test_a_model_is_trained_on_the_remote_worker(airflow: requests.Session) -> N
     assert "daily_strategy_training" in log or "execute_workload" in log
 
 
+def test_a_verification_that_fails_says_why() -> None:
+    """Though the task that failed holds a password and shows nothing itself."""
+    said = re.sub(r"\s+", " ", play("verify", "--extra-vars=verify_airflow=http://127.0.0.1:9", status=2))
+    assert "Log in to Airflow: Status code was -1 and not [201]" in said and "Connection refused" in said
+    assert "(http://127.0.0.1:9/auth/token)" in said
+
+
 def test_a_task_of_the_backend_runs_on_the_remote_worker() -> None:
     """Sent where the API is, done elsewhere, its result read back."""
     program = (
@@ -294,6 +302,48 @@ def test_a_name_that_cannot_be_resolved_is_refused() -> None:
     said = re.sub(r"\s+", " ", play("site", "--extra-vars=stack_mesh_endpoint=nowhere.invalid", status=2))
     assert f"cannot resolve nowhere.invalid, where {DATA} is reached. Set stack_mesh_endpoint of {DATA}" in said
     assert {host: ids(host) for host in HOSTS} == before
+
+
+def test_a_host_that_is_refused_keeps_all_from_being_changed(tmp_path: Path) -> None:
+    """Each of the others says because of whom it goes no further, and none waits for what will not come."""
+    before = {host: ids(host) for host in HOSTS}
+    too_large = {WORKER: {"airflow_overrides": {"airflow-worker": {"memory": "900g"}}}}
+    said = play("site", status=2, inventory=rearranged(tmp_path / "inventory", {}, too_large))
+    said = re.sub(r"\s+", " ", said)
+    assert said.count(f"{WORKER} failed: this host goes no further without") == 2
+    assert {host: ids(host) for host in HOSTS} == before
+
+
+def test_a_host_that_cannot_be_reached_is_named_and_nothing_changes(tmp_path: Path) -> None:
+    before = {host: ids(host) for host in HOSTS}
+    absent = {"mol-cluster-absent": {"ansible_connection": "community.docker.docker", "ansible_host": "10.203.77.50"}}
+    members = {"backend_worker": [WORKER, *absent]}
+    said = play("site", status=4, inventory=rearranged(tmp_path / "inventory", members, absent))
+    assert said.count("mol-cluster-absent failed: this host goes no further without") == 3
+    assert {host: ids(host) for host in HOSTS} == before
+    for host in HOSTS:
+        assert "absent" not in on(host, "cat", "/etc/wireguard/wg-molecule.peers")
+
+
+def test_drift_finds_what_somebody_changed_about_mesh_and_firewall() -> None:
+    """A peer that is gone stays away, and a unit that is stopped looks after nothing; the next run repairs both."""
+    assert drift() == {host: set() for host in HOSTS}
+    peer = on(WORKER, "wg", "show", "wg-molecule", "peers").split()[0]
+    on(WORKER, "systemctl", "stop", "quantops-mesh-molecule")
+    on(WORKER, "/usr/local/sbin/quantops-mesh-molecule", "up")
+    on(WORKER, "wg", "set", "wg-molecule", "peer", peer, "remove")
+    on(WORKER, "iptables", "-t", "raw", "-F", "wg-molecule")
+    assert drift() == {
+        DATA: set(),
+        SERVICES: set(),
+        WORKER: {
+            ("mesh", "quantops-mesh-molecule.service", "not running, or not at boot"),
+            ("mesh", "wg-molecule", "has other peers, or another port"),
+            ("firewall", "wg-molecule", "lacks rules about who reaches published ports, or has others"),
+        },
+    }
+    play("site")
+    assert drift() == {host: set() for host in HOSTS}
 
 
 # ---- hosts that go and come back
@@ -364,7 +414,7 @@ def test_the_stack_stops_and_starts_over_all_hosts() -> None:
     states = {(host, name): described(host)[name]["State"] for host in HOSTS for name in RUNNING[host]}
     assert {place: state["Status"] for place, state in states.items()} == dict.fromkeys(states, "exited")
     ends = {place: state["FinishedAt"] for place, state in states.items()}
-    data = min(when for (host, _name), when in ends.items() if host == DATA)
+    data = min(when for (host, name), when in ends.items() if host == DATA and name != "backup")
     late = {
         place: when for place, when in ends.items() if place[0] != DATA and place[1] != "ibkr-gateway" and when > data
     }

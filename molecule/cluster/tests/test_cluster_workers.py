@@ -26,6 +26,14 @@ def test_status_shows_the_workers_of_both(worker: str) -> None:
     assert "the inventory does not have it" not in said and "does not answer" not in said
 
 
+def test_the_stacks_page_shows_the_workers_of_both(stack: Stack, worker: str) -> None:
+    """By their hosts, and Airflow's out of a key that the backend may only read."""
+    processes = requests.get(stack.url("backend", "/ready"), timeout=30).json()["processes"]
+    for name in ("worker", "airflow_worker"):
+        assert processes[name]["state"] == "ok", processes
+        assert f"{worker} seen" in processes[name]["reason"]
+
+
 def test_a_queue_without_a_worker_is_refused_before_anything_changes(worker: str, tmp_path: Any) -> None:
     (tmp_path / "lost.py").write_text('from airflow.sdk import dag, task\n\n@task(queue="gpu")\ndef t(): ...\n')
     said = played("site", f"--extra-vars=airflow_dags_dir={tmp_path}", status=2)

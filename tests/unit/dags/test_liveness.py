@@ -53,6 +53,7 @@ def consumer(consumes: bool, broker: Broker) -> SimpleNamespace:
     """What a worker's step is given."""
     tasks = SimpleNamespace(queues=[Queue()], consuming_from=lambda queue: consumes, channel=broker)
     return SimpleNamespace(
+        hostname="worker@w1",
         app=SimpleNamespace(conf=SimpleNamespace(task_default_queue=QUEUE)),
         task_consumer=tasks,
         connection=SimpleNamespace(default_channel=broker),

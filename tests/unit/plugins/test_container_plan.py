@@ -179,11 +179,20 @@ CHANGES: dict[str, dict[str, Any]] = {
     "health test": {"health": {"test": ["CMD", "false"]}},
     "health retries": {"health": {"test": ["CMD", "true"], "retries": 9}},
     "aliases": {"aliases": []},
+    "hostname": {"hostname": "web.w1"},
     "capabilities": {"capabilities": []},
     "read_only": {"read_only": False},
     "stop_timeout": {"stop_timeout": 21},
     "stop_signal": {"stop_signal": None},
 }
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [(None, "web"), ("web.w1", "web.w1"), ("web.host_1 a", "web.host-1-a"), ("web." + "x" * 80, "web." + "x" * 59)],
+)
+def test_a_name_of_the_inventory_becomes_one_that_linux_takes(declared: str | None, name: str) -> None:
+    assert plan_of({"hostname": declared})["spec"]["hostname"] == name
 
 
 def test_every_input_changes_the_hash() -> None:
@@ -319,8 +328,8 @@ def test_parts_name_what_changed(change: dict[str, Any], names: set[str]) -> Non
 def test_parts_cover_whatever_the_hash_covers() -> None:
     """No key of the declaration changes the hash and no part."""
     other: dict[str, Any] = {
-        "entrypoint": ["/other"], "working_dir": "/", "aliases": [], "capabilities": [], "read_only": False,
-        "stop_timeout": 1, "stop_signal": "SIGTERM",
+        "entrypoint": ["/other"], "working_dir": "/", "aliases": [], "hostname": "other", "capabilities": [],
+        "read_only": False, "stop_timeout": 1, "stop_signal": "SIGTERM",
     }  # fmt: skip
     for key, value in other.items():
         assert plan_of({key: value})["hash"] != plan_of()["hash"] and parts_between({key: value}), key

@@ -324,3 +324,13 @@ def test_status_tells_who_is_heard() -> None:
     assert lines[1] == "Mesh: a at 172.28.64.1, NOT HEARD for 10 min (a)"
     assert lines[2] == "Mesh: gone at 172.28.64.9, NOT HEARD (it connects to this host)"
     assert lines[3].startswith("Firewall: MISSING")
+
+
+def test_drift_names_what_differs_and_what_would_be_written() -> None:
+    files = {"/etc/wireguard/wg-a.conf": {"changed": True}, "/etc/wireguard/wg-a.peers": {"changed": False}}
+    found = mesh.differences(["peers", "firewall", "usage: up"], files, {"a.service": {"changed": True}}, "wg-a")
+    assert [(each["kind"], each["name"]) for each in found] == [
+        *(("file", "/etc/wireguard/wg-a.conf"), ("mesh", "a.service")),
+        *(("mesh", "wg-a"), ("firewall", "wg-a")),
+    ]
+    assert mesh.differences([], {"/x": {}}, {"a.service": {"skipped": True}}, "wg-a") == []

@@ -66,6 +66,16 @@ def drop_expired(task: Any, task_id: str, args: tuple[str, ...], kwargs: dict[st
 CELERY_CONFIG = {**DEFAULT_CELERY_CONFIG, "task_annotations": {"execute_workload": {"before_start": drop_expired}}}
 
 
+def show(consumer: Any) -> None:
+    """Leave the moment in the broker, where the stack's page looks for the workers of all hosts."""
+    try:
+        # Not channel.client, whose only connection waits for the next message and would take its answer for ours.
+        with consumer.connection.default_channel.conn_or_acquire() as client:
+            client.hset("seen", consumer.hostname, time.time())
+    except Exception as error:  # the page knows less then, and the worker works all the same
+        log.warning("cannot be shown on the stack's page: %r", error)
+
+
 class Liveness(bootsteps.StartStopStep):
     """Consumer step that touches the liveness file while the consumer is able to work."""
 
@@ -97,6 +107,7 @@ class Liveness(bootsteps.StartStopStep):
             problem = f"the broker does not answer: {error!r}"
         if problem is None:
             self.file.touch()
+            show(consumer)
         else:
             log.warning("worker is not able to work: %s", problem)
 
