@@ -1,0 +1,22 @@
+# Copyright: The quantops.ibkr_stack maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters of the monitoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.monitoring import monitoring_scrape
+
+
+class FilterModule:
+    """Filters of the monitoring."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name the filters.
+
+        Returns:
+            Name to function.
+        """
+        return {"monitoring_scrape": monitoring_scrape}
