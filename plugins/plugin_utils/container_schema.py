@@ -17,6 +17,7 @@ CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
     "kind": (str,),
     "image": (str,),
     "user": (str,),
+    "root": (bool,),
     "command": (list,),
     "entrypoint": (list,),
     "working_dir": (str,),
@@ -62,10 +63,11 @@ def may_be_root(container: dict[str, Any]) -> bool:
         container: Declaration.
 
     Returns:
-        Whether it declares one of the capabilities with which files of many users are read. Docker gives them to root
-        only, and root gets no others.
+        Whether it says that it reads root's own files, or declares one of the capabilities with which files of many
+        users are read. Docker gives them to root only, and root gets no others.
     """
-    return not {"DAC_READ_SEARCH", "DAC_OVERRIDE"}.isdisjoint(container.get("capabilities") or [])
+    capable = not {"DAC_READ_SEARCH", "DAC_OVERRIDE"}.isdisjoint(container.get("capabilities") or [])
+    return bool(container.get("root")) or capable
 
 
 def ids_of(user: str, where: str, root: bool = False) -> tuple[int, int]:
@@ -178,6 +180,10 @@ def check_container(container: dict[str, Any], where: str) -> None:
     for name, value in (container.get("secrets") or {}).items():
         if not str(value).strip():
             raise AnsibleFilterError(f"{where}: the secret {name!r} is empty.")
+    if container.get("root") and not all(bind.get("read_only", True) for bind in container.get("binds") or []):
+        raise AnsibleFilterError(
+            f"{where} has 'root', and a bind that is not read-only: it may only read what is root's."
+        )
     check_limits(container, where)
     if container.get("shm_size"):
         size_in_bytes(container["shm_size"], f"{where}: 'shm_size'")

@@ -24,6 +24,9 @@ def _metrics_job(container: str, service: str, entry: Mapping[str, Any]) -> dict
         job["basic_auth"] = {"username": entry.get("user") or service, "password_file": path}
     if entry.get("token"):
         job["authorization"] = {"credentials_file": f"/run/secrets/{entry['token']}"}
+    if entry.get("own_labels"):
+        # What it says of other containers is theirs.
+        job["honor_labels"] = True
     labels = {"service": service, "container": container}
     return {**job, "static_configs": [{"targets": [f"{container}:{entry['port']}"], "labels": labels}]}
 
