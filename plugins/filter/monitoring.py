@@ -13,6 +13,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.monitoring imp
     monitoring_dashboards,
     monitoring_scrape,
     receiver_problems,
+    signed_token,
 )
 
 
@@ -31,4 +32,5 @@ class FilterModule:
             "monitoring_dashboards": monitoring_dashboards,
             "monitoring_scrape": monitoring_scrape,
             "receiver_problems": receiver_problems,
+            "signed_token": signed_token,
         }

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +19,8 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings impor
 
 #: Where the agents find the exporter that opens pages.
 PROBER = "blackbox-exporter:9115"
+#: When signed tokens expire: a change of the secret ends them before.
+END_OF_TIME = 4102444800
 #: Longest time that an answer may take, in seconds.
 PATIENCE = 10
 
@@ -27,7 +31,9 @@ def _metrics_job(container: str, service: str, entry: Mapping[str, Any]) -> dict
     if entry.get("scheme", "http") != "http":
         # A certificate of the stack's own is for the names of its service, and not of its container.
         job |= {"scheme": entry["scheme"], "tls_config": {"insecure_skip_verify": True}}
-    if entry.get("secret"):
+    if entry.get("secret") and entry.get("signed"):
+        job["authorization"] = {"credentials_file": f"/run/secrets/{entry['secret']}"}
+    elif entry.get("secret"):
         path = f"/run/secrets/{entry['secret']}"
         job["basic_auth"] = {"username": entry.get("user") or service, "password_file": path}
     if entry.get("token"):
@@ -43,6 +49,25 @@ def _page_address(page: Mapping[str, Any], ports: Mapping[str, Mapping[str, Any]
     """Say where a page answers on the stack's network, without a login."""
     port = ports[page["port"]]
     return f"{port['scheme']}://{page['container']}:{port['container']}{page.get('check') or page.get('path') or '/'}"
+
+
+def signed_token(secret: str, user: str) -> str:
+    """Write the token with which a user of MinIO reads its figures, which is valid for as long as the secret.
+
+    Args:
+        secret: Password of the user, with which the token is signed.
+        user: Name of the user.
+
+    Returns:
+        A JSON Web Token. Source: what ``mc admin prometheus generate`` writes; RFC 7519.
+    """
+
+    def part(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    claims = {"exp": END_OF_TIME, "sub": user, "iss": "prometheus"}
+    text = ".".join(part(json.dumps(each).encode()) for each in ({"alg": "HS512", "typ": "JWT"}, claims))
+    return f"{text}.{part(hmac.digest(secret.encode(), text.encode(), 'sha512'))}"
 
 
 def monitoring_scrape(
@@ -74,6 +99,8 @@ def monitoring_scrape(
             if container in running:
                 jobs.append(_metrics_job(container, name, entry))
                 named |= {entry[key]: secrets[entry[key]] for key in ("secret", "token") if entry.get(key)}
+                if entry.get("signed"):
+                    named[entry["secret"]] = signed_token(secrets[entry["secret"]], entry["user"])
         pages += [
             {
                 "targets": [_page_address(page, service["ports"])],
