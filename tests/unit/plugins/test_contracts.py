@@ -385,8 +385,10 @@ def test_a_user_of_a_page_is_the_owners(found: dict[str, dict[str, Any]]) -> Non
 def test_metrics_name_the_port_that_answers(found: dict[str, dict[str, Any]]) -> None:
     """On every host, by number; an application of one's own need not have any."""
     metrics = {"backend": {"port": 8000, "path": "/metrics"}}
-    assert [found[host]["services"]["backend"]["metrics"] for host in ("beta", "bystander")] == [metrics, {}]
-    assert found["apps"]["services"]["backend"]["metrics"] == found["apps"]["services"]["redis"]["metrics"] == {}
+    flower = {"flower": {"port": 5555, "path": "/metrics", "user": "flower", "secret": "flower_password"}}
+    measured = [found[host]["services"]["backend"]["metrics"] for host in ("beta", "bystander")]
+    assert measured == [metrics | flower, flower]
+    assert [found["apps"]["services"][name]["metrics"] for name in ("backend", "redis")] == [flower, {}]
 
 
 # ---- the edge
