@@ -7,7 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.monitoring import monitoring_scrape
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.monitoring import (
+    alertmanager_settings,
+    monitoring_alerts,
+    monitoring_dashboards,
+    monitoring_scrape,
+    receiver_problems,
+    signed_token,
+)
 
 
 class FilterModule:
@@ -19,4 +26,11 @@ class FilterModule:
         Returns:
             Name to function.
         """
-        return {"monitoring_scrape": monitoring_scrape}
+        return {
+            "alertmanager_settings": alertmanager_settings,
+            "monitoring_alerts": monitoring_alerts,
+            "monitoring_dashboards": monitoring_dashboards,
+            "monitoring_scrape": monitoring_scrape,
+            "receiver_problems": receiver_problems,
+            "signed_token": signed_token,
+        }

@@ -41,7 +41,7 @@ ENTRY_KEYS: dict[str, set[str]] = {
     "containers": {"job", "process", "when"},
     "databases": {"connections", "prepared"},
     "data": {"backup", "path", "user", "admin", "version_file", "when"},
-    "metrics": {"port", "path", "scheme", "user", "secret", "token", "own_labels", "when"},
+    "metrics": {"port", "path", "scheme", "user", "secret", "token", "signed", "own_labels", "when"},
     "web": {
         *("title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"),
         *("name", "roles", "read_paths", "public", "anonymous_api", "closed", "identity", "cookies"),

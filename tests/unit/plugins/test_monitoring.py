@@ -66,7 +66,7 @@ def rendered(directory: Path, groups: dict[str, list[str]], **variables: Any) ->
         "secrets": dict.fromkeys(
             (
                 *("monitoring_password", "monitoring_agent_password", "monitoring_store_password", "flower_password"),
-                *("postgres_monitoring_password", "redis_monitoring_password"),
+                *("postgres_monitoring_password", "redis_monitoring_password", "minio_monitoring_password"),
             ),
             "TopSecret",
         ),
