@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -73,9 +75,13 @@ func engineTree(t *testing.T) *Engine {
 	return &Engine{tree(t, files), "desk"}
 }
 
+func newAgent(engine *Engine, groups string) *Agent {
+	return &Agent{engine: engine, groups: &Groups{root: groups}, logs: newLogs(engine, "h1", ""), kills: &Kills{lives: map[string]*life{}}}
+}
+
 func metricsOf(t *testing.T, engine *Engine, groups string) string {
 	t.Helper()
-	agent := &Agent{engine: engine, groups: &Groups{root: groups}, logs: newLogs(engine, "h1", "")}
+	agent := newAgent(engine, groups)
 	w := httptest.NewRecorder()
 	agent.handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if w.Code != 200 {
@@ -112,7 +118,7 @@ func TestWhatTheEngineSays(t *testing.T) {
 		`container_health{`+b1+`,status="unhealthy"} 1`, `container_health{`+b1+`,status="healthy"} 0`,
 		`container_restarts_total{`+b1+`} 3`, `container_start_time_seconds{`+b1+`} 1795951639.154`,
 		`container_memory_limit_bytes{`+b1+`} 67108864`, `container_cpu_limit_cores{`+b1+`} 0.5`, `container_pids_limit{`+b1+`} 512`,
-		`container_state{`+c2+`,state="exited"} 1`, `container_exit_code{`+c2+`} 137`, `container_oom_killed{`+c2+`} 1`,
+		`container_state{`+c2+`,state="exited"} 1`, `container_exit_code{`+c2+`} 137`, `container_oom_kills_total{`+c2+`} 0`,
 		`container_finish_time_seconds{`+c2+`} 1795951800.5`,
 		`container_state{container="d3",service="storage",kind="service",state="created"} 1`,
 		`container_state{container="ab",service="storage",kind="service",state="restarting"} 1`,
@@ -153,9 +159,105 @@ func usageIs(t *testing.T, found string) {
 	b1 := `{container="b1",service="storage",kind="service"}`
 	has(t, found,
 		`container_memory_usage_bytes`+b1+` 8388608`, `container_memory_working_set_bytes`+b1+` 7340032`,
-		`container_oom_kills_total`+b1+` 2`, `container_cpu_usage_seconds_total`+b1+` 1.5`, `container_cpu_periods_total`+b1+` 10`,
+		`container_cpu_usage_seconds_total`+b1+` 1.5`, `container_cpu_periods_total`+b1+` 10`,
 		`container_cpu_throttled_periods_total`+b1+` 4`, `container_cpu_throttled_seconds_total`+b1+` 0.25`, `container_pids`+b1+` 7`)
 	hasNot(t, found, `container_memory_usage_bytes{container="c2"`)
+}
+
+// state writes the files of a container as the engine does, and returns the container.
+func state(t *testing.T, engine *Engine, name, content string) *Container {
+	t.Helper()
+	path := filepath.Join(engine.directory, id(name))
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{"hostconfig.json": limits, "config.v2.json": described(name, "service", "desk", content, "0")} {
+		if err := os.WriteFile(filepath.Join(path, ".tmp-"+file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(path, ".tmp-"+file), filepath.Join(path, file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := engine.read(id(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// at is a state, with the minutes of its start and of its last end.
+func at(running, killed bool, started, finished string) string {
+	return fmt.Sprintf(`{"Running":%t,"OOMKilled":%t,"StartedAt":"2026-11-29T11:%s:00Z","FinishedAt":"2026-11-29T11:%s:00Z"}`,
+		running, killed, started, finished)
+}
+
+func TestKills(t *testing.T) {
+	engine := &Engine{t.TempDir(), "desk"}
+	kills := &Kills{lives: map[string]*life{}}
+	for _, step := range []struct {
+		what   string
+		state  string
+		counts float64
+		total  float64
+	}{
+		{"one that was killed before, and whose group knows of kills", at(true, true, "01", "00"), 2, 0},
+		{"another process was killed", at(true, false, "01", "00"), 3, 1},
+		{"it ends, and the word tells of that kill", at(false, true, "01", "02"), -1, 1},
+		{"it runs again", at(true, false, "03", "02"), 0, 1},
+		{"its first process is killed", at(true, true, "03", "04"), -1, 2},
+		{"the same again", at(true, true, "03", "04"), -1, 2},
+		{"it runs again", at(true, false, "05", "04"), 0, 2},
+		{"it ends by itself", at(false, false, "05", "06"), -1, 2},
+		{"it runs again, and two were killed at once", at(true, false, "07", "06"), 2, 4},
+	} {
+		used := Usage{}
+		if step.counts >= 0 {
+			used[oomKills] = step.counts
+		}
+		if found := kills.total(state(t, engine, "b1", step.state), used); found != step.total {
+			t.Errorf("%s: %v, want %v", step.what, found, step.total)
+		}
+	}
+	kills.keep(nil)
+	if len(kills.lives) != 0 {
+		t.Error("a container that is gone is remembered")
+	}
+}
+
+func TestKillsBetweenMeasurementsAreSeen(t *testing.T) {
+	engine := &Engine{t.TempDir(), "desk"}
+	kills := &Kills{lives: map[string]*life{}}
+	state(t, engine, "b1", at(true, false, "01", "00"))
+	go kills.keepWatching(engine)
+	total := func(name string, least float64) {
+		t.Helper()
+		found := 0.0
+		for range 200 {
+			kills.mutex.Lock()
+			if l := kills.lives[id(name)]; l != nil {
+				found = l.total
+			}
+			_, known := kills.lives[id(name)]
+			kills.mutex.Unlock()
+			if known && found >= least {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Fatalf("%s: %v kills, want %v", name, found, least)
+	}
+	total("b1", 0)
+	// Also of one that is made while it watches.
+	for _, name := range []string{"b1", "c2"} {
+		state(t, engine, name, at(true, false, "01", "00"))
+		total(name, 0)
+		state(t, engine, name, at(true, true, "01", "02"))
+		total(name, 1)
+		state(t, engine, name, at(true, false, "03", "02"))
+		state(t, engine, name, at(true, true, "03", "04"))
+		total(name, 2)
+	}
 }
 
 func TestAGroupThatIsMadeAgainElsewhere(t *testing.T) {
@@ -178,8 +280,7 @@ func TestHealth(t *testing.T) {
 	for directory, status := range map[string]int{engineTree(t).directory: 200, "/nowhere": 500} {
 		engine := &Engine{directory, "desk"}
 		w := httptest.NewRecorder()
-		agent := &Agent{engine: engine, groups: &Groups{}, logs: newLogs(engine, "", "")}
-		agent.handler().ServeHTTP(w, httptest.NewRequest("GET", "/health", nil))
+		newAgent(engine, "").handler().ServeHTTP(w, httptest.NewRequest("GET", "/health", nil))
 		if w.Code != status {
 			t.Errorf("%s: %d, want %d", directory, w.Code, status)
 		}

@@ -24,7 +24,8 @@ func main() {
 		log.Fatal("-stack is missing")
 	}
 	engine := &Engine{*directory, *stack}
-	agent := &Agent{engine: engine, groups: &Groups{root: *groups}, logs: newLogs(engine, *host, *logs)}
+	agent := &Agent{engine: engine, groups: &Groups{root: *groups}, logs: newLogs(engine, *host, *logs), kills: &Kills{lives: map[string]*life{}}}
+	go agent.kills.keepWatching(engine)
 	server := &http.Server{Addr: *listen, Handler: agent.handler(), ReadTimeout: time.Minute, WriteTimeout: time.Minute}
 	log.Fatal(server.ListenAndServe())
 }
@@ -34,6 +35,7 @@ type Agent struct {
 	engine *Engine
 	groups *Groups
 	logs   *Logs
+	kills  *Kills
 }
 
 func (a *Agent) handler() http.Handler {
@@ -51,7 +53,8 @@ func (a *Agent) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	}
 	a.logs.remember(containers)
 	found := newMetrics()
-	found.addContainers(a.engine, a.groups, containers)
+	a.kills.keep(containers)
+	found.addContainers(a, containers)
 	found.add("container_agent_unreadable", float64(len(failed)))
 	a.logs.addTo(found)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
