@@ -76,7 +76,7 @@ func engineTree(t *testing.T) *Engine {
 }
 
 func newAgent(engine *Engine, groups string) *Agent {
-	return &Agent{engine: engine, groups: &Groups{root: groups}, logs: newLogs(engine, "h1", ""), kills: &Kills{lives: map[string]*life{}}}
+	return &Agent{engine: engine, groups: &Groups{root: groups}, logs: newLogs(engine, "h1", ""), kills: newKills("/nowhere/vmstat")}
 }
 
 func metricsOf(t *testing.T, engine *Engine, groups string) string {
@@ -194,7 +194,7 @@ func at(running, killed bool, started, finished string) string {
 
 func TestKills(t *testing.T) {
 	engine := &Engine{t.TempDir(), "desk"}
-	kills := &Kills{lives: map[string]*life{}}
+	kills := newKills("/nowhere/vmstat")
 	for _, step := range []struct {
 		what   string
 		state  string
@@ -225,9 +225,47 @@ func TestKills(t *testing.T) {
 	}
 }
 
+func TestKillsThatTheEngineDoesNotTell(t *testing.T) {
+	kernel := filepath.Join(tree(t, map[string]string{"vmstat": "nr_free_pages 1\noom_kill 4\n"}), "vmstat")
+	engine := &Engine{t.TempDir(), "desk"}
+	kills := newKills(kernel)
+	minute := 0
+	ends := func(status int, byHand bool, counts string) float64 {
+		t.Helper()
+		if err := os.WriteFile(kernel, []byte("nr_free_pages 1\noom_kill "+counts+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		minute++
+		c := state(t, engine, "b1", at(true, false, "00", fmt.Sprintf("%02d", minute)))
+		c.State.ExitCode, c.HasBeenManuallyStopped = status, byHand
+		return kills.total(c, nil)
+	}
+	for _, step := range []struct {
+		what   string
+		status int
+		byHand bool
+		counts string
+		total  float64
+	}{
+		{"first seen", 137, false, "4", 0},
+		{"killed, and not for memory", 137, false, "4", 0},
+		{"killed as the kernel counts", 137, false, "5", 1},
+		{"failed as the kernel counts for another", 1, false, "6", 1},
+		{"killed by hand", 137, true, "7", 1},
+	} {
+		if found := ends(step.status, step.byHand, step.counts); found != step.total {
+			t.Errorf("%s: %v, want %v", step.what, found, step.total)
+		}
+	}
+	kills.rose = kills.rose.Add(-recent)
+	if found := ends(137, false, "7"); found != 1 {
+		t.Errorf("long after a kill: %v, want 1", found)
+	}
+}
+
 func TestKillsBetweenMeasurementsAreSeen(t *testing.T) {
 	engine := &Engine{t.TempDir(), "desk"}
-	kills := &Kills{lives: map[string]*life{}}
+	kills := newKills("/nowhere/vmstat")
 	state(t, engine, "b1", at(true, false, "01", "00"))
 	go kills.keepWatching(engine)
 	total := func(name string, least float64) {

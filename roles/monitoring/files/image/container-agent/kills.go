@@ -14,10 +14,40 @@ import (
 )
 
 // Kills counts the kills for memory of each container, over its starts. The engine's word for it, and the control group's count, are gone when
-// it runs again, a tenth of a second later: so both are read as they change.
+// it runs again, a tenth of a second later: so both are read as they change. Some engines do not say the word: there, who was killed as the
+// kernel has counted one more kill was killed for memory.
 type Kills struct {
-	mutex sync.Mutex
-	lives map[string]*life
+	kernel string // file with the kernel's count of all kills
+
+	mutex  sync.Mutex
+	lives  map[string]*life
+	counts float64   // the kernel's, when it was last read
+	rose   time.Time // when it was last seen to have risen
+}
+
+// recent is how long after a kill the end of the container is seen at most.
+const recent = 5 * time.Second
+
+// killed is the status of what was killed.
+const killed = 128 + int(syscall.SIGKILL)
+
+func newKills(kernel string) *Kills {
+	k := &Kills{kernel: kernel, lives: map[string]*life{}}
+	k.ask()
+	k.rose = time.Time{}
+	return k
+}
+
+// ask reads the kernel's count.
+func (k *Kills) ask() {
+	if counts := values(filepath.Dir(k.kernel), filepath.Base(k.kernel))["oom_kill"]; counts != nil && *counts != k.counts {
+		k.counts, k.rose = *counts, time.Now()
+	}
+}
+
+// forMemory tells whether a container has ended because it was killed for memory.
+func (k *Kills) forMemory(c *Container) bool {
+	return c.State.OOMKilled || c.State.ExitCode == killed && !c.HasBeenManuallyStopped && time.Since(k.rose) < recent
 }
 
 // life is what was seen of a container.
@@ -30,6 +60,7 @@ type life struct {
 
 // see takes over what the engine says of a container; what was before it was first seen does not count.
 func (k *Kills) see(c *Container) *life {
+	k.ask()
 	l, ok := k.lives[c.ID]
 	if !ok {
 		l = &life{started: c.State.StartedAt, finished: c.State.FinishedAt, counted: -1}
@@ -37,7 +68,7 @@ func (k *Kills) see(c *Container) *life {
 	}
 	if !c.State.FinishedAt.Equal(l.finished) {
 		// The word also tells of kills of other processes than the first, which are counted already.
-		if c.State.OOMKilled && l.counted <= 0 {
+		if k.forMemory(c) && l.counted <= 0 {
 			l.total++
 		}
 		l.finished, l.counted = c.State.FinishedAt, 0

@@ -24,7 +24,7 @@ func main() {
 		log.Fatal("-stack is missing")
 	}
 	engine := &Engine{*directory, *stack}
-	agent := &Agent{engine: engine, groups: &Groups{root: *groups}, logs: newLogs(engine, *host, *logs), kills: &Kills{lives: map[string]*life{}}}
+	agent := &Agent{engine: engine, groups: &Groups{root: *groups}, logs: newLogs(engine, *host, *logs), kills: newKills("/proc/vmstat")}
 	go agent.kills.keepWatching(engine)
 	server := &http.Server{Addr: *listen, Handler: agent.handler(), ReadTimeout: time.Minute, WriteTimeout: time.Minute}
 	log.Fatal(server.ListenAndServe())
