@@ -430,6 +430,14 @@ func TestLinesAreNamed(t *testing.T) {
 		`container_agent_lines_left_out_total{reason="empty"} 1`, `container_agent_failed_deliveries_total 0`)
 }
 
+func TestFilesOfAHostWithAJournal(t *testing.T) {
+	logs := newLogs(engineTree(t), "h1", "")
+	logs.journal = t.TempDir()
+	if line, _ := logs.line(map[string]string{"_msg": "x", "file": "/host/log/syslog"}); line != nil {
+		t.Errorf("it is there twice: %v", line)
+	}
+}
+
 func TestLinesThatAreNotTaken(t *testing.T) {
 	s := &store{status: 401}
 	server := httptest.NewServer(s)
@@ -478,5 +486,64 @@ func TestNoLogsWithoutAStore(t *testing.T) {
 	logs.ServeHTTP(w, httptest.NewRequest("POST", "/logs", strings.NewReader("")))
 	if content, _ := io.ReadAll(w.Body); w.Code != 404 {
 		t.Errorf("status %d, %s", w.Code, content)
+	}
+}
+
+// journalOf is a journal from which a script reads: it writes what was recorded, and notes how it was called.
+func journalOf(t *testing.T, url, output string) *Journal {
+	t.Helper()
+	root := tree(t, map[string]string{"password": "secret\n", "output": output, "journal/x": "",
+		"journalctl": "#!/bin/sh\nprintf '%s\\n' \"$@\" >> \"${0%/*}/calls\"\ncat \"${0%/*}/output\"\n"})
+	if err := os.Chmod(filepath.Join(root, "journalctl"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(root, name) }
+	return &Journal{newLogs(engineTree(t), "h1", url), at("journalctl"), at("journal"), at("cursor"), "agent", at("password")}
+}
+
+const recorded = `{"_SYSTEMD_UNIT":"cron.service","SYSLOG_IDENTIFIER":"CRON","PRIORITY":"6","__CURSOR":"s=1;i=1","MESSAGE":"(root) CMD (x)",` +
+	`"__REALTIME_TIMESTAMP":"1795951639154132"}
+{"SYSLOG_IDENTIFIER":"kernel","PRIORITY":"3","__CURSOR":"s=1;i=2","MESSAGE":[79,79,77,255],"__REALTIME_TIMESTAMP":"1795951640000000"}
+{"PRIORITY":"4","__CURSOR":"s=1;i=3","MESSAGE":null,"__REALTIME_TIMESTAMP":"1795951641000000"}
+{"PRIORITY":"2","__CURSOR":"s=1;i=4","MESSAGE":"nobody's","__REALTIME_TIMESTAMP":"1795951642000000"}
+`
+
+func TestJournal(t *testing.T) {
+	s := &store{status: 200}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	journal := journalOf(t, server.URL, recorded)
+	read, err := journal.round(t.Context())
+	if err != nil || read != 4 || s.login != "agent" {
+		t.Fatalf("%d entries were read by %q: %v", read, s.login, err)
+	}
+	var found []string
+	for _, line := range s.lines {
+		found = append(found, strings.Join([]string{line["_time"], line["host"], line["service"], line["container"], line["unit"], line["level"],
+			line["stream"], line["_msg"]}, "|"))
+	}
+	want := []string{"2026-11-29T11:27:19.154132Z|h1|host|CRON|cron.service|info|journal|(root) CMD (x)",
+		"2026-11-29T11:27:20Z|h1|host|kernel||error|journal|OOM?", "2026-11-29T11:27:22Z|h1|host|journal||critical|journal|nobody's"}
+	if strings.Join(found, "\n") != strings.Join(want, "\n") {
+		t.Errorf("found\n%s\nwant\n%s", strings.Join(found, "\n"), strings.Join(want, "\n"))
+	}
+	// It goes on after the last one, where the store has taken it.
+	for _, step := range []struct{ status, read int }{{500, 0}, {200, 4}} {
+		s.status = step.status
+		if read, err := journal.round(t.Context()); read != step.read || (err == nil) != (step.status == 200) {
+			t.Errorf("status %d: %d entries, %v", step.status, read, err)
+		}
+	}
+	calls, _ := os.ReadFile(filepath.Join(filepath.Dir(journal.program), "calls"))
+	if strings.Count(string(calls), "--since=-1h\n") != 1 || strings.Count(string(calls), "--after-cursor=s=1;i=4\n") != 2 {
+		t.Errorf("it was called with\n%s", calls)
+	}
+}
+
+func TestAHostWithoutAJournal(t *testing.T) {
+	journal := journalOf(t, "http://127.0.0.1:1", recorded)
+	journal.directory = "/nowhere"
+	if read, err := journal.round(t.Context()); read != 0 || err != nil {
+		t.Errorf("%d entries, %v", read, err)
 	}
 }
