@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleFilterError
 from collection_under_test import CONTRACTS, REPOSITORY, SERVICES, ansible_playbook, plugin, role_of_variables
 
 monitoring = plugin("plugin_utils.monitoring")
@@ -47,6 +51,115 @@ def test_passwords_are_in_files() -> None:
     assert found["config"]["scrape_configs"][0]["basic_auth"] == {
         "username": "me", "password_file": "/run/secrets/pass_word",
     }  # fmt: skip
+
+
+def test_a_token_of_minio_is_signed_with_the_password() -> None:
+    """As RFC 7519 says, and the same each time."""
+    head, claims, signature = monitoring.signed_token("hidden", "monitoring").split(".")
+    assert json.loads(base64.urlsafe_b64decode(claims + "==")) == {
+        "exp": 4102444800, "sub": "monitoring", "iss": "prometheus",
+    }  # fmt: skip
+    expected = hmac.digest(b"hidden", f"{head}.{claims}".encode(), "sha512")
+    assert base64.urlsafe_b64decode(signature + "==") == expected
+
+
+# ---- alerts and dashboards
+
+ROLES = {path.parts[-3]: path.parents[1] for path in REPOSITORY.glob("roles/*/meta/service.yml")}
+ALL = {name: {"directory": str(directory), "title": name, "web": [], "name": name} for name, directory in ROLES.items()}
+
+
+def alerts_of(services: dict[str, dict[str, Any]], changes: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """The rules of all alerts by their names."""
+    files = monitoring.monitoring_alerts(services, list(services), changes or {}, "docs/runbook.md", "http://pages")
+    groups = [group for text in files.values() for group in yaml.safe_load(text)["groups"]]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def test_every_alert_has_a_section_of_the_runbook() -> None:
+    """And the runbook has no others."""
+    text = (REPOSITORY / "docs/runbook.md").read_text(encoding="utf-8")
+    sections = re.findall("^### (.+)$", text, flags=re.MULTILINE)
+    rules = alerts_of(ALL)
+    assert sorted(sections) == sorted(rules)
+    assert rules["HostDown"]["annotations"]["runbook"] == "docs/runbook.md#hostdown"
+
+
+def test_alerts_are_changed_left_out_and_added() -> None:
+    """By the inventory."""
+    mine = {"expr": "up == 0", "severity": "info", "summary": "s", "meaning": "m", "remedy": "r"}
+    rules = alerts_of(ALL, {"HostDiskFull": {"for": "10m"}, "QueueWaits": {"off": True}, "Mine": mine})
+    assert rules["HostDiskFull"]["for"] == "10m" and "node_filesystem" in rules["HostDiskFull"]["expr"]
+    assert "QueueWaits" not in rules and rules["Mine"]["labels"] == {"severity": "info"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"Mine": {"expr": "up"}}, "monitoring_alerts: the alert 'Mine' has no 'severity'"),
+        ({"HostDiskFull": {"fore": "10m"}}, "alert 'HostDiskFull' has the unknown key 'fore'. Did you mean 'for'"),
+        ({"HostDiskFull": {"severity": "fatal"}}, "'severity' of the alert 'HostDiskFull' is 'fatal', expected one of"),
+    ],
+)
+def test_alerts_that_cannot_be(change: dict[str, Any], sentence: str) -> None:
+    """The place and what is expected."""
+    with pytest.raises(AnsibleFilterError, match=re.escape(sentence)):
+        alerts_of(ALL, change)
+
+
+def test_a_service_of_a_collection_of_ones_own(tmp_path: Path) -> None:
+    """Has a row, and its own alerts and dashboard, found by their names."""
+    (tmp_path / "files").mkdir()
+    own = {"CatalogueOld": {"expr": "x", "severity": "info", "summary": "s", "meaning": "m", "remedy": "r"}}
+    (tmp_path / "files" / "alerts.yml").write_text(yaml.safe_dump(own))
+    panel = {"title": "Age", "expr": "time() - x", "unit": "s"}
+    board = {"title": "Catalogue", "rows": [{"title": "Age", "panels": [panel]}]}
+    (tmp_path / "files" / "dashboard.yml").write_text(yaml.safe_dump(board))
+    services = {"catalogue": {"directory": str(tmp_path), "title": "Catalogue", "web": [{"title": "x"}]}}
+    assert set(alerts_of(services)) == {"CatalogueOld"}
+    boards = monitoring.monitoring_dashboards(services, ["catalogue"], [])
+    assert list(boards) == ["01-services.json", "02-catalogue.json"]
+    assert json.loads(boards["02-catalogue.json"])["rows"][0]["panels"][0]["expr"] == ["time() - x"]
+    assert 'service=\\"catalogue\\"' in boards["01-services.json"]
+
+
+# ---- receivers
+
+MAIL = {"name": "mail", "kind": "email", "to": "a@desk.example", "from": "b@desk.example", "server": "smtp:25"}
+
+
+@pytest.mark.parametrize(
+    ("receivers", "sentence"),
+    [
+        (["mail"], "entry 1 is no dictionary"),
+        ([{"kind": "email"}], "entry 1 has no 'name'"),
+        ([MAIL, MAIL], "mail is the name of another receiver"),
+        ([{"name": "x", "kind": "fax"}], "x has another 'kind' than email, slack"),
+        ([{"name": "x", "kind": "telegram", "token": "hidden"}], "of the kind telegram, and has no 'chat'"),
+        ([{**MAIL, "sever": "hidden"}], "mail has the unknown key 'sever'"),
+        ([{"name": "x", "kind": "slack", "url": "hidden"}], "x has a 'url' that does not begin with http"),
+        ([{**MAIL, "severity": "fatal"}], "mail has another 'severity' than critical"),
+    ],
+)
+def test_receivers_that_cannot_be(receivers: list[Any], sentence: str) -> None:
+    """Without their values."""
+    found = monitoring.receiver_problems(receivers)
+    assert any(sentence in each for each in found) and "hidden" not in str(found)
+
+
+def test_each_receiver_is_told_what_it_wants() -> None:
+    """Its severity and above; all of those that fit, and the watchdog's URL of nothing but that it works."""
+    phone = {"name": "phone", "kind": "telegram", "token": "t", "chat": "-100", "severity": "critical"}
+    assert monitoring.receiver_problems([MAIL, phone]) == []
+    settings = monitoring.alertmanager_settings([MAIL, phone], "https://dog.example")
+    watchdog, mail, told = settings["route"]["routes"]
+    assert watchdog["matchers"] == ['alertname="Watchdog"'] and "continue" not in watchdog
+    assert mail["matchers"] == ['severity=~"critical|warning"'] and mail["continue"]
+    assert told["matchers"] == ['severity=~"critical"']
+    receivers = {each["name"]: each for each in settings["receivers"]}
+    assert receivers["phone"]["telegram_configs"][0]["chat_id"] == -100
+    assert receivers["mail"]["email_configs"][0]["require_tls"] is True
+    assert receivers["watchdog"]["webhook_configs"][0]["url"] == "https://dog.example"
 
 
 # ---- the containers of a host
