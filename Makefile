@@ -78,6 +78,11 @@ stop: .venv/controller ## Stop the containers
 start: .venv/controller ## Start the containers again
 	@$(PLAY) playbooks/start.yml
 
+.PHONY: logs
+logs: .venv/controller ## Show lines of logs: [SERVICE=airflow] [SINCE=1h] [LEVEL=error] [TEXT='words'] [LIMIT=200]
+	@$(PLAY) playbooks/logs.yml -e "$$($(BIN)/python -c 'import json, os; \
+	    print(json.dumps({f"logs_{name.lower()}": os.environ.get(name, "") for name in ("SERVICE", "SINCE", "LEVEL", "TEXT", "LIMIT")}))')"
+
 drain: .venv/controller ## Let the workers of a host end their tasks and stop: HOST=NAME [OPTIONS='-e drain_timeout=7200']
 	@$(PLAY) playbooks/drain.yml $(if $(HOST),--limit '$(HOST)')
 

@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -73,9 +75,13 @@ func engineTree(t *testing.T) *Engine {
 	return &Engine{tree(t, files), "desk"}
 }
 
+func newAgent(engine *Engine, groups string) *Agent {
+	return &Agent{engine: engine, groups: &Groups{root: groups}, logs: newLogs(engine, "h1", ""), kills: newKills("/nowhere/vmstat")}
+}
+
 func metricsOf(t *testing.T, engine *Engine, groups string) string {
 	t.Helper()
-	agent := &Agent{engine: engine, groups: &Groups{root: groups}, logs: newLogs(engine, "h1", "")}
+	agent := newAgent(engine, groups)
 	w := httptest.NewRecorder()
 	agent.handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if w.Code != 200 {
@@ -112,7 +118,7 @@ func TestWhatTheEngineSays(t *testing.T) {
 		`container_health{`+b1+`,status="unhealthy"} 1`, `container_health{`+b1+`,status="healthy"} 0`,
 		`container_restarts_total{`+b1+`} 3`, `container_start_time_seconds{`+b1+`} 1795951639.154`,
 		`container_memory_limit_bytes{`+b1+`} 67108864`, `container_cpu_limit_cores{`+b1+`} 0.5`, `container_pids_limit{`+b1+`} 512`,
-		`container_state{`+c2+`,state="exited"} 1`, `container_exit_code{`+c2+`} 137`, `container_oom_killed{`+c2+`} 1`,
+		`container_state{`+c2+`,state="exited"} 1`, `container_exit_code{`+c2+`} 137`, `container_oom_kills_total{`+c2+`} 0`,
 		`container_finish_time_seconds{`+c2+`} 1795951800.5`,
 		`container_state{container="d3",service="storage",kind="service",state="created"} 1`,
 		`container_state{container="ab",service="storage",kind="service",state="restarting"} 1`,
@@ -153,9 +159,143 @@ func usageIs(t *testing.T, found string) {
 	b1 := `{container="b1",service="storage",kind="service"}`
 	has(t, found,
 		`container_memory_usage_bytes`+b1+` 8388608`, `container_memory_working_set_bytes`+b1+` 7340032`,
-		`container_oom_kills_total`+b1+` 2`, `container_cpu_usage_seconds_total`+b1+` 1.5`, `container_cpu_periods_total`+b1+` 10`,
+		`container_cpu_usage_seconds_total`+b1+` 1.5`, `container_cpu_periods_total`+b1+` 10`,
 		`container_cpu_throttled_periods_total`+b1+` 4`, `container_cpu_throttled_seconds_total`+b1+` 0.25`, `container_pids`+b1+` 7`)
 	hasNot(t, found, `container_memory_usage_bytes{container="c2"`)
+}
+
+// state writes the files of a container as the engine does, and returns the container.
+func state(t *testing.T, engine *Engine, name, content string) *Container {
+	t.Helper()
+	path := filepath.Join(engine.directory, id(name))
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{"hostconfig.json": limits, "config.v2.json": described(name, "service", "desk", content, "0")} {
+		if err := os.WriteFile(filepath.Join(path, ".tmp-"+file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(path, ".tmp-"+file), filepath.Join(path, file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := engine.read(id(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// at is a state, with the minutes of its start and of its last end.
+func at(running, killed bool, started, finished string) string {
+	return fmt.Sprintf(`{"Running":%t,"OOMKilled":%t,"StartedAt":"2026-11-29T11:%s:00Z","FinishedAt":"2026-11-29T11:%s:00Z"}`,
+		running, killed, started, finished)
+}
+
+func TestKills(t *testing.T) {
+	engine := &Engine{t.TempDir(), "desk"}
+	kills := newKills("/nowhere/vmstat")
+	for _, step := range []struct {
+		what   string
+		state  string
+		counts float64
+		total  float64
+	}{
+		{"one that was killed before, and whose group knows of kills", at(true, true, "01", "00"), 2, 0},
+		{"another process was killed", at(true, false, "01", "00"), 3, 1},
+		{"it ends, and the word tells of that kill", at(false, true, "01", "02"), -1, 1},
+		{"it runs again", at(true, false, "03", "02"), 0, 1},
+		{"its first process is killed", at(true, true, "03", "04"), -1, 2},
+		{"the same again", at(true, true, "03", "04"), -1, 2},
+		{"it runs again", at(true, false, "05", "04"), 0, 2},
+		{"it ends by itself", at(false, false, "05", "06"), -1, 2},
+		{"it runs again, and two were killed at once", at(true, false, "07", "06"), 2, 4},
+	} {
+		used := Usage{}
+		if step.counts >= 0 {
+			used[oomKills] = step.counts
+		}
+		if found := kills.total(state(t, engine, "b1", step.state), used); found != step.total {
+			t.Errorf("%s: %v, want %v", step.what, found, step.total)
+		}
+	}
+	kills.keep(nil)
+	if len(kills.lives) != 0 {
+		t.Error("a container that is gone is remembered")
+	}
+}
+
+func TestKillsThatTheEngineDoesNotTell(t *testing.T) {
+	kernel := filepath.Join(tree(t, map[string]string{"vmstat": "nr_free_pages 1\noom_kill 4\n"}), "vmstat")
+	engine := &Engine{t.TempDir(), "desk"}
+	kills := newKills(kernel)
+	minute := 0
+	ends := func(status int, byHand bool, counts string) float64 {
+		t.Helper()
+		if err := os.WriteFile(kernel, []byte("nr_free_pages 1\noom_kill "+counts+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		minute++
+		c := state(t, engine, "b1", at(true, false, "00", fmt.Sprintf("%02d", minute)))
+		c.State.ExitCode, c.HasBeenManuallyStopped = status, byHand
+		return kills.total(c, nil)
+	}
+	for _, step := range []struct {
+		what   string
+		status int
+		byHand bool
+		counts string
+		total  float64
+	}{
+		{"first seen", 137, false, "4", 0},
+		{"killed, and not for memory", 137, false, "4", 0},
+		{"killed as the kernel counts", 137, false, "5", 1},
+		{"failed as the kernel counts for another", 1, false, "6", 1},
+		{"killed by hand", 137, true, "7", 1},
+	} {
+		if found := ends(step.status, step.byHand, step.counts); found != step.total {
+			t.Errorf("%s: %v, want %v", step.what, found, step.total)
+		}
+	}
+	kills.rose = kills.rose.Add(-recent)
+	if found := ends(137, false, "7"); found != 1 {
+		t.Errorf("long after a kill: %v, want 1", found)
+	}
+}
+
+func TestKillsBetweenMeasurementsAreSeen(t *testing.T) {
+	engine := &Engine{t.TempDir(), "desk"}
+	kills := newKills("/nowhere/vmstat")
+	state(t, engine, "b1", at(true, false, "01", "00"))
+	go kills.keepWatching(engine)
+	total := func(name string, least float64) {
+		t.Helper()
+		found := 0.0
+		for range 200 {
+			kills.mutex.Lock()
+			if l := kills.lives[id(name)]; l != nil {
+				found = l.total
+			}
+			_, known := kills.lives[id(name)]
+			kills.mutex.Unlock()
+			if known && found >= least {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Fatalf("%s: %v kills, want %v", name, found, least)
+	}
+	total("b1", 0)
+	// Also of one that is made while it watches.
+	for _, name := range []string{"b1", "c2"} {
+		state(t, engine, name, at(true, false, "01", "00"))
+		total(name, 0)
+		state(t, engine, name, at(true, true, "01", "02"))
+		total(name, 1)
+		state(t, engine, name, at(true, false, "03", "02"))
+		state(t, engine, name, at(true, true, "03", "04"))
+		total(name, 2)
+	}
 }
 
 func TestAGroupThatIsMadeAgainElsewhere(t *testing.T) {
@@ -178,8 +318,7 @@ func TestHealth(t *testing.T) {
 	for directory, status := range map[string]int{engineTree(t).directory: 200, "/nowhere": 500} {
 		engine := &Engine{directory, "desk"}
 		w := httptest.NewRecorder()
-		agent := &Agent{engine: engine, groups: &Groups{}, logs: newLogs(engine, "", "")}
-		agent.handler().ServeHTTP(w, httptest.NewRequest("GET", "/health", nil))
+		newAgent(engine, "").handler().ServeHTTP(w, httptest.NewRequest("GET", "/health", nil))
 		if w.Code != status {
 			t.Errorf("%s: %d, want %d", directory, w.Code, status)
 		}
@@ -291,6 +430,14 @@ func TestLinesAreNamed(t *testing.T) {
 		`container_agent_lines_left_out_total{reason="empty"} 1`, `container_agent_failed_deliveries_total 0`)
 }
 
+func TestFilesOfAHostWithAJournal(t *testing.T) {
+	logs := newLogs(engineTree(t), "h1", "")
+	logs.journal = t.TempDir()
+	if line, _ := logs.line(map[string]string{"_msg": "x", "file": "/host/log/syslog"}); line != nil {
+		t.Errorf("it is there twice: %v", line)
+	}
+}
+
 func TestLinesThatAreNotTaken(t *testing.T) {
 	s := &store{status: 401}
 	server := httptest.NewServer(s)
@@ -339,5 +486,64 @@ func TestNoLogsWithoutAStore(t *testing.T) {
 	logs.ServeHTTP(w, httptest.NewRequest("POST", "/logs", strings.NewReader("")))
 	if content, _ := io.ReadAll(w.Body); w.Code != 404 {
 		t.Errorf("status %d, %s", w.Code, content)
+	}
+}
+
+// journalOf is a journal from which a script reads: it writes what was recorded, and notes how it was called.
+func journalOf(t *testing.T, url, output string) *Journal {
+	t.Helper()
+	root := tree(t, map[string]string{"password": "secret\n", "output": output, "journal/x": "",
+		"journalctl": "#!/bin/sh\nprintf '%s\\n' \"$@\" >> \"${0%/*}/calls\"\ncat \"${0%/*}/output\"\n"})
+	if err := os.Chmod(filepath.Join(root, "journalctl"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(root, name) }
+	return &Journal{newLogs(engineTree(t), "h1", url), at("journalctl"), at("journal"), at("cursor"), "agent", at("password")}
+}
+
+const recorded = `{"_SYSTEMD_UNIT":"cron.service","SYSLOG_IDENTIFIER":"CRON","PRIORITY":"6","__CURSOR":"s=1;i=1","MESSAGE":"(root) CMD (x)",` +
+	`"__REALTIME_TIMESTAMP":"1795951639154132"}
+{"SYSLOG_IDENTIFIER":"kernel","PRIORITY":"3","__CURSOR":"s=1;i=2","MESSAGE":[79,79,77,255],"__REALTIME_TIMESTAMP":"1795951640000000"}
+{"PRIORITY":"4","__CURSOR":"s=1;i=3","MESSAGE":null,"__REALTIME_TIMESTAMP":"1795951641000000"}
+{"PRIORITY":"2","__CURSOR":"s=1;i=4","MESSAGE":"nobody's","__REALTIME_TIMESTAMP":"1795951642000000"}
+`
+
+func TestJournal(t *testing.T) {
+	s := &store{status: 200}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	journal := journalOf(t, server.URL, recorded)
+	read, err := journal.round(t.Context())
+	if err != nil || read != 4 || s.login != "agent" {
+		t.Fatalf("%d entries were read by %q: %v", read, s.login, err)
+	}
+	var found []string
+	for _, line := range s.lines {
+		found = append(found, strings.Join([]string{line["_time"], line["host"], line["service"], line["container"], line["unit"], line["level"],
+			line["stream"], line["_msg"]}, "|"))
+	}
+	want := []string{"2026-11-29T11:27:19.154132Z|h1|host|CRON|cron.service|info|journal|(root) CMD (x)",
+		"2026-11-29T11:27:20Z|h1|host|kernel||error|journal|OOM?", "2026-11-29T11:27:22Z|h1|host|journal||critical|journal|nobody's"}
+	if strings.Join(found, "\n") != strings.Join(want, "\n") {
+		t.Errorf("found\n%s\nwant\n%s", strings.Join(found, "\n"), strings.Join(want, "\n"))
+	}
+	// It goes on after the last one, where the store has taken it.
+	for _, step := range []struct{ status, read int }{{500, 0}, {200, 4}} {
+		s.status = step.status
+		if read, err := journal.round(t.Context()); read != step.read || (err == nil) != (step.status == 200) {
+			t.Errorf("status %d: %d entries, %v", step.status, read, err)
+		}
+	}
+	calls, _ := os.ReadFile(filepath.Join(filepath.Dir(journal.program), "calls"))
+	if strings.Count(string(calls), "--since=-1h\n") != 1 || strings.Count(string(calls), "--after-cursor=s=1;i=4\n") != 2 {
+		t.Errorf("it was called with\n%s", calls)
+	}
+}
+
+func TestAHostWithoutAJournal(t *testing.T) {
+	journal := journalOf(t, "http://127.0.0.1:1", recorded)
+	journal.directory = "/nowhere"
+	if read, err := journal.round(t.Context()); read != 0 || err != nil {
+		t.Errorf("%d entries, %v", read, err)
 	}
 }

@@ -19,7 +19,7 @@ type Usage map[string]float64
 const (
 	memoryUsage      = "container_memory_usage_bytes"
 	memoryWorkingSet = "container_memory_working_set_bytes"
-	oomKills         = "container_oom_kills_total"
+	oomKills         = "oom_kills" // since its start
 	cpuSeconds       = "container_cpu_usage_seconds_total"
 	cpuPeriods       = "container_cpu_periods_total"
 	cpuThrottled     = "container_cpu_throttled_periods_total"

@@ -26,7 +26,9 @@ type Container struct {
 	ID           string
 	Image        string // digest of what it was made from
 	RestartCount int    // by its restart policy, since it was last started by hand
-	Config       struct {
+	// Whether somebody has stopped or killed it.
+	HasBeenManuallyStopped bool
+	Config                 struct {
 		Image  string // name of what it was made from
 		Labels map[string]string
 	}

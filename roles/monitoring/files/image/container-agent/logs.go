@@ -6,11 +6,14 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -27,6 +30,8 @@ type Logs struct {
 	host   string
 	url    string // where they go, without one nothing is taken
 	client *http.Client
+	// Directory of the journal: a host that has one has the lines of its files there too.
+	journal string
 
 	mutex sync.Mutex
 	// Container to what it is; nil if it is not the stack's. Lines of one that was removed may still come.
@@ -92,6 +97,9 @@ func (l *Logs) line(fields map[string]string) (map[string]string, lineKey) {
 		}
 		key = lineKey{container: c.Name(), service: c.Service(), kind: c.Kind()}
 		found["stream"] = fields["stream"]
+	} else if _, err := os.Stat(l.journal); err == nil {
+		l.leave("journal")
+		return nil, key
 	} else {
 		found["file"] = fields["file"]
 		key.container = strings.TrimSuffix(filepath.Base(fields["file"]), ".log")
@@ -156,14 +164,19 @@ func (l *Logs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if status, err := l.deliver(r); err != nil {
-		l.mutex.Lock()
-		l.fails++
-		l.mutex.Unlock()
-		log.Printf("A block of log lines was not delivered: %v", err)
+		l.failed(err)
 		http.Error(w, "not delivered", status)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// failed counts and tells a failure.
+func (l *Logs) failed(err error) {
+	l.mutex.Lock()
+	l.fails++
+	l.mutex.Unlock()
+	log.Printf("Lines of logs were not delivered: %v", err)
 }
 
 // deliver passes a block on. Status 400 means that it will never be taken; vlagent drops it then.
@@ -181,30 +194,40 @@ func (l *Logs) deliver(r *http.Request) (int, error) {
 	if err != nil {
 		return http.StatusBadRequest, err
 	}
+	return http.StatusBadGateway, l.send(r.Context(), block, counts, r.Header.Get("Authorization"))
+}
+
+// send sends a block to the store, and counts its lines once they have arrived.
+func (l *Logs) send(ctx context.Context, block *bytes.Buffer, counts map[lineKey]float64, authorization string) error {
 	if block.Len() == 0 {
-		return 0, nil
+		return nil
 	}
-	request, err := http.NewRequestWithContext(r.Context(), http.MethodPost, l.url, block)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url, block)
 	if err != nil {
-		return http.StatusInternalServerError, err
+		return err
 	}
 	request.Header.Set("Content-Type", "application/stream+json")
-	request.Header.Set("Authorization", r.Header.Get("Authorization"))
+	request.Header.Set("Authorization", authorization)
 	answer, err := l.client.Do(request)
 	if err != nil {
-		return http.StatusBadGateway, err
+		return err
 	}
 	defer answer.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 1<<20))
 	if answer.StatusCode/100 != 2 {
-		return http.StatusBadGateway, fmt.Errorf("%s answered %s", request.URL.Host, answer.Status)
+		return fmt.Errorf("%s answered %s", request.URL.Host, answer.Status)
 	}
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	for key, count := range counts {
 		l.lines[key] += count
 	}
-	return 0, nil
+	return nil
+}
+
+// basic is the header with which a user logs in.
+func basic(user, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
 // addTo adds what was taken, what was left out and what failed.

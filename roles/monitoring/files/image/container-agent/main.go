@@ -19,12 +19,22 @@ func main() {
 	groups := flag.String("cgroups", "/host/cgroup", "where the host's control groups are mounted")
 	listen := flag.String("listen", ":9180", "address to listen at")
 	logs := flag.String("logs", "", "URL to which lines of logs are passed on")
+	journal := flag.String("journal", "", "directory of the host's journal, whose lines are passed on too")
+	cursor := flag.String("cursor", "/var/lib/container-agent/cursor", "file with the place in the journal up to which that is done")
+	user := flag.String("user", "agent", "user that may pass lines on")
+	password := flag.String("password", "/run/secrets/agent_password", "file with that user's password")
 	flag.Parse()
 	if *stack == "" {
 		log.Fatal("-stack is missing")
 	}
 	engine := &Engine{*directory, *stack}
-	agent := &Agent{engine: engine, groups: &Groups{root: *groups}, logs: newLogs(engine, *host, *logs)}
+	agent := &Agent{engine: engine, groups: &Groups{root: *groups}, logs: newLogs(engine, *host, *logs), kills: newKills("/proc/vmstat")}
+	go agent.kills.keepWatching(engine)
+	agent.logs.journal = *journal
+	if *journal != "" && *logs != "" {
+		follower := &Journal{agent.logs, "journalctl", *journal, *cursor, *user, *password}
+		go follower.follow()
+	}
 	server := &http.Server{Addr: *listen, Handler: agent.handler(), ReadTimeout: time.Minute, WriteTimeout: time.Minute}
 	log.Fatal(server.ListenAndServe())
 }
@@ -34,6 +44,7 @@ type Agent struct {
 	engine *Engine
 	groups *Groups
 	logs   *Logs
+	kills  *Kills
 }
 
 func (a *Agent) handler() http.Handler {
@@ -51,7 +62,8 @@ func (a *Agent) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	}
 	a.logs.remember(containers)
 	found := newMetrics()
-	found.addContainers(a.engine, a.groups, containers)
+	a.kills.keep(containers)
+	found.addContainers(a, containers)
 	found.add("container_agent_unreadable", float64(len(failed)))
 	a.logs.addTo(found)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

@@ -65,24 +65,27 @@ func truth(condition bool) float64 {
 func seconds(at time.Time) float64 { return float64(at.UnixMilli()) / 1000 }
 
 // addContainers adds what is known of the stack's containers. Those of single runs, such as a drill's, come and go: nobody waits for them.
-func (m *Metrics) addContainers(engine *Engine, groups *Groups, containers []*Container) {
+func (m *Metrics) addContainers(agent *Agent, containers []*Container) {
 	var own []*Container
 	var running []string
 	for _, c := range containers {
-		if engine.own(c) && c.Kind() != "run" {
+		if agent.engine.own(c) && c.Kind() != "run" {
 			own = append(own, c)
 			if c.State.Running {
 				running = append(running, c.ID)
 			}
 		}
 	}
-	groups.find(running)
+	agent.groups.find(running)
 	for _, c := range own {
-		m.addContainer(c, groups.usage(c.ID))
+		used := agent.groups.usage(c.ID)
+		kills := agent.kills.total(c, used)
+		delete(used, oomKills)
+		m.addContainer(c, used, kills)
 	}
 }
 
-func (m *Metrics) addContainer(c *Container, used Usage) {
+func (m *Metrics) addContainer(c *Container, used Usage, kills float64) {
 	labels := []string{"container", c.Name(), "service", c.Service(), "kind", c.Kind()}
 	add := func(name string, value float64, more ...string) { m.add(name, value, append(labels[:6:6], more...)...) }
 	add("container_info", 1, "image", c.Config.Image, "image_id", cut(c.Image))
@@ -95,7 +98,7 @@ func (m *Metrics) addContainer(c *Container, used Usage) {
 		}
 	}
 	add("container_restarts_total", float64(c.RestartCount))
-	add("container_oom_killed", truth(c.State.OOMKilled))
+	add("container_oom_kills_total", kills)
 	if !c.State.StartedAt.IsZero() {
 		add("container_start_time_seconds", seconds(c.State.StartedAt))
 	}
