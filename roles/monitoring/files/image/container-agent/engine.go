@@ -84,16 +84,22 @@ type Engine struct {
 
 var containerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// read reads one container; nil if it is gone, or is being made or removed.
+// read reads one container; nil if it is gone, or is being removed. One that is being made has no limits yet.
 func (e *Engine) read(id string) (*Container, error) {
 	c := &Container{}
-	for name, into := range map[string]any{"config.v2.json": c, "hostconfig.json": &c.Limits} {
-		content, err := os.ReadFile(filepath.Join(e.directory, id, name))
+	for _, file := range []struct {
+		name string
+		into any
+	}{{"hostconfig.json", &c.Limits}, {"config.v2.json", c}} {
+		content, err := os.ReadFile(filepath.Join(e.directory, id, file.name))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
+			if file.into == c {
+				return nil, nil
+			}
+			continue
 		}
 		if err == nil {
-			err = json.Unmarshal(content, into)
+			err = json.Unmarshal(content, file.into)
 		}
 		if err != nil {
 			return nil, err
