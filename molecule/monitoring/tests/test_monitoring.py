@@ -214,13 +214,13 @@ def test_a_failed_training(stack: Stack, watched: Watched, airflow: requests.Ses
 
 
 def test_a_backup_that_fails(stack: Stack, watched: Watched, broken: float) -> None:
-    """Its repository is away."""
-    place = f"/var/backups/quantops/{stack.name}"
-    command("mv", f"{place}/files", f"{place}/files.away")
+    """As with a lost mount, its repository is away."""
+    mark = f"/var/backups/quantops/{stack.name}/repository.json"
+    command("mv", mark, f"{mark}.away")
     try:
         measured("BackupFailed", watched.raised("BackupFailed", broken, IN_TIME))
     finally:
-        command("mv", f"{place}/files.away", f"{place}/files")
+        command("mv", f"{mark}.away", mark)
     watched.resolved("BackupFailed", broken)
 
 
