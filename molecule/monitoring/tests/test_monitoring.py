@@ -198,29 +198,29 @@ def test_a_wrong_alert_changes_nothing(stack: Stack, watched: Watched) -> None:
 
 
 def test_a_failed_training(stack: Stack, watched: Watched, airflow: requests.Session, broken: float) -> None:
-    """Of a symbol that nobody knows."""
+    """Of days that nobody has prices of."""
     runs = stack.url("airflow", "/api/v2/dags/daily_strategy_training/dagRuns")
-    body = {"logical_date": None, "conf": {"symbol": "NOSUCH"}}
+    body = {"logical_date": None, "conf": {"start": "2013-01-01", "end": "2012-01-01"}}
     run = airflow.post(runs, json=body, timeout=30).json()
-    for _ in range(90):
-        tasks = airflow.get(f"{runs}/{run['dag_run_id']}/taskInstances", timeout=30).json()["task_instances"]
-        if any(task["state"] == "up_for_retry" for task in tasks):
-            break
-        time.sleep(2)
-    # It would try again for a while: a person gives up.
-    failed = now()
-    assert airflow.patch(f"{runs}/{run['dag_run_id']}", json={"state": "failed"}, timeout=30).status_code == 200
-    measured("TrainingFailed", watched.raised("TrainingFailed", failed, IN_TIME))
+
+    def failed() -> bool:
+        return airflow.get(f"{runs}/{run['dag_run_id']}", timeout=30).json()["state"] == "failed"
+
+    eventually(failed, seconds=600)
+    measured("TrainingFailed", watched.raised("TrainingFailed", now() - 1, IN_TIME))
+    again = airflow.post(runs, json={"logical_date": None, "conf": {"min_confidence": 0.5}}, timeout=30)
+    assert again.status_code == 200, again.text
+    watched.resolved("TrainingFailed", broken, 900)
 
 
 def test_a_backup_that_fails(stack: Stack, watched: Watched, broken: float) -> None:
-    """Its repository is away."""
-    place = f"/var/backups/quantops/{stack.name}"
-    command("mv", f"{place}/files", f"{place}/files.away")
+    """As with a lost mount, its repository is away."""
+    mark = f"/var/backups/quantops/{stack.name}/repository.json"
+    command("mv", mark, f"{mark}.away")
     try:
         measured("BackupFailed", watched.raised("BackupFailed", broken, IN_TIME))
     finally:
-        command("mv", f"{place}/files.away", f"{place}/files")
+        command("mv", f"{mark}.away", mark)
     watched.resolved("BackupFailed", broken)
 
 

@@ -255,3 +255,17 @@ def test_without_the_group_there_is_nothing(tmp_path: Path) -> None:
     """No agent, no secret, no user in the data services."""
     contract = rendered(tmp_path, {group: ["desk"] for group in SERVICES})
     assert contract == {}
+
+
+def test_every_container_can_be_planned(two: dict[str, dict[str, Any]]) -> None:
+    """And none runs as root, or writes on the host, but those that read what is root's."""
+    settings = {
+        "stack": "desk", "network": "desk", "config_dir": "/etc/quantops/desk", "publish_address": "127.0.0.1",
+        "health_interval": 60, "log_size": "10m", "log_files": 3,
+    }  # fmt: skip
+    for found in two.values():
+        declared = [{**each, "kind": "service"} for each in found["containers"].values()]
+        plans = plugin("plugin_utils.containers").container_plan(declared, settings)
+        root = {plan["service"] for plan in plans if plan["spec"]["user"].startswith("0:")}
+        assert root <= {"container-agent", "vlagent"}
+        assert all(plan["spec"]["read_only"] for plan in plans)
