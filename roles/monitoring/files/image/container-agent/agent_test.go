@@ -527,6 +527,9 @@ func TestJournal(t *testing.T) {
 	if strings.Join(found, "\n") != strings.Join(want, "\n") {
 		t.Errorf("found\n%s\nwant\n%s", strings.Join(found, "\n"), strings.Join(want, "\n"))
 	}
+	m := newMetrics()
+	journal.logs.addTo(m)
+	has(t, string(m.bytes()), `container_log_lines_total{container="",service="host",kind="host",level="info"} 1`)
 	// It goes on after the last one, where the store has taken it.
 	for _, step := range []struct{ status, read int }{{500, 0}, {200, 4}} {
 		s.status = step.status

@@ -72,15 +72,17 @@ func (e *entry) line(host string) (map[string]string, lineKey) {
 	if err != nil || strings.TrimSpace(text) == "" {
 		return nil, lineKey{}
 	}
-	key := lineKey{container: e.Identifier, service: "host", kind: "host", level: "unknown"}
+	// By whom is not counted: anybody on the host gives names.
+	key := lineKey{service: "host", kind: "host", level: "unknown"}
 	if number, err := strconv.Atoi(e.Priority); err == nil && number >= 0 && number < len(priorities) {
 		key.level = priorities[number]
 	}
-	if key.container == "" {
-		key.container = "journal"
+	container := e.Identifier
+	if container == "" {
+		container = "journal"
 	}
 	found := map[string]string{"_time": time.UnixMicro(micros).UTC().Format(time.RFC3339Nano), "_msg": text, "host": host,
-		"service": "host", "container": key.container, "stream": "journal", "level": key.level}
+		"service": "host", "container": container, "stream": "journal", "level": key.level}
 	if e.Unit != "" {
 		found["unit"] = e.Unit
 	}
