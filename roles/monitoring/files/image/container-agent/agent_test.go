@@ -271,7 +271,7 @@ func TestKillsBetweenMeasurementsAreSeen(t *testing.T) {
 	total := func(name string, least float64) {
 		t.Helper()
 		found := 0.0
-		for range 200 {
+		for range 1500 {
 			kills.mutex.Lock()
 			if l := kills.lives[id(name)]; l != nil {
 				found = l.total
