@@ -78,6 +78,11 @@ stop: .venv/controller ## Stop the containers
 start: .venv/controller ## Start the containers again
 	@$(PLAY) playbooks/start.yml
 
+.PHONY: logs
+logs: .venv/controller ## Show lines of logs: [SERVICE=airflow] [SINCE=1h] [LEVEL=error] [TEXT='words'] [LIMIT=200]
+	@$(PLAY) playbooks/logs.yml -e "$$($(BIN)/python -c 'import json, os; \
+	    print(json.dumps({f"logs_{name.lower()}": os.environ.get(name, "") for name in ("SERVICE", "SINCE", "LEVEL", "TEXT", "LIMIT")}))')"
+
 drain: .venv/controller ## Let the workers of a host end their tasks and stop: HOST=NAME [OPTIONS='-e drain_timeout=7200']
 	@$(PLAY) playbooks/drain.yml $(if $(HOST),--limit '$(HOST)')
 
@@ -127,6 +132,14 @@ fetch-backups: .venv/controller ## Bring the backup repository back from a copy,
 drill: .venv/controller ## Restore the newest backup beside the stack, compare it with what was backed up, and remove it
 	@$(PLAY) playbooks/drill.yml
 
+.PHONY: alert-test silence
+alert-test: .venv/controller ## Send an alert that says it is a test to everybody who is told of alerts
+	@$(PLAY) playbooks/alert_test.yml
+
+silence: .venv/controller ## Silence an alert: ALERT=NAME [FOR=2h] [WHY='…'], or END=ID; without either, list what fires and is silenced
+	@$(PLAY) playbooks/silence.yml -e "$$(A='$(ALERT)' F='$(FOR)' W='$(WHY)' E='$(END)' $(BIN)/python -c 'import json, os; \
+	    print(json.dumps({"silence_alert": os.environ["A"], "silence_time": os.environ["F"], "silence_why": os.environ["W"], "silence_end": os.environ["E"]}))')"
+
 bundle: .venv/bundle ## Write one archive from which `make up` works without a network: BUNDLE=PATH (bundles/)
 	@$(PLAY) playbooks/bundle.yml -e "$$(BUNDLE='$(BUNDLE)' $(BIN)/python -c 'import json, os; print(json.dumps({"bundle_path": os.environ["BUNDLE"]}))')"
 
@@ -139,7 +152,7 @@ SANITY_NEWEST := $(if $(filter sanity test-all,$(MAKECMDGOALS)),$(shell python3.
 JOBS ?= 2
 # Scenarios of `make test`, and what `make test-all` adds: each role on both Debians, and what takes long.
 SCENARIOS ?= redis postgres minio default
-SCENARIOS_ALL ?= faults cluster edge edge_services backup upgrade bundle small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow \
+SCENARIOS_ALL ?= faults cluster edge edge_services monitoring backup upgrade bundle small_host own_service notebook operators ibkr_gateway docker_host mlflow backend airflow \
     own_backend collection redis@bookworm postgres@trixie minio@trixie ibkr_gateway@bookworm mlflow@bookworm backend@trixie airflow@bookworm
 
 .PHONY: test test-all test-changed vulnerabilities sanity lint unit unit-plugins unit-backend unit-simulator unit-dags types-backend molecule scenarios faults collection

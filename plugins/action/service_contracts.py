@@ -230,7 +230,8 @@ class ActionModule(ActionBase):
             declared: Service to its contract.
 
         Returns:
-            Group of a process to its hosts that have this host's ``stack_name``.
+            Group of a process to its hosts that have this host's ``stack_name``; to all of them where it runs
+            everywhere.
         """
 
         def stack(host: str) -> str:
@@ -242,7 +243,12 @@ class ActionModule(ActionBase):
         hosts = {host for group in named for host in groups.get(group) or []}
         own = stack(self.views.host)
         same = {host for host in hosts if host == self.views.host or stack(host) == own}
-        return {group: [host for host in groups.get(group) or [] if host in same] for group in named}
+        found = {group: [host for host in groups.get(group) or [] if host in same] for group in named}
+        members = sorted({host for each in found.values() for host in each})
+        for contract in declared.values():
+            first, *others = contract["processes"].values()
+            found |= {each["group"]: members for each in others if each.get("everywhere") and found[first["group"]]}
+        return found
 
     @staticmethod
     def variable_of(template: str) -> str:
@@ -341,7 +347,11 @@ class ActionModule(ActionBase):
             if contracts.is_true(page.get("when", True)) and page["container"] in used
         ]
         contract["metrics"] = {
-            key: {"port": int(contract["ports"][entry["port"]]["container"]), "path": entry.get("path", "/metrics")}
+            key: {
+                "path": "/metrics",
+                **{word: value for word, value in entry.items() if word != "when"},
+                "port": int(contract.get("ports", {}).get(entry["port"], {"container": entry["port"]})["container"]),
+            }
             for key, entry in (contract.get("metrics") or {}).items()
             if contracts.is_true(entry.get("when", True)) and key in used
         }
@@ -535,7 +545,7 @@ def summary(
             page["public_url"] = f"{found.public_url}{page.get('path', '/')}"
     if edge:
         put_in_front(edge, services, active, inventory)
-    wanted = {name: contracts.client_secrets(services[name]) for name in services}
+    wanted = {name: contracts.client_secrets(services[name], name) for name in services}
     identities = {
         contracts.identity_secret(name): name for name in services if contracts.wants_identity(services[name])
     }
@@ -589,6 +599,7 @@ def summary(
         "links": [page for name in active for page in services[name]["web"]],
         "edge": edge.service if edge else "",
         "tokens": tokens,
+        "watchers": contracts.watchers(services, active),
         "origins": {page["name"]: page["origin"] for name in active for page in services[name]["web"]},
         "pages": [
             page

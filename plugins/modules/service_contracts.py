@@ -112,6 +112,10 @@ tokens:
     secret that is its token.
   returned: always
   type: dict
+watchers:
+  description: Active service to those that watch it, each with a user there that sees figures and no data.
+  returned: always
+  type: dict
 origins:
   description: Name of each page to scheme, name and port under which a browser reaches it.
   returned: always

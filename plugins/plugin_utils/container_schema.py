@@ -17,6 +17,7 @@ CONTAINER_KEYS: dict[str, tuple[type, ...]] = {
     "kind": (str,),
     "image": (str,),
     "user": (str,),
+    "root": (bool,),
     "command": (list,),
     "entrypoint": (list,),
     "working_dir": (str,),
@@ -64,10 +65,11 @@ def may_be_root(container: dict[str, Any]) -> bool:
         container: Declaration.
 
     Returns:
-        Whether it declares one of the capabilities with which files of many users are read. Docker gives them to root
-        only, and root gets no others.
+        Whether it says that it reads root's own files, or declares one of the capabilities with which files of many
+        users are read. Docker gives them to root only, and root gets no others.
     """
-    return not {"DAC_READ_SEARCH", "DAC_OVERRIDE"}.isdisjoint(container.get("capabilities") or [])
+    capable = not {"DAC_READ_SEARCH", "DAC_OVERRIDE"}.isdisjoint(container.get("capabilities") or [])
+    return bool(container.get("root")) or capable
 
 
 def ids_of(user: str, where: str, root: bool = False) -> tuple[int, int]:
@@ -180,6 +182,10 @@ def check_container(container: dict[str, Any], where: str) -> None:
     for name, value in (container.get("secrets") or {}).items():
         if not str(value).strip():
             raise AnsibleFilterError(f"{where}: the secret {name!r} is empty.")
+    if container.get("root") and not all(bind.get("read_only", True) for bind in container.get("binds") or []):
+        raise AnsibleFilterError(
+            f"{where} has 'root', and a bind that is not read-only: it may only read what is root's."
+        )
     check_limits(container, where)
     if "cpu_shares" in container and not 2 <= container["cpu_shares"] <= 262144:
         raise AnsibleFilterError(f"{where}: 'cpu_shares' is {container['cpu_shares']!r}, expected 2 to 262144.")

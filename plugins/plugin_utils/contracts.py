@@ -18,6 +18,7 @@ KEYS: dict[str, type] = {
     "ports": dict,
     "needs": list,
     "uses": list,
+    "watches": list,
     "images": dict,
     "containers": dict,
     "secrets": dict,
@@ -34,13 +35,13 @@ KEYS: dict[str, type] = {
 }
 #: Keys of the entries inside them.
 ENTRY_KEYS: dict[str, set[str]] = {
-    "processes": {"group", "slots"},
+    "processes": {"group", "slots", "everywhere"},
     "ports": {"container", "variable", "scheme"},
     "images": {"context", "from", "only", "dockerfile", "args", "files", "base", "when", "definition"},
     "containers": {"job", "process", "when"},
     "databases": {"connections", "prepared"},
     "data": {"backup", "path", "user", "admin", "version_file", "when"},
-    "metrics": {"port", "path", "when"},
+    "metrics": {"port", "path", "scheme", "user", "secret", "token", "signed", "own_labels", "when"},
     "web": {
         *("title", "container", "port", "path", "check", "user", "user_secret", "secret", "when"),
         *("name", "roles", "read_paths", "public", "anonymous_api", "closed", "identity", "cookies"),
@@ -49,6 +50,8 @@ ENTRY_KEYS: dict[str, set[str]] = {
 #: Keys of a page that are lists of paths, and the form of these: as they are in a request, or all below one.
 PAGE_PATHS = ("read_paths", "public", "anonymous_api", "closed")
 PAGE_PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+(/|/\*)?|/\*")
+#: How a service learns who asks behind the edge: it reads a header, or the edge logs in with the page's own password.
+IDENTITIES = ("header", "login")
 #: Name of a page: part of a host name.
 PAGE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: Who may log in at the edge, those with the least rights first, and what a page may let them do.
@@ -108,17 +111,46 @@ def bucket_secrets(bucket: str) -> tuple[str, str]:
     return f"minio_{name}_access_key", f"minio_{name}_secret"
 
 
-def client_secrets(contract: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def watcher_secret(service: str, watcher: str) -> str:
+    """Name the secret with which a service logs in to another as a user that sees figures and no data.
+
+    Args:
+        service: Name of the service that is watched.
+        watcher: Name of the one that watches, and of its user there.
+
+    Returns:
+        Name of the secret.
+    """
+    return f"{service}_{watcher}_password"
+
+
+def watchers(services: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[str]]:
+    """List who watches whom.
+
+    Args:
+        services: Service to its contract.
+        names: Services that count.
+
+    Returns:
+        Each of these services to those that watch it.
+    """
+    counted = list(names)
+    return {name: [each for each in counted if name in (services[each].get("watches") or [])] for name in counted}
+
+
+def client_secrets(contract: Mapping[str, Any], name: str = "") -> dict[str, tuple[str, str]]:
     """List the secrets with which a service logs in to others.
 
     Args:
         contract: Its contract.
+        name: Its name, which matters to what it watches.
 
     Returns:
         Name of each secret to its kind and the service that checks it.
     """
     found = {database_secret(name): ("password", "postgres") for name in contract.get("databases") or {}}
     found |= {redis_secret(name): ("password", "redis") for name in (contract.get("redis") or {}).get("users") or {}}
+    found |= {watcher_secret(each, name): ("password", each) for each in contract.get("watches") or []}
     for bucket in contract.get("buckets") or []:
         key, secret = bucket_secrets(bucket)
         found |= {secret: ("password", "minio"), key: ("access_key", "minio")}
@@ -178,7 +210,7 @@ def wants_identity(contract: Mapping[str, Any]) -> bool:
     Returns:
         Whether one of its pages says so.
     """
-    return any(page.get("identity") for page in _declared(contract, "web"))
+    return any(page.get("identity") == "header" for page in _declared(contract, "web"))
 
 
 def page_names(service: str, pages: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -249,6 +281,8 @@ def _check_values(contract: Mapping[str, Any], where: str) -> None:
     for name, process in processes.items():
         if not process.get("group"):
             raise ContractError(f"{where}: the process {name!r} has no 'group'.")
+        if process.get("everywhere") and name == next(iter(processes)):
+            raise ContractError(f"{where}: the first process {name!r} is 'everywhere', and runs on one host.")
     for name, port in (contract.get("ports") or {}).items():
         for key in ENTRY_KEYS["ports"]:
             if not port.get(key):
@@ -279,7 +313,7 @@ def _check_values(contract: Mapping[str, Any], where: str) -> None:
         port = entry.get("port")
         if name not in contract["containers"]:
             raise ContractError(f"{where}: 'metrics' names the container {name!r}, which 'containers' does not have.")
-        if port not in (contract.get("ports") or {}):
+        if not isinstance(port, int) and port not in (contract.get("ports") or {}):
             raise ContractError(
                 f"{where}: 'metrics' of the container {name!r} names the port {port!r}, which 'ports' does not have."
             )
@@ -295,8 +329,10 @@ def _check_page(page: Mapping[str, Any], where: str) -> None:
     """Check what a page says to the edge."""
     if page.get("name") is not None and not PAGE_NAME.fullmatch(str(page["name"])):
         raise ContractError(f"{where} has the name {page['name']!r}, expected small letters, digits and -.")
-    if page.get("identity") not in (None, "header"):
-        raise ContractError(f"{where}: 'identity' is {page['identity']!r}, expected 'header'.")
+    if page.get("identity") not in (None, *IDENTITIES):
+        raise ContractError(f"{where}: 'identity' is {page['identity']!r}, expected 'header' or 'login'.")
+    if page.get("identity") == "login" and not (page.get("user") and page.get("secret")):
+        raise ContractError(f"{where}: 'identity' is 'login', and it has no 'user' or no 'secret' to log in with.")
     roles = page.get("roles") or {}
     if not isinstance(roles, dict) or not set(roles) <= set(ROLES) or not set(roles.values()) <= set(RIGHTS):
         raise ContractError(
@@ -331,11 +367,12 @@ def check_together(contracts: Mapping[str, Mapping[str, Any]], places: Mapping[s
                 raise ContractError(
                     f"{where}: {service} needs {needed!r}, and no role in stack_service_roles has that name."
                 )
-        for asked in contract.get("tokens") or []:
-            if asked not in contracts:
-                raise ContractError(
-                    f"{where}: 'tokens' names {asked!r}, and no role in stack_service_roles has that name."
-                )
+        for key in ("tokens", "watches"):
+            for asked in contract.get(key) or []:
+                if asked not in contracts:
+                    raise ContractError(
+                        f"{where}: {key!r} names {asked!r}, and no role in stack_service_roles has that name."
+                    )
         redis = contract.get("redis") or {}
         names = [("name on the network", contract["host"]), *(("container", name) for name in contract["containers"])]
         names += [("group", process["group"]) for process in contract["processes"].values()]

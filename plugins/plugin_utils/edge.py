@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import re
 from collections.abc import Iterable, Mapping
@@ -195,6 +196,10 @@ def _behind(links: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list(found.values())
 
 
+def _login(user: str, password: str) -> str:
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
 def edge_sites(links: Iterable[Mapping[str, Any]], domain: str, secrets: Mapping[str, str]) -> list[dict[str, Any]]:
     """Say what Caddy serves.
 
@@ -206,8 +211,9 @@ def edge_sites(links: Iterable[Mapping[str, Any]], domain: str, secrets: Mapping
     Returns:
         Of each page its name as ``page``, ``address`` in Caddy's form, ``host`` (its name for a browser), ``upstream``,
         ``server_name`` (of a service with a certificate), ``anonymous`` (whether the service itself checks every
-        request), ``identity`` (the secret in the name of the header with the user; empty for none) and ``published``,
-        its port as containers declare one.
+        request), ``identity`` (the secret in the name of the header with the user; empty for none), ``login`` (user and
+        password with which the edge logs in itself, in the form of a header; empty for none) and ``published``, its
+        port as containers declare one.
     """
     found = []
     for page in _behind(links):
@@ -222,7 +228,8 @@ def edge_sites(links: Iterable[Mapping[str, Any]], domain: str, secrets: Mapping
                 "upstream": page["upstream"],
                 "server_name": page["container"],
                 "anonymous": EVERYTHING in (page.get("anonymous_api") or []),
-                "identity": secrets[identity_secret(page["service"])] if page.get("identity") else "",
+                "identity": secrets[identity_secret(page["service"])] if page.get("identity") == "header" else "",
+                "login": _login(page["user"], secrets[page["secret"]]) if page.get("identity") == "login" else "",
                 "published": {"host": port, "container": inside},
             }
         )

@@ -120,6 +120,14 @@ def test_a_chart_is_drawn_to_the_bucket(stack: Stack) -> None:
 
 
 @pytest.mark.skipif(bool(HOST), reason="the inventory is that of this machine")
+def test_lines_of_logs_without_a_monitoring(stack: Stack) -> None:
+    """Those that the engine has kept, of the containers of one service."""
+    told = play("playbooks/logs.yml", "--extra-vars", '{"logs_service": "postgres", "logs_since": "7d"}')
+    assert re.search(r"\d  postgres  .*database system is ready to accept connections", told)
+    assert not re.search(r"\d  redis  ", told)
+
+
+@pytest.mark.skipif(bool(HOST), reason="the inventory is that of this machine")
 def test_status_shows_every_container_and_the_gateways_states(
     stack: Stack, containers: dict[str, dict[str, Any]]
 ) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ibkr_backend.database import GatewaySession, Portfolio, utc
+from ibkr_backend.database import GatewaySession, Portfolio, Refresh, utc
 from ibkr_backend.readiness import Dependency, Readiness, answers, redis_client
 from ibkr_backend.settings import TASKS_KEY, ApiSettings
 
@@ -76,6 +76,7 @@ class ServiceMetrics(Collector):
                 return {
                     "session": opened.get(GatewaySession, 1),
                     "papers": opened.scalars(select(Portfolio.paper)).all(),
+                    "refreshes": opened.scalars(select(Refresh).order_by(Refresh.symbol)).all(),
                 }
 
         self._lookups = [Dependency("celery", celery), Dependency("session", session)]
@@ -98,6 +99,7 @@ class ServiceMetrics(Collector):
             if gateway[name] is not None:
                 yield GaugeMetricFamily(f"gateway_{name}", words, value=gateway[name])
         yield from self._celery(found["celery"])
+        yield from self._bars(found["session"].get("refreshes") or [])
         if papers := found["session"].get("papers"):
             # An account of which it is not known may hold real money.
             yield GaugeMetricFamily("gateway_paper", "Whether all accounts are paper accounts", value=all(papers))
@@ -116,6 +118,23 @@ class ServiceMetrics(Collector):
                 "When the keep-alive last looked",
                 value=checked.timestamp() if checked else 0,
             )
+
+    @staticmethod
+    def _bars(refreshes: Iterable[Refresh]) -> Iterable[Metric]:
+        refreshed = GaugeMetricFamily(
+            "bars_refreshed_timestamp_seconds", "When the bars of a symbol were last refreshed", labels=["symbol"]
+        )
+        failures = GaugeMetricFamily(
+            "bars_refresh_failures", "Refreshes that failed since the last one that did not", labels=["symbol"]
+        )
+        missing = GaugeMetricFamily("bars_missing_days", "Trading days without a bar", labels=["symbol"])
+        for each in refreshes:
+            success = utc(each.last_success)
+            refreshed.add_metric([each.symbol], success.timestamp() if success else 0)
+            failures.add_metric([each.symbol], each.failures)
+            if each.missing is not None:
+                missing.add_metric([each.symbol], len(each.missing))
+        yield from (refreshed, failures, missing)
 
     @staticmethod
     def _celery(found: dict[str, Any]) -> Iterable[Metric]:

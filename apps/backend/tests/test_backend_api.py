@@ -19,6 +19,7 @@ from ibkr_backend.history import refresh
 from ibkr_backend.readiness import Dependency, workers_check
 from ibkr_backend.settings import ApiSettings
 from kombu.exceptions import OperationalError
+from prometheus_client.utils import floatToGoString
 from redis.exceptions import OutOfMemoryError
 from sqlalchemy.orm import Session
 
@@ -409,6 +410,7 @@ def test_metrics_of_api_celery_and_session(
 ) -> None:
     brokerage_session.keep_session(session, gateway, NOW)
     client.get("/api/v1/bars/AAPL")
+    refresh(session, gateway, "MSFT", date(2000, 1, 1), NOW)
     text = client.get("/metrics").text
     assert 'http_requests_total{method="GET",route="/api/v1/bars/{symbol}",status="404"} 1.0' in text
     assert 'celery_tasks_total{state="SUCCESS",task="refresh_bars"} 3.0' in text
@@ -419,6 +421,8 @@ def test_metrics_of_api_celery_and_session(
         "gateway_logged_in 1.0",
         "gateway_session_alert 0.0",
         "gateway_session_drops_total 0.0",
+        f'bars_refreshed_timestamp_seconds{{symbol="MSFT"}} {floatToGoString(NOW.timestamp())}',
+        'bars_refresh_failures{symbol="MSFT"} 0.0',
     ):
         assert line in text
 

@@ -109,6 +109,13 @@ def test_a_port_may_have_its_own_address() -> None:
     assert plan_of({"ports": ports})["spec"]["published_ports"] == ["10.0.0.1:8080:80"]
 
 
+def test_root_that_only_reads() -> None:
+    """What reads root's files is root, and has no capability for it."""
+    binds = [{"source": "/var/log", "path": "/host/log"}]
+    spec = plan_of({"user": "0:0", "root": True, "binds": binds, "capabilities": []})["spec"]
+    assert (spec["user"], spec["capabilities"]) == ("0:0", [])
+
+
 REFUSED = {
     "unknown key": ({"memmory": "1g"}, "unknown key 'memmory'. Did you mean 'memory'?"),
     "unknown key like none": ({"zzzz": 1}, "unknown key 'zzzz'. Known are "),
@@ -118,6 +125,10 @@ REFUSED = {
     "no memory": ({"memory": None}, "has no 'memory'"),
     "no cpus": ({"cpus": None}, "has no 'cpus'"),
     "root": ({"user": "0:0"}, "'user' is '0:0', expected a user id other than 0"),
+    "root that writes on the host": (
+        {"user": "0:0", "root": True, "binds": [{"source": "/var/log", "path": "/host/log", "read_only": False}]},
+        "has 'root', and a bind that is not read-only",
+    ),
     "user by name": ({"user": "web:web"}, "'user' is 'web:web'"),
     "user without group": ({"user": "10001"}, "'user' is '10001'"),
     "command as text": ({"command": "serve"}, "'command' is 'serve', expected list"),

@@ -47,6 +47,9 @@ def test_a_services_playbook_has_the_hosts_of_all_its_processes() -> None:
             if {"role": f"quantops.ibkr_stack.{service}"} in play.get("roles", []):
                 named |= set(play["hosts"].split(":"))
         processes = yaml.safe_load(path.read_text(encoding="utf-8"))["processes"].values()
+        if any(process.get("everywhere") for process in processes):
+            assert named == {"stack_hosts"}, playbook
+            continue
         # The playbook of the backup makes one, on whatever host has its container.
         assert service == "backup" or named == {process["group"] for process in processes}, playbook
 
@@ -59,15 +62,17 @@ LISTENING = re.compile(r":(\d{4})\b|--port[\"=, ]+(\d+)|\b(?:\w+_PORT:|port) (\d
 def test_a_role_has_the_ports_of_its_contract(service: str) -> None:
     """It publishes them, and its programs and probes name no other."""
     role = REPOSITORY / "roles" / service
-    ports = yaml.safe_load((role / "meta/service.yml").read_text(encoding="utf-8"))["ports"]
-    text = (role / "vars/main.yml").read_text(encoding="utf-8")
+    contract = yaml.safe_load((role / "meta/service.yml").read_text(encoding="utf-8"))
+    ports = contract["ports"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in role.glob("vars/**/*.yml"))
     assert sorted(PUBLISHED.findall(text)) == sorted(
         (port["variable"], f"stack_services.{service}.ports.{name}.container") for name, port in ports.items()
     )
-    files = [*role.glob("vars/*.yml"), *role.glob("defaults/*.yml"), *role.glob("templates/*")]
+    files = [*role.glob("vars/**/*.yml"), *role.glob("defaults/*.yml"), *role.glob("templates/*")]
     named = {int(max(each)) for path in files for each in LISTENING.findall(path.read_text(encoding="utf-8"))}
     # The scheduler's probe is asked inside its container only.
-    assert named - {8974} <= {port["container"] for port in ports.values()}
+    measured = {each["port"] for each in contract.get("metrics", {}).values()}
+    assert named - {8974} <= {port["container"] for port in ports.values()} | measured
 
 
 @pytest.mark.parametrize("key", contracts.REQUIRED)
@@ -100,8 +105,8 @@ def test_a_required_key_is_missing(key: str) -> None:
             "'metrics' names the container 'notebok', which 'containers' does not have",
         ),
         (
-            {"metrics": {"notebook": {"port": 8888}}},
-            "'metrics' of the container 'notebook' names the port 8888, which 'ports' does not have",
+            {"metrics": {"notebook": {"port": "metrics"}}},
+            "'metrics' of the container 'notebook' names the port 'metrics', which 'ports' does not have",
         ),
         ({"metrics": {"notebook": {"port": "http", "login": "me"}}}, "'metrics' has the unknown key 'login'"),
         ({"web": [{**PAGE, "name": "My_Lab"}]}, "the page 'Lab' has the name 'My_Lab', expected small letters"),
@@ -110,7 +115,12 @@ def test_a_required_key_is_missing(key: str) -> None:
         ({"web": [{**PAGE, "public": "/health"}]}, "'public' is '/health', expected a list"),
         ({"web": [{**PAGE, "public": ["/a/../b"]}]}, "'public' has '/a/../b', expected a path such as /health"),
         ({"web": [{**PAGE, "read_paths": ["/a*"]}]}, "'read_paths' has '/a*', expected a path"),
-        ({"web": [{**PAGE, "identity": "cookie"}]}, "'identity' is 'cookie', expected 'header'"),
+        ({"web": [{**PAGE, "identity": "cookie"}]}, "'identity' is 'cookie', expected 'header' or 'login'"),
+        ({"web": [{**PAGE, "identity": "login", "user": "me"}]}, "no 'user' or no 'secret' to log in with"),
+        (
+            {"processes": {"server": {"group": "notebook", "everywhere": True}}},
+            "the first process 'server' is 'everywhere'",
+        ),
         ({"redis": {"users": {"lab": {"broker": "lab"}}}}, "the broker of the Redis user 'lab' is none of"),
     ],
 )
@@ -375,8 +385,10 @@ def test_a_user_of_a_page_is_the_owners(found: dict[str, dict[str, Any]]) -> Non
 def test_metrics_name_the_port_that_answers(found: dict[str, dict[str, Any]]) -> None:
     """On every host, by number; an application of one's own need not have any."""
     metrics = {"backend": {"port": 8000, "path": "/metrics"}}
-    assert [found[host]["services"]["backend"]["metrics"] for host in ("beta", "bystander")] == [metrics, {}]
-    assert found["apps"]["services"]["backend"]["metrics"] == found["apps"]["services"]["redis"]["metrics"] == {}
+    flower = {"flower": {"port": 5555, "path": "/metrics", "user": "flower", "secret": "flower_password"}}
+    measured = [found[host]["services"]["backend"]["metrics"] for host in ("beta", "bystander")]
+    assert measured == [metrics | flower, flower]
+    assert [found["apps"]["services"][name]["metrics"] for name in ("backend", "redis")] == [flower, {}]
 
 
 # ---- the edge

@@ -356,7 +356,17 @@ def test_who_asks_is_in_a_header_with_a_secret_name() -> None:
     [site] = edge.edge_sites([page], "desk.example", secrets)
     assert site["identity"] == "" and site["address"] == "https://lab.desk.example"
     [site] = edge.edge_sites([{**page, "identity": "header"}], "desk.example", secrets)
-    assert site["identity"] == "Secret"
+    assert site["identity"] == "Secret" and site["login"] == ""
+
+
+def test_the_edge_logs_in_where_a_page_only_knows_a_password() -> None:
+    """The page's own; nobody is named to it."""
+    page = {
+        "name": "lab", "service": "lab", "container": "lab", "origin": "https://lab.desk.example", "published": 8888,
+        "upstream": "http://lab:8888", "identity": "login", "user": "lab", "secret": "lab_password",
+    }  # fmt: skip
+    [site] = edge.edge_sites([page], "desk.example", {"lab_password": "open"})
+    assert site["identity"] == "" and site["login"] == "bGFiOm9wZW4="
 
 
 def test_pages_that_share_a_port_are_one_site() -> None:
