@@ -174,13 +174,13 @@ def test_a_lost_mount_is_not_taken_for_a_new_repository(stack: Stack) -> None:
         assert "not mounted" in agent(stack, "run", status=1)
         assert f"ALERT: {stack.name}-backup: backups: The backup directory holds no repository" in run("status")
         eventually(lambda: metrics(stack)['backup_alert{kind="repository"}'] == 1, seconds=90)
-        eventually(lambda: "Something is wrong with the backups" in page(stack), seconds=90)
+        eventually(lambda: "The backup directory holds no repository" in page(stack), seconds=90)
         assert not command("sh", "-c", f"ls {away} 2> /dev/null || true")
     finally:
         command("mv", f"{away}.away", away)
     eventually(lambda: metrics(stack)['backup_alert{kind="repository"}'] == 0, seconds=90)
     # The page keeps what it was answered for a while.
-    eventually(lambda: "Something is wrong with the backups" not in page(stack), seconds=90)
+    eventually(lambda: "The backup directory holds no repository" not in page(stack), seconds=90)
 
 
 def test_two_backups_at_once(stack: Stack) -> None:
