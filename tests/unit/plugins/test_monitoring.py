@@ -240,6 +240,15 @@ def test_an_agent_delivers_to_the_server(two: dict[str, dict[str, Any]]) -> None
     assert "TopSecret" not in json.dumps([each.get("command") for each in two["desk"]["containers"].values()])
 
 
+def test_logs_go_through_the_same_door(two: dict[str, dict[str, Any]]) -> None:
+    """From the agent that knows whose lines they are, named by their host."""
+    for host, door in (("watch", "monitoring"), ("desk", "watch.example")):
+        command = two[host]["containers"]["container-agent"]["command"]
+        fields = "_stream_fields=host,service,container,stream"
+        assert {f"-host={host}", f"-logs=http://{door}:8427/insert/jsonline?{fields}"} <= set(command)
+        assert "-remoteWrite.url=http://container-agent:9180/logs" in two[host]["containers"]["vlagent"]["command"]
+
+
 def test_an_agent_measures_what_its_host_runs(two: dict[str, dict[str, Any]]) -> None:
     """The backend, and the exporters beside PostgreSQL and Redis; each page, at the path that needs no login."""
     config = yaml.safe_load(
