@@ -114,6 +114,7 @@ LEFT_OUT_FIRST = ("airflow", "mlflow")
 ASKED_FOR = {
     "backup": "needs another disk or a mounted share, see docs/backup.md",
     "edge": "puts one login in front of all pages, see docs/edge.md",
+    "monitoring": "needs 350 MB of memory and somebody who is told, see docs/monitoring.md",
 }
 
 
@@ -248,7 +249,9 @@ def read_services(roles: Path = ROOT / "roles") -> list[Service]:
         contract = load(roles / name / "meta" / "service.yml")
         defaults = load(roles / name / "defaults" / "main.yml")
         containers = {}
-        for each in declarations(load(roles / name / "vars" / "main.yml")):
+        variables = roles / name / "vars"
+        files = sorted((variables / "main").glob("*.yml")) or [variables / "main.yml"]
+        for each in declarations([load(path) for path in files]):
             declared = contract["containers"][each["name"]]
             if rendered(declared.get("when", True), defaults) == "False":
                 continue
