@@ -267,6 +267,7 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
         process.wait()
     lock = ("--extra-vars=stack_lock_wait=300",)
     assert "A restore of molecule was interrupted" in run("site", *lock, status=2)
+    assert "A restore of molecule was interrupted" in run("start", *lock, status=2)
     said = run("restore", *options, *lock)
     assert f"Restored: the state of {moment} UTC" in said
     assert predict(stack) == PREDICTION
