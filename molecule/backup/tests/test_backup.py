@@ -311,7 +311,7 @@ def test_a_lost_host_costs_a_minute_of_rows_at_most(stack: Stack) -> None:
     containers = command("docker", "ps", "--quiet", "--filter", f"label=quantops.stack={stack.name}").split()
     command("docker", "kill", "--signal=KILL", *containers)
     killed = float(command("date", "+%s.%N"))
-    command("docker", "rm", "--force", f"{stack.name}-postgres")
+    command("docker", "rm", "--force", f"{stack.name}-postgres", f"{stack.name}-backup")
     command("docker", "volume", "rm", f"{stack.name}-postgres-data")
     run("restore", f"--extra-vars={json.dumps({'restore_to': 'end', 'restore_confirm': stack.name})}")
     said = stack.execute("postgres", *database, "--command=SELECT extract(epoch FROM max(at)) FROM beats").stdout
