@@ -284,8 +284,9 @@ type refusal struct{ reason string }
 
 func (r refusal) Error() string { return r.reason }
 
-// addressOfPerson is one that may stand in headers, logs and names of accounts.
-var addressOfPerson = regexp.MustCompile(`^[a-z0-9][a-z0-9._%+'-]{0,63}@[a-z0-9.-]{1,190}$`)
+// addressOfPerson is one that may stand in headers, logs and names of accounts. It judges what the provider has sent, before capitals
+// are made small: signs that are no letters here would become some.
+var addressOfPerson = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._%+'-]{0,63}@[A-Za-z0-9.-]{1,190}$`)
 
 // claims are what the provider says of someone.
 type claims map[string]json.RawMessage
@@ -337,10 +338,11 @@ func (p *Provider) finish(r *http.Request, flow Flow) (string, []string, error) 
 			return "", nil, err
 		}
 	}
-	address := strings.ToLower(said.text("email"))
+	address := said.text("email")
 	if !addressOfPerson.MatchString(address) {
 		return "", nil, refusal{fmt.Sprintf("%s tells no e-mail address of yours.", p.config.host())}
 	}
+	address = strings.ToLower(address)
 	if verified := strings.Trim(string(said["email_verified"]), `"`); verified != "" && verified != "null" && verified != "true" {
 		return "", nil, refusal{fmt.Sprintf("%s has not verified that %s is your e-mail address.", p.config.host(), address)}
 	}

@@ -224,6 +224,8 @@ func TestWhatTheProviderMaySay(t *testing.T) {
 		"a domain below":           {func(p *badProvider) { p.token = map[string]any{"email": "a@x.example.org", "groups": []string{}} }, 403, ""},
 		"two signs in the address": {func(p *badProvider) { p.token = map[string]any{"email": "a@evil.org@example.org"} }, 403, ""},
 		"an address of two lines":  {func(p *badProvider) { p.token = map[string]any{"email": "a@example.org\r\nX: y"} }, 403, ""},
+		// It is the sign for kelvin, whose small letter is a "k".
+		"a sign that becomes a letter": {func(p *badProvider) { p.token = map[string]any{"email": "\u212aim@example.org"} }, 403, ""},
 		"more elsewhere": {func(p *badProvider) {
 			p.token = map[string]any{"email": nil, "groups": nil}
 			p.info = map[string]any{"sub": "1", "email": "a@example.org", "groups": []string{"desk"}}
