@@ -291,6 +291,9 @@ var addressOfPerson = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._%+'-]{0,63}@[A
 // claims are what the provider says of someone.
 type claims map[string]json.RawMessage
 
+// says tells whether there is a word of it.
+func (c claims) says(name string) bool { return c[name] != nil && string(c[name]) != "null" }
+
 func (c claims) text(name string) string {
 	var value string
 	json.Unmarshal(c[name], &value)
@@ -333,7 +336,8 @@ func (p *Provider) finish(r *http.Request, flow Flow) (string, []string, error) 
 	if err := token.Claims(&said); err != nil {
 		return "", nil, err
 	}
-	if said.text("email") == "" || said[p.config.GroupsClaim] == nil {
+	// Some have a word of verification only there, and some nowhere.
+	if said.text("email") == "" || !said.says("email_verified") || !said.says(p.config.GroupsClaim) {
 		if err := p.more(ctx, found, oauth.TokenSource(ctx, tokens), token.Subject, said); err != nil {
 			return "", nil, err
 		}
@@ -343,7 +347,7 @@ func (p *Provider) finish(r *http.Request, flow Flow) (string, []string, error) 
 		return "", nil, refusal{fmt.Sprintf("%s tells no e-mail address of yours.", p.config.host())}
 	}
 	address = strings.ToLower(address)
-	if verified := strings.Trim(string(said["email_verified"]), `"`); verified != "" && verified != "null" && verified != "true" {
+	if said.says("email_verified") && strings.Trim(string(said["email_verified"]), `"`) != "true" {
 		return "", nil, refusal{fmt.Sprintf("%s has not verified that %s is your e-mail address.", p.config.host(), address)}
 	}
 	return address, said.list(p.config.GroupsClaim), nil
@@ -365,8 +369,12 @@ func (p *Provider) more(ctx context.Context, found *oidc.Provider, source oauth2
 	if err := info.Claims(&further); err != nil {
 		return err
 	}
+	// A word of verification is about the address beside it.
+	if (said.text("email") == "" || !said.says("email_verified")) && further.says("email") && further.says("email_verified") {
+		said["email"], said["email_verified"] = further["email"], further["email_verified"]
+	}
 	for name, value := range further {
-		if said[name] == nil {
+		if !said.says(name) {
 			said[name] = value
 		}
 	}

@@ -40,7 +40,7 @@ func newBadProvider(t *testing.T) *badProvider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &badProvider{key: key, published: key, algorithm: jose.RS256}
+	p := &badProvider{key: key, published: key, algorithm: jose.RS256, info: map[string]any{"sub": "1"}}
 	answer := func(w http.ResponseWriter, value any) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(value)
@@ -234,6 +234,30 @@ func TestWhatTheProviderMaySay(t *testing.T) {
 			p.token = map[string]any{"email": nil}
 			p.info = map[string]any{"sub": "2", "email": "boss@example.org"}
 		}, 403, ""},
+		"not verified, said elsewhere": {func(p *badProvider) {
+			p.token = map[string]any{"email_verified": nil}
+			p.info = map[string]any{"sub": "1", "email": "anna@example.org", "email_verified": false}
+		}, 403, ""},
+		"not verified, said elsewhere without the address": {func(p *badProvider) {
+			p.token = map[string]any{"email_verified": nil}
+			p.info = map[string]any{"sub": "1", "email_verified": false}
+		}, 403, ""},
+		"nothing of verification": {func(p *badProvider) {
+			p.token = map[string]any{"email_verified": json.RawMessage("null")}
+			p.info = map[string]any{"sub": "1", "email_verified": false}
+		}, 403, ""},
+		"the word on another address": {func(p *badProvider) {
+			p.token = map[string]any{"email": nil, "email_verified": true}
+			p.info = map[string]any{"sub": "1", "email": "boss@example.org", "email_verified": false}
+		}, 403, ""},
+		"verified elsewhere, another address": {func(p *badProvider) {
+			p.token = map[string]any{"email": "boss@example.org", "email_verified": nil}
+			p.info = map[string]any{"sub": "1", "email": "anna@example.org", "email_verified": true}
+		}, 303, "trader"},
+		"two addresses, the first verified": {func(p *badProvider) {
+			p.token = map[string]any{"groups": nil}
+			p.info = map[string]any{"sub": "1", "email": "boss@example.org", "email_verified": true, "groups": []string{"desk"}}
+		}, 303, "trader"},
 		"no address": {func(p *badProvider) {
 			p.token = map[string]any{"email": nil}
 			p.info = map[string]any{"sub": "1"}
