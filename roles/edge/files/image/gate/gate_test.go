@@ -327,6 +327,82 @@ func TestLogin(t *testing.T) {
 	want(t, "a large form", post(g, "/.edge/login", "", "192.0.2.1", form), 400)
 }
 
+// Anybody may ask for it.
+func TestALogoutOfNobodyWritesNothing(t *testing.T) {
+	g := newGate(t)
+	mine := session(t, g, "viewer")
+	before, err := os.Stat(g.sessions.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cookie := range []string{"", "edge-desk=x"} {
+		want(t, "nobody "+cookie, post(g, "/.edge/logout", cookie, "192.0.2.1", nil), 200)
+	}
+	if after, err := os.Stat(g.sessions.path); err != nil || !os.SameFile(before, after) || after.ModTime() != before.ModTime() {
+		t.Error("the file has been written", err)
+	}
+	want(t, "viewer", check(g, "mlflow", "GET", "/", "Cookie: "+mine), 200)
+}
+
+func TestPagesDoNotWaitForADisk(t *testing.T) {
+	g := newGate(t)
+	mine, other := session(t, g, "viewer"), session(t, g, "trader")
+	// As long as somebody's login is written.
+	g.sessions.writing.Lock()
+	ended := make(chan int)
+	go func() { ended <- post(g, "/.edge/logout", other, "192.0.2.1", nil).Code }()
+	for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+		want(t, "viewer", check(g, "mlflow", "GET", "/", "Cookie: "+mine), 200)
+	}
+	g.sessions.writing.Unlock()
+	if code := <-ended; code != 200 {
+		t.Error(code)
+	}
+	want(t, "trader", check(g, "mlflow", "GET", "/", "Cookie: "+other), 401)
+}
+
+// The file has what the memory has, whoever came first.
+func TestManyLoginsAtATimeAreKept(t *testing.T) {
+	g := newGate(t)
+	cookies := make(chan string, 40)
+	for range 40 {
+		go func() {
+			cookie, err := g.sessions.begin(Session{User: "viewer", Expires: time.Now().Add(time.Hour)})
+			if err != nil {
+				t.Error(err)
+			}
+			cookies <- cookie
+		}()
+	}
+	var all []string
+	for range 40 {
+		all = append(all, <-cookies)
+	}
+	again, err := openSessions(g.sessions.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cookie := range all {
+		if _, found := again.find(cookie); !found {
+			t.Error("a login is lost")
+		}
+	}
+}
+
+func TestALogoutThatWasNotWrittenIsMadeUpFor(t *testing.T) {
+	g := newGate(t)
+	mine, path := session(t, g, "viewer"), g.sessions.path
+	g.sessions.path = filepath.Join(filepath.Dir(path), "missing", "sessions.json")
+	want(t, "no disk", post(g, "/.edge/logout", mine, "192.0.2.1", nil), 500)
+	want(t, "ended all the same", check(g, "mlflow", "GET", "/", "Cookie: "+mine), 401)
+	g.sessions.path = path
+	want(t, "again", post(g, "/.edge/logout", mine, "192.0.2.1", nil), 200)
+	again, err := openSessions(path)
+	if err != nil || len(again.known) != 0 {
+		t.Error(again.known, err)
+	}
+}
+
 func TestANewPasswordEndsLogins(t *testing.T) {
 	g := newGate(t)
 	cookie := "Cookie: " + session(t, g, "trader")
