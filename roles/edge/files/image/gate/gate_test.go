@@ -4,16 +4,20 @@
 package main
 
 import (
+	"bytes"
 	"crypto/pbkdf2"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -276,6 +280,54 @@ func TestTokens(t *testing.T) {
 	}
 	if err := token(g.config, g.tokens.path, "revoke", []string{"viewer", "laptop"}); err == nil {
 		t.Error("revoked twice")
+	}
+}
+
+// Else they would be good again when somebody else gets the name.
+func TestTokensOfWhoIsGone(t *testing.T) {
+	g := gateWith(t, newBadProvider(t))
+	state := filepath.Dir(g.tokens.path)
+	later := time.Now().Add(time.Hour)
+	if err := changeTokens(g.tokens.path, func(list []Token) ([]Token, error) {
+		for _, user := range []string{"viewer", "carl", "boss@example.org", "carl@example.org"} {
+			list = append(list, Token{User: user, Name: "laptop", SHA256: digest(user), Expires: later})
+		}
+		return list, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var logged bytes.Buffer
+	log.SetOutput(&logged)
+	defer log.SetOutput(os.Stderr)
+	socket := filepath.Join(state, "socket")
+	ended := make(chan error)
+	go func() { ended <- serve(g.config, state, socket) }()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if connection, err := net.Dial("unix", socket); err == nil {
+			connection.Close()
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not start")
+		}
+	}
+	g.config.Users["carl"] = User{Role: "admin"}
+	for text, known := range map[string]bool{"viewer": true, "boss@example.org": true, "carl": false, "carl@example.org": false} {
+		if _, found := g.tokens.find(text); found != known {
+			t.Errorf("%s: %v", text, found)
+		}
+	}
+	// The way in which it is told to end.
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	for _, said := range []string{"2 tokens", `carl: "laptop"`, `carl@example.org: "laptop"`} {
+		if !strings.Contains(logged.String(), said) {
+			t.Errorf("%q is not in %q", said, logged.String())
+		}
 	}
 }
 
