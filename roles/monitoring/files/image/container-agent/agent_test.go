@@ -375,6 +375,14 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(s.status)
 }
 
+// taking takes lines from those who have the password, and sends them to a URL.
+func taking(t *testing.T, engine *Engine, url string) *Logs {
+	t.Helper()
+	logs := newLogs(engine, "h1", url)
+	logs.user, logs.password = "agent", filepath.Join(tree(t, map[string]string{"password": "password\n"}), "password")
+	return logs
+}
+
 // send sends lines as vlagent does, and returns the status.
 func send(t *testing.T, logs *Logs, content string) int {
 	t.Helper()
@@ -398,7 +406,7 @@ func TestLinesAreNamed(t *testing.T) {
 	server := httptest.NewServer(s)
 	defer server.Close()
 	engine := engineTree(t)
-	logs := newLogs(engine, "h1", server.URL)
+	logs := taking(t, engine, server.URL)
 	content := read("b1", "[x: ERROR/Main] went wrong\n") + read("b1", "  at line 1 <&>\n") + read("b1", "\n") + read("b1", "a line\n") +
 		read("e4", "of another stack\n") + read("99", "of nobody\n") + read("f5", "of a run\n") +
 		`{"_time":"2026-11-29T11:30:01Z","_msg":"kernel: WARNING: hot","file":"/host/log/syslog"}` + "\n"
@@ -430,6 +438,59 @@ func TestLinesAreNamed(t *testing.T) {
 		`container_agent_lines_left_out_total{reason="empty"} 1`, `container_agent_failed_deliveries_total 0`)
 }
 
+func TestOnlyTheAgentsMayDeliver(t *testing.T) {
+	s := &store{status: 200}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	logs := taking(t, engineTree(t), server.URL)
+	for what, login := range map[string]func(*http.Request){
+		"nobody":           func(*http.Request) {},
+		"a wrong password": func(r *http.Request) { r.SetBasicAuth("agent", "passwor") },
+		"another user":     func(r *http.Request) { r.SetBasicAuth("monitoring", "password") },
+	} {
+		body := strings.NewReader(read("b1", "a line"))
+		r := httptest.NewRequest("POST", "/logs", body)
+		login(r)
+		w := httptest.NewRecorder()
+		logs.ServeHTTP(w, r)
+		if w.Code != 401 || body.Len() != int(body.Size()) {
+			t.Errorf("%s: status %d, and %d of %d bytes are not read", what, w.Code, body.Len(), body.Size())
+		}
+	}
+	if len(s.lines) != 0 {
+		t.Errorf("%v arrived", s.lines)
+	}
+	// Later it may be there.
+	logs.password = "/nowhere"
+	if status := send(t, logs, read("b1", "a line")); status != 503 {
+		t.Errorf("without its file: status %d", status)
+	}
+}
+
+func TestWhatIsRememberedOfStreams(t *testing.T) {
+	s := &store{status: 200}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	engine := engineTree(t)
+	logs := taking(t, engine, server.URL)
+	made := strings.Replace(read("b1", "made up"), "stdout", "stdwhat", 1)
+	file := `{"_time":"2026-11-29T11:30:01Z","_msg":"x","stream":"y","file":"/host/log/syslog"}` + "\n"
+	if status := send(t, logs, read("b1", "one")+read("f5", "two")+made+file); status != 204 || len(s.lines) != 3 || len(logs.last) != 2 {
+		t.Fatalf("status %d, %v, remembered are %v", status, s.lines, logs.last)
+	}
+	m := newMetrics()
+	logs.addTo(m)
+	has(t, string(m.bytes()), `container_agent_lines_left_out_total{reason="stream"} 1`)
+	if err := os.RemoveAll(filepath.Join(engine.directory, id("f5"))); err != nil {
+		t.Fatal(err)
+	}
+	containers, _ := engine.containers()
+	logs.remember(containers)
+	if _, ok := logs.last[streamKey{id("b1"), "stdout"}]; !ok || len(logs.last) != 1 {
+		t.Errorf("remembered are %v", logs.last)
+	}
+}
+
 func TestFilesOfAHostWithAJournal(t *testing.T) {
 	logs := newLogs(engineTree(t), "h1", "")
 	logs.journal = t.TempDir()
@@ -441,7 +502,7 @@ func TestFilesOfAHostWithAJournal(t *testing.T) {
 func TestLinesThatAreNotTaken(t *testing.T) {
 	s := &store{status: 401}
 	server := httptest.NewServer(s)
-	logs := newLogs(engineTree(t), "h1", server.URL)
+	logs := taking(t, engineTree(t), server.URL)
 	// What a store refuses today it may take tomorrow: vlagent drops a block only at 400.
 	if status := send(t, logs, read("b1", "a line")); status != 502 {
 		t.Errorf("a refusal: status %d", status)
@@ -465,7 +526,7 @@ func TestOneThatWasMadeSinceAndOneThatIsGone(t *testing.T) {
 	server := httptest.NewServer(s)
 	defer server.Close()
 	engine := engineTree(t)
-	logs := newLogs(engine, "h1", server.URL)
+	logs := taking(t, engine, server.URL)
 	logs.remember(nil)
 	logs.looked = logs.looked.Add(-2e9)
 	send(t, logs, read("b1", "one"))
