@@ -565,7 +565,7 @@ func journalOf(t *testing.T, url, output string) *Journal {
 const recorded = `{"_SYSTEMD_UNIT":"cron.service","SYSLOG_IDENTIFIER":"CRON","PRIORITY":"6","__CURSOR":"s=1;i=1","MESSAGE":"(root) CMD (x)",` +
 	`"__REALTIME_TIMESTAMP":"1795951639154132"}
 {"SYSLOG_IDENTIFIER":"kernel","PRIORITY":"3","__CURSOR":"s=1;i=2","MESSAGE":[79,79,77,255],"__REALTIME_TIMESTAMP":"1795951640000000"}
-{"PRIORITY":"4","__CURSOR":"s=1;i=3","MESSAGE":null,"__REALTIME_TIMESTAMP":"1795951641000000"}
+{"PRIORITY":"4","__CURSOR":"s=1;i=3","MESSAGE":"","__REALTIME_TIMESTAMP":"1795951641000000"}
 {"PRIORITY":"2","__CURSOR":"s=1;i=4","MESSAGE":"nobody's","__REALTIME_TIMESTAMP":"1795951642000000"}
 `
 
@@ -601,6 +601,40 @@ func TestJournal(t *testing.T) {
 	calls, _ := os.ReadFile(filepath.Join(filepath.Dir(journal.program), "calls"))
 	if strings.Count(string(calls), "--since=-1h\n") != 1 || strings.Count(string(calls), "--after-cursor=s=1;i=4\n") != 2 {
 		t.Errorf("it was called with\n%s", calls)
+	}
+}
+
+func TestEntriesOfTheJournalInOtherForms(t *testing.T) {
+	s := &store{status: 200}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	// What there is several times, what is no UTF-8, both, what is too long, and what nobody can read.
+	journal := journalOf(t, server.URL, `{"PRIORITY":["3","6"],"SYSLOG_IDENTIFIER":["one","two"],"_SYSTEMD_UNIT":[[97,255],"b"],"__CURSOR":"i=1",`+
+		`"MESSAGE":["first","second"],"__REALTIME_TIMESTAMP":"1795951639154132"}
+{"PRIORITY":{},"SYSLOG_IDENTIFIER":null,"__CURSOR":"i=2","MESSAGE":null,"__REALTIME_TIMESTAMP":"1795951640000000"}
+{"PRIORITY":[],"__CURSOR":"i=3","MESSAGE":[],"__REALTIME_TIMESTAMP":[]}
+{"PRIORITY":
+`)
+	read, err := journal.round(t.Context())
+	if err != nil || read != 4 {
+		t.Fatalf("%d entries were read: %v", read, err)
+	}
+	var found []string
+	for _, line := range s.lines {
+		found = append(found, strings.Join([]string{line["container"], line["unit"], line["level"], line["_msg"]}, "|"))
+	}
+	if want := "one|a?|error|first\njournal||unknown|" + tooLong; strings.Join(found, "\n") != want {
+		t.Errorf("found\n%s\nwant\n%s", strings.Join(found, "\n"), want)
+	}
+	if place, _ := os.ReadFile(journal.cursor); string(place) != "i=3" {
+		t.Errorf("it goes on after %s", place)
+	}
+	m := newMetrics()
+	journal.logs.addTo(m)
+	has(t, string(m.bytes()), `container_agent_lines_left_out_total{reason="unreadable"} 1`,
+		`container_agent_lines_left_out_total{reason="too long"} 1`)
+	if _, err := journal.pass(t.Context(), []byte("nonsense\n")); err == nil {
+		t.Error("it does not tell that it cannot go on")
 	}
 }
 

@@ -153,10 +153,16 @@ func (l *Logs) level(stream *streamKey, text string) string {
 	return level
 }
 
-func (l *Logs) leave(why string) {
+func (l *Logs) leave(why string) { l.leaves(why, 1) }
+
+// leaves counts lines that were left out, or whose text was.
+func (l *Logs) leaves(why string, count float64) {
+	if count == 0 {
+		return
+	}
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
-	l.left[why]++
+	l.left[why] += count
 }
 
 // block turns a block of vlagent's into one for the store, and counts its lines.
