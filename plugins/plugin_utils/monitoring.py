@@ -147,6 +147,11 @@ def _declared(service: Mapping[str, Any], path: Path) -> Any:
         raise AnsibleFilterError(f"{file} cannot be read: {error}") from None
 
 
+def _spelt_out(alert: Mapping[Any, Any]) -> dict[str, Any]:
+    """Write the key ``off`` as it was written: to YAML it is the word for false."""
+    return {"off" if key is False else str(key): value for key, value in alert.items()}
+
+
 def _rule(name: str, alert: Mapping[str, Any], where: str, runbook: str, pages: str) -> dict[str, Any]:
     """Write an alert as a rule."""
     unknown_keys(alert, ALERT_KEYS, f"{where}: the alert {name!r}")
@@ -204,8 +209,8 @@ def monitoring_alerts(
         for name, alert in alerts.items():
             if seen.setdefault(name, where) != where:
                 raise AnsibleFilterError(f"{where}: the alert {name!r} is also in {seen[name]}.")
-            whole = {**alert, **(changes.get(name) or {})}
-            if not whole.get("off"):
+            whole = _spelt_out(alert) | _spelt_out(changes.get(name) or {})
+            if not is_true(whole.get("off")):
                 rules.append(_rule(name, whole, where, runbook, pages))
         if rules:
             text = yaml.safe_dump({"groups": [{"name": service, "rules": rules}]}, sort_keys=False, width=10000)

@@ -94,6 +94,14 @@ def test_alerts_are_changed_left_out_and_added() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "there"), [("off: true", False), ("off: yes", False), ("'off': true", False), ("off: false", True)]
+)
+def test_an_alert_that_yaml_leaves_out(text: str, there: bool) -> None:
+    """To YAML, the key is the word for false."""
+    assert ("QueueWaits" in alerts_of(ALL, yaml.safe_load(f"QueueWaits: {{{text}}}"))) is there
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"Mine": {"expr": "up"}}, "monitoring_alerts: the alert 'Mine' has no 'severity'"),
