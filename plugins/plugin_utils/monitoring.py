@@ -324,6 +324,8 @@ RECEIVERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 #: What every receiver may say: its kind, its name, the lowest severity that it wants.
 RECEIVER_KEYS = {"name", "kind", "severity"}
+#: A mail server: a name or an address, one of IPv6 in brackets, and a port.
+SERVER = r"([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
 
 
 def receiver_problems(receivers: Any) -> list[str]:
@@ -359,6 +361,10 @@ def receiver_problems(receivers: Any) -> list[str]:
             found.append(f"{where} has another 'severity' than {', '.join(SEVERITIES)}.")
         if each.get("url") and not re.fullmatch(r"https?://[^ ]+", str(each["url"])):
             found.append(f"{where} has a 'url' that does not begin with http:// or https://.")
+        if kind == "telegram" and each.get("chat") and not re.fullmatch(r"-?[0-9]+", str(each["chat"])):
+            found.append(f"{where} has a 'chat' that is no number. Give the number of the chat, such as -100123.")
+        if kind == "email" and each.get("server") and not re.fullmatch(SERVER, str(each["server"])):
+            found.append(f"{where} has a 'server' without a port. Give host and port, such as smtp.example.org:587.")
     return found
 
 

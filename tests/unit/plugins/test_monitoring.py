@@ -146,6 +146,9 @@ MAIL = {"name": "mail", "kind": "email", "to": "a@desk.example", "from": "b@desk
         ([{"name": "x", "kind": "telegram", "token": "hidden"}], "of the kind telegram, and has no 'chat'"),
         ([{**MAIL, "sever": "hidden"}], "mail has the unknown key 'sever'"),
         ([{"name": "x", "kind": "slack", "url": "hidden"}], "x has a 'url' that does not begin with http"),
+        ([{"name": "x", "kind": "telegram", "token": "t", "chat": "hidden"}], "x has a 'chat' that is no number. Give"),
+        ([{**MAIL, "server": "hidden"}], "mail has a 'server' without a port. Give host and port"),
+        ([{**MAIL, "server": "hidden:smtp"}], "mail has a 'server' without a port"),
         ([{**MAIL, "severity": "fatal"}], "mail has another 'severity' than critical"),
     ],
 )
@@ -158,7 +161,8 @@ def test_receivers_that_cannot_be(receivers: list[Any], sentence: str) -> None:
 def test_each_receiver_is_told_what_it_wants() -> None:
     """Its severity and above; all of those that fit, and the watchdog's URL of nothing but that it works."""
     phone = {"name": "phone", "kind": "telegram", "token": "t", "chat": "-100", "severity": "critical"}
-    assert monitoring.receiver_problems([MAIL, phone]) == []
+    six = {**MAIL, "name": "six", "server": "[2001:db8::1]:587"}
+    assert monitoring.receiver_problems([MAIL, phone, six, {**phone, "name": "other", "chat": 12}]) == []
     settings = monitoring.alertmanager_settings([MAIL, phone], "https://dog.example")
     watchdog, mail, told = settings["route"]["routes"]
     assert watchdog["matchers"] == ['alertname="Watchdog"'] and "continue" not in watchdog
