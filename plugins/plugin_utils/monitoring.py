@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import is_true
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import did_you_mean, unknown_keys
 
 #: Where the agents find the exporter that opens pages.
 PROBER = "blackbox-exporter:9115"
@@ -196,13 +196,19 @@ def monitoring_alerts(
         File name to rules in Prometheus' form. Source: Prometheus, "Alerting rules".
 
     Raises:
-        AnsibleFilterError: If an alert lacks something or has an unknown key, with its file.
+        AnsibleFilterError: If an alert lacks something or has an unknown key, with its file; if there is none
+            of the name of a change.
     """
     found: dict[str, str] = {}
     seen: dict[str, str] = {}
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
-    known = {alert for alerts in declared.values() for alert in alerts}
+    # What is changed of a service that the inventory has not is no mistake.
+    known = {alert for service in services.values() for alert in _declared(service, ALERTS) or {}}
     more = {name: change for name, change in changes.items() if name not in known}
+    for name, change in more.items():
+        if "expr" not in (keys := _spelt_out(change or {})) or is_true(keys.get("off")):
+            hint = did_you_mean(name, sorted(known), "A further one has 'expr' and is not off; see docs/runbook.md.")
+            raise AnsibleFilterError(f"monitoring_alerts: there is no alert of the name {name!r} to change. {hint}")
     for service, alerts in [*declared.items(), ("further", more)]:
         where = "monitoring_alerts" if service == "further" else str(Path(services[service]["directory"]) / ALERTS)
         rules = []

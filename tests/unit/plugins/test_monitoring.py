@@ -101,10 +101,24 @@ def test_an_alert_that_yaml_leaves_out(text: str, there: bool) -> None:
     assert ("QueueWaits" in alerts_of(ALL, yaml.safe_load(f"QueueWaits: {{{text}}}"))) is there
 
 
+def test_a_change_to_an_alert_of_a_service_that_is_not_there() -> None:
+    """Is kept for the day when it is."""
+    changes = {"QueueWaits": {"off": True}, "TasksFail": {"for": "1h"}}
+    files = monitoring.monitoring_alerts(ALL, ["redis"], changes, "docs/runbook.md", "http://pages")
+    assert set(files) == {"redis.yml"}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"Mine": {"expr": "up"}}, "monitoring_alerts: the alert 'Mine' has no 'severity'"),
+        (
+            {"QueueWait": {"off": True}},
+            "monitoring_alerts: there is no alert of the name 'QueueWait' to change. Did you",
+        ),
+        ({"QueueWait": {False: True}}, "Did you mean 'QueueWaits'?"),
+        ({"hostDiskFull": {"for": "10m"}}, "Did you mean 'HostDiskFull'?"),
+        ({"Mine": None}, "no alert of the name 'Mine' to change. A further one has 'expr'"),
         ({"HostDiskFull": {"fore": "10m"}}, "alert 'HostDiskFull' has the unknown key 'fore'. Did you mean 'for'"),
         ({"HostDiskFull": {"severity": "fatal"}}, "'severity' of the alert 'HostDiskFull' is 'fatal', expected one of"),
     ],
