@@ -104,11 +104,21 @@ def log_request(wanted: Mapping[str, Any]) -> str:
     return f"data-urlencode = {_quoted(f'query={log_query(wanted)}')}\n"
 
 
+#: What moves the cursor, ends a line or turns its direction, but for tabs: anybody may write it into a log.
+CONTROLS = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
+
+
+def _visible(text: str) -> str:
+    """Write control characters as escapes, so that a terminal shows them and does not obey."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _shown(time: str, host: str, container: str, level: str, text: str) -> str:
-    """One line as it is shown, its time in UTC, to the millisecond."""
+    """One line as it is shown, its time in UTC, to the millisecond; lines that it continues in are indented."""
     place = f"{host}/{container}" if host else container
-    words = [f"{time[:23].rstrip('Z').replace('T', ' '):23}", place, *([level] if level else []), text]
-    return "  ".join(words)
+    first, *further = (_visible(line.rstrip("\r")) for line in text.split("\n"))
+    words = [f"{time[:23].rstrip('Z').replace('T', ' '):23}", place, *([level] if level else [])]
+    return "\n".join(["  ".join([*(_visible(word) for word in words), first]), *(f"  {line}" for line in further)])
 
 
 def log_lines(found: str, hosts: Iterable[str]) -> list[str]:
@@ -121,7 +131,7 @@ def log_lines(found: str, hosts: Iterable[str]) -> list[str]:
     Returns:
         Lines, the oldest first.
     """
-    lines = [json.loads(line) for line in found.splitlines() if line.strip()]
+    lines = [json.loads(line) for line in found.split("\n") if line.strip()]
     several = len(list(hosts)) > 1
     return [
         _shown(

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import is_true
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import unknown_keys
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import did_you_mean, unknown_keys
 
 #: Where the agents find the exporter that opens pages.
 PROBER = "blackbox-exporter:9115"
@@ -147,6 +147,11 @@ def _declared(service: Mapping[str, Any], path: Path) -> Any:
         raise AnsibleFilterError(f"{file} cannot be read: {error}") from None
 
 
+def _spelt_out(alert: Mapping[Any, Any]) -> dict[str, Any]:
+    """Write the key ``off`` as it was written: to YAML it is the word for false."""
+    return {"off" if key is False else str(key): value for key, value in alert.items()}
+
+
 def _rule(name: str, alert: Mapping[str, Any], where: str, runbook: str, pages: str) -> dict[str, Any]:
     """Write an alert as a rule."""
     unknown_keys(alert, ALERT_KEYS, f"{where}: the alert {name!r}")
@@ -191,21 +196,27 @@ def monitoring_alerts(
         File name to rules in Prometheus' form. Source: Prometheus, "Alerting rules".
 
     Raises:
-        AnsibleFilterError: If an alert lacks something or has an unknown key, with its file.
+        AnsibleFilterError: If an alert lacks something or has an unknown key, with its file; if there is none
+            of the name of a change.
     """
     found: dict[str, str] = {}
     seen: dict[str, str] = {}
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
-    known = {alert for alerts in declared.values() for alert in alerts}
+    # What is changed of a service that the inventory has not is no mistake.
+    known = {alert for service in services.values() for alert in _declared(service, ALERTS) or {}}
     more = {name: change for name, change in changes.items() if name not in known}
+    for name, change in more.items():
+        if "expr" not in (keys := _spelt_out(change or {})) or is_true(keys.get("off")):
+            hint = did_you_mean(name, sorted(known), "A further one has 'expr' and is not off; see docs/runbook.md.")
+            raise AnsibleFilterError(f"monitoring_alerts: there is no alert of the name {name!r} to change. {hint}")
     for service, alerts in [*declared.items(), ("further", more)]:
         where = "monitoring_alerts" if service == "further" else str(Path(services[service]["directory"]) / ALERTS)
         rules = []
         for name, alert in alerts.items():
             if seen.setdefault(name, where) != where:
                 raise AnsibleFilterError(f"{where}: the alert {name!r} is also in {seen[name]}.")
-            whole = {**alert, **(changes.get(name) or {})}
-            if not whole.get("off"):
+            whole = _spelt_out(alert) | _spelt_out(changes.get(name) or {})
+            if not is_true(whole.get("off")):
                 rules.append(_rule(name, whole, where, runbook, pages))
         if rules:
             text = yaml.safe_dump({"groups": [{"name": service, "rules": rules}]}, sort_keys=False, width=10000)
@@ -319,6 +330,8 @@ RECEIVERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 #: What every receiver may say: its kind, its name, the lowest severity that it wants.
 RECEIVER_KEYS = {"name", "kind", "severity"}
+#: A mail server: a name or an address, one of IPv6 in brackets, and a port.
+SERVER = r"([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
 
 
 def receiver_problems(receivers: Any) -> list[str]:
@@ -354,6 +367,10 @@ def receiver_problems(receivers: Any) -> list[str]:
             found.append(f"{where} has another 'severity' than {', '.join(SEVERITIES)}.")
         if each.get("url") and not re.fullmatch(r"https?://[^ ]+", str(each["url"])):
             found.append(f"{where} has a 'url' that does not begin with http:// or https://.")
+        if kind == "telegram" and each.get("chat") and not re.fullmatch(r"-?[0-9]+", str(each["chat"])):
+            found.append(f"{where} has a 'chat' that is no number. Give the number of the chat, such as -100123.")
+        if kind == "email" and each.get("server") and not re.fullmatch(SERVER, str(each["server"])):
+            found.append(f"{where} has a 'server' without a port. Give host and port, such as smtp.example.org:587.")
     return found
 
 

@@ -56,7 +56,9 @@ def test_no_alert_on_a_healthy_stack(watched: Watched) -> None:
 
 
 def test_every_panel_has_data(watched: Watched) -> None:
-    """Or an expression that is empty on a healthy stack."""
+    """Once there is a backup; what compares with yesterday, and what counts restarts, begins later."""
+    play("backup")
+    eventually(lambda: watched.query("backup_newest_timestamp_seconds"), seconds=60)
     empty = []
     listed = watched.session.get(f"{watched.base}/vmui/custom-dashboards", timeout=30).json()
     boards = listed["dashboardsSettings"]
@@ -70,7 +72,6 @@ def test_every_panel_has_data(watched: Watched) -> None:
                     watched.query(f"({expr}) default 0" if "ALERTS" in expr else expr) for expr in panel["expr"]
                 ):
                     empty.append(f"{board['title']}: {panel['title']}")
-    # What compares with yesterday, what counts restarts, and the hour's dropped lines, begin later.
     assert {each for each in empty if "yesterday" not in each and "Restarts" not in each} == set()
 
 

@@ -87,12 +87,23 @@ def test_lines_of_the_store() -> None:
         ]
     )
     assert logs.log_lines(found, ["h1", "h2"]) == [
-        "2026-11-29 11:30:00.123  h1/airflow-worker  error  one\n  two",
+        "2026-11-29 11:30:00.123  h1/airflow-worker  error  one\n    two",
         "2026-11-29 11:30:01      h2/redis  later",
         "2026-11-29 11:30:02      h1/host  -  cron",
     ]
     assert logs.log_lines(found, ["h1"])[1] == "2026-11-29 11:30:01      redis  later"
     assert logs.log_lines("", ["h1"]) == []
+
+
+def test_a_line_cannot_be_taken_for_another() -> None:
+    """What a terminal would obey is visible, and what follows a line break is indented."""
+    text = "a\tb\x1b[2J\x07\r\n2026-11-29 11:30:00  redis  critical  no\u202eon\u2028\x85\x9bx"
+    line = {"_time": "2026-11-29T11:30:01Z", "_msg": text, "container": "cr\non", "level": "info\x1b"}
+    visible = "a\tb\\x1b[2J\\x07\n  2026-11-29 11:30:00  redis  critical  no\\u202eon\\u2028\\x85\\x9bx"
+    [found] = logs.log_lines(json.dumps(line, ensure_ascii=False), ["h1"])
+    assert found == f"2026-11-29 11:30:01      cr\\non  info\\x1b  {visible}"
+    results = [{"item": "redis", "stdout_lines": ["2026-11-29T11:30:01Z a\x1b[31mb"]}]
+    assert logs.container_log_lines(results, 1) == ["2026-11-29 11:30:01      redis  a\\x1b[31mb"]
 
 
 def test_lines_of_the_engine() -> None:

@@ -94,9 +94,31 @@ def test_alerts_are_changed_left_out_and_added() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "there"), [("off: true", False), ("off: yes", False), ("'off': true", False), ("off: false", True)]
+)
+def test_an_alert_that_yaml_leaves_out(text: str, there: bool) -> None:
+    """To YAML, the key is the word for false."""
+    assert ("QueueWaits" in alerts_of(ALL, yaml.safe_load(f"QueueWaits: {{{text}}}"))) is there
+
+
+def test_a_change_to_an_alert_of_a_service_that_is_not_there() -> None:
+    """Is kept for the day when it is."""
+    changes = {"QueueWaits": {"off": True}, "TasksFail": {"for": "1h"}}
+    files = monitoring.monitoring_alerts(ALL, ["redis"], changes, "docs/runbook.md", "http://pages")
+    assert set(files) == {"redis.yml"}
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"Mine": {"expr": "up"}}, "monitoring_alerts: the alert 'Mine' has no 'severity'"),
+        (
+            {"QueueWait": {"off": True}},
+            "monitoring_alerts: there is no alert of the name 'QueueWait' to change. Did you",
+        ),
+        ({"QueueWait": {False: True}}, "Did you mean 'QueueWaits'?"),
+        ({"hostDiskFull": {"for": "10m"}}, "Did you mean 'HostDiskFull'?"),
+        ({"Mine": None}, "no alert of the name 'Mine' to change. A further one has 'expr'"),
         ({"HostDiskFull": {"fore": "10m"}}, "alert 'HostDiskFull' has the unknown key 'fore'. Did you mean 'for'"),
         ({"HostDiskFull": {"severity": "fatal"}}, "'severity' of the alert 'HostDiskFull' is 'fatal', expected one of"),
     ],
@@ -138,6 +160,9 @@ MAIL = {"name": "mail", "kind": "email", "to": "a@desk.example", "from": "b@desk
         ([{"name": "x", "kind": "telegram", "token": "hidden"}], "of the kind telegram, and has no 'chat'"),
         ([{**MAIL, "sever": "hidden"}], "mail has the unknown key 'sever'"),
         ([{"name": "x", "kind": "slack", "url": "hidden"}], "x has a 'url' that does not begin with http"),
+        ([{"name": "x", "kind": "telegram", "token": "t", "chat": "hidden"}], "x has a 'chat' that is no number. Give"),
+        ([{**MAIL, "server": "hidden"}], "mail has a 'server' without a port. Give host and port"),
+        ([{**MAIL, "server": "hidden:smtp"}], "mail has a 'server' without a port"),
         ([{**MAIL, "severity": "fatal"}], "mail has another 'severity' than critical"),
     ],
 )
@@ -150,7 +175,8 @@ def test_receivers_that_cannot_be(receivers: list[Any], sentence: str) -> None:
 def test_each_receiver_is_told_what_it_wants() -> None:
     """Its severity and above; all of those that fit, and the watchdog's URL of nothing but that it works."""
     phone = {"name": "phone", "kind": "telegram", "token": "t", "chat": "-100", "severity": "critical"}
-    assert monitoring.receiver_problems([MAIL, phone]) == []
+    six = {**MAIL, "name": "six", "server": "[2001:db8::1]:587"}
+    assert monitoring.receiver_problems([MAIL, phone, six, {**phone, "name": "other", "chat": 12}]) == []
     settings = monitoring.alertmanager_settings([MAIL, phone], "https://dog.example")
     watchdog, mail, told = settings["route"]["routes"]
     assert watchdog["matchers"] == ['alertname="Watchdog"'] and "continue" not in watchdog

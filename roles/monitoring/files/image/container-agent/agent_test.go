@@ -375,6 +375,14 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(s.status)
 }
 
+// taking takes lines from those who have the password, and sends them to a URL.
+func taking(t *testing.T, engine *Engine, url string) *Logs {
+	t.Helper()
+	logs := newLogs(engine, "h1", url)
+	logs.user, logs.password = "agent", filepath.Join(tree(t, map[string]string{"password": "password\n"}), "password")
+	return logs
+}
+
 // send sends lines as vlagent does, and returns the status.
 func send(t *testing.T, logs *Logs, content string) int {
 	t.Helper()
@@ -398,7 +406,7 @@ func TestLinesAreNamed(t *testing.T) {
 	server := httptest.NewServer(s)
 	defer server.Close()
 	engine := engineTree(t)
-	logs := newLogs(engine, "h1", server.URL)
+	logs := taking(t, engine, server.URL)
 	content := read("b1", "[x: ERROR/Main] went wrong\n") + read("b1", "  at line 1 <&>\n") + read("b1", "\n") + read("b1", "a line\n") +
 		read("e4", "of another stack\n") + read("99", "of nobody\n") + read("f5", "of a run\n") +
 		`{"_time":"2026-11-29T11:30:01Z","_msg":"kernel: WARNING: hot","file":"/host/log/syslog"}` + "\n"
@@ -430,6 +438,59 @@ func TestLinesAreNamed(t *testing.T) {
 		`container_agent_lines_left_out_total{reason="empty"} 1`, `container_agent_failed_deliveries_total 0`)
 }
 
+func TestOnlyTheAgentsMayDeliver(t *testing.T) {
+	s := &store{status: 200}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	logs := taking(t, engineTree(t), server.URL)
+	for what, login := range map[string]func(*http.Request){
+		"nobody":           func(*http.Request) {},
+		"a wrong password": func(r *http.Request) { r.SetBasicAuth("agent", "passwor") },
+		"another user":     func(r *http.Request) { r.SetBasicAuth("monitoring", "password") },
+	} {
+		body := strings.NewReader(read("b1", "a line"))
+		r := httptest.NewRequest("POST", "/logs", body)
+		login(r)
+		w := httptest.NewRecorder()
+		logs.ServeHTTP(w, r)
+		if w.Code != 401 || body.Len() != int(body.Size()) {
+			t.Errorf("%s: status %d, and %d of %d bytes are not read", what, w.Code, body.Len(), body.Size())
+		}
+	}
+	if len(s.lines) != 0 {
+		t.Errorf("%v arrived", s.lines)
+	}
+	// Later it may be there.
+	logs.password = "/nowhere"
+	if status := send(t, logs, read("b1", "a line")); status != 503 {
+		t.Errorf("without its file: status %d", status)
+	}
+}
+
+func TestWhatIsRememberedOfStreams(t *testing.T) {
+	s := &store{status: 200}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	engine := engineTree(t)
+	logs := taking(t, engine, server.URL)
+	made := strings.Replace(read("b1", "made up"), "stdout", "stdwhat", 1)
+	file := `{"_time":"2026-11-29T11:30:01Z","_msg":"x","stream":"y","file":"/host/log/syslog"}` + "\n"
+	if status := send(t, logs, read("b1", "one")+read("f5", "two")+made+file); status != 204 || len(s.lines) != 3 || len(logs.last) != 2 {
+		t.Fatalf("status %d, %v, remembered are %v", status, s.lines, logs.last)
+	}
+	m := newMetrics()
+	logs.addTo(m)
+	has(t, string(m.bytes()), `container_agent_lines_left_out_total{reason="stream"} 1`)
+	if err := os.RemoveAll(filepath.Join(engine.directory, id("f5"))); err != nil {
+		t.Fatal(err)
+	}
+	containers, _ := engine.containers()
+	logs.remember(containers)
+	if _, ok := logs.last[streamKey{id("b1"), "stdout"}]; !ok || len(logs.last) != 1 {
+		t.Errorf("remembered are %v", logs.last)
+	}
+}
+
 func TestFilesOfAHostWithAJournal(t *testing.T) {
 	logs := newLogs(engineTree(t), "h1", "")
 	logs.journal = t.TempDir()
@@ -441,7 +502,7 @@ func TestFilesOfAHostWithAJournal(t *testing.T) {
 func TestLinesThatAreNotTaken(t *testing.T) {
 	s := &store{status: 401}
 	server := httptest.NewServer(s)
-	logs := newLogs(engineTree(t), "h1", server.URL)
+	logs := taking(t, engineTree(t), server.URL)
 	// What a store refuses today it may take tomorrow: vlagent drops a block only at 400.
 	if status := send(t, logs, read("b1", "a line")); status != 502 {
 		t.Errorf("a refusal: status %d", status)
@@ -465,7 +526,7 @@ func TestOneThatWasMadeSinceAndOneThatIsGone(t *testing.T) {
 	server := httptest.NewServer(s)
 	defer server.Close()
 	engine := engineTree(t)
-	logs := newLogs(engine, "h1", server.URL)
+	logs := taking(t, engine, server.URL)
 	logs.remember(nil)
 	logs.looked = logs.looked.Add(-2e9)
 	send(t, logs, read("b1", "one"))
@@ -504,7 +565,7 @@ func journalOf(t *testing.T, url, output string) *Journal {
 const recorded = `{"_SYSTEMD_UNIT":"cron.service","SYSLOG_IDENTIFIER":"CRON","PRIORITY":"6","__CURSOR":"s=1;i=1","MESSAGE":"(root) CMD (x)",` +
 	`"__REALTIME_TIMESTAMP":"1795951639154132"}
 {"SYSLOG_IDENTIFIER":"kernel","PRIORITY":"3","__CURSOR":"s=1;i=2","MESSAGE":[79,79,77,255],"__REALTIME_TIMESTAMP":"1795951640000000"}
-{"PRIORITY":"4","__CURSOR":"s=1;i=3","MESSAGE":null,"__REALTIME_TIMESTAMP":"1795951641000000"}
+{"PRIORITY":"4","__CURSOR":"s=1;i=3","MESSAGE":"","__REALTIME_TIMESTAMP":"1795951641000000"}
 {"PRIORITY":"2","__CURSOR":"s=1;i=4","MESSAGE":"nobody's","__REALTIME_TIMESTAMP":"1795951642000000"}
 `
 
@@ -540,6 +601,40 @@ func TestJournal(t *testing.T) {
 	calls, _ := os.ReadFile(filepath.Join(filepath.Dir(journal.program), "calls"))
 	if strings.Count(string(calls), "--since=-1h\n") != 1 || strings.Count(string(calls), "--after-cursor=s=1;i=4\n") != 2 {
 		t.Errorf("it was called with\n%s", calls)
+	}
+}
+
+func TestEntriesOfTheJournalInOtherForms(t *testing.T) {
+	s := &store{status: 200}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	// What there is several times, what is no UTF-8, both, what is too long, and what nobody can read.
+	journal := journalOf(t, server.URL, `{"PRIORITY":["3","6"],"SYSLOG_IDENTIFIER":["one","two"],"_SYSTEMD_UNIT":[[97,255],"b"],"__CURSOR":"i=1",`+
+		`"MESSAGE":["first","second"],"__REALTIME_TIMESTAMP":"1795951639154132"}
+{"PRIORITY":{},"SYSLOG_IDENTIFIER":null,"__CURSOR":"i=2","MESSAGE":null,"__REALTIME_TIMESTAMP":"1795951640000000"}
+{"PRIORITY":[],"__CURSOR":"i=3","MESSAGE":[],"__REALTIME_TIMESTAMP":[]}
+{"PRIORITY":
+`)
+	read, err := journal.round(t.Context())
+	if err != nil || read != 4 {
+		t.Fatalf("%d entries were read: %v", read, err)
+	}
+	var found []string
+	for _, line := range s.lines {
+		found = append(found, strings.Join([]string{line["container"], line["unit"], line["level"], line["_msg"]}, "|"))
+	}
+	if want := "one|a?|error|first\njournal||unknown|" + tooLong; strings.Join(found, "\n") != want {
+		t.Errorf("found\n%s\nwant\n%s", strings.Join(found, "\n"), want)
+	}
+	if place, _ := os.ReadFile(journal.cursor); string(place) != "i=3" {
+		t.Errorf("it goes on after %s", place)
+	}
+	m := newMetrics()
+	journal.logs.addTo(m)
+	has(t, string(m.bytes()), `container_agent_lines_left_out_total{reason="unreadable"} 1`,
+		`container_agent_lines_left_out_total{reason="too long"} 1`)
+	if _, err := journal.pass(t.Context(), []byte("nonsense\n")); err == nil {
+		t.Error("it does not tell that it cannot go on")
 	}
 }
 

@@ -34,57 +34,83 @@ const (
 	journalPause = 15 * time.Second
 	// What is passed on of before the first time.
 	journalSince = "-1h"
+	// What is stored instead of a message that journalctl leaves out. In full a thousand of them need more memory than there is.
+	tooLong = "(a message of more than 4096 bytes, which journalctl on the host shows)"
 )
 
 // priorities are those of syslog, by their numbers.
 var priorities = []string{"critical", "critical", "critical", "error", "warning", "info", "info", "debug"}
 
-// entry is what journalctl writes of one. A text that is no UTF-8 is a list of bytes.
+// entry is what journalctl writes of one.
 type entry struct {
-	Cursor     string `json:"__CURSOR"`
-	Time       string `json:"__REALTIME_TIMESTAMP"` // microseconds
-	Message    any    `json:"MESSAGE"`
-	Priority   string `json:"PRIORITY"`
-	Identifier string `json:"SYSLOG_IDENTIFIER"`
-	Unit       string `json:"_SYSTEMD_UNIT"`
+	Cursor     field `json:"__CURSOR"`
+	Time       field `json:"__REALTIME_TIMESTAMP"` // microseconds
+	Message    field `json:"MESSAGE"`
+	Priority   field `json:"PRIORITY"`
+	Identifier field `json:"SYSLOG_IDENTIFIER"`
+	Unit       field `json:"_SYSTEMD_UNIT"`
 }
 
-func (e *entry) text() string {
-	switch message := e.Message.(type) {
+// field is a value in any of the forms that journalctl writes: a text; a list of bytes, of one that is no UTF-8; a list of values, of a field
+// that is there several times, of which the first counts; null, of one that is too long.
+type field struct {
+	text    string
+	tooLong bool
+}
+
+// UnmarshalJSON reads any form; what is none of them is empty.
+func (f *field) UnmarshalJSON(written []byte) error {
+	var value any
+	if err := json.Unmarshal(written, &value); err != nil {
+		return err
+	}
+	f.read(value)
+	return nil
+}
+
+func (f *field) read(value any) {
+	switch value := value.(type) {
+	case nil:
+		f.tooLong = true
 	case string:
-		return message
+		f.text = value
 	case []any:
 		var found []byte
-		for _, each := range message {
-			if number, ok := each.(float64); ok {
-				found = append(found, byte(number))
+		for _, each := range value {
+			number, ok := each.(float64)
+			if !ok {
+				f.read(each)
+				return
 			}
+			found = append(found, byte(number))
 		}
-		return strings.ToValidUTF8(string(found), "?")
+		f.text = strings.ToValidUTF8(string(found), "?")
 	}
-	return ""
 }
 
 // line makes an entry what is stored; nil if it has no text or no time.
 func (e *entry) line(host string) (map[string]string, lineKey) {
-	micros, err := strconv.ParseInt(e.Time, 10, 64)
-	text := strings.TrimRight(e.text(), "\n")
+	micros, err := strconv.ParseInt(e.Time.text, 10, 64)
+	if e.Message.tooLong {
+		e.Message.text = tooLong
+	}
+	text := strings.TrimRight(e.Message.text, "\n")
 	if err != nil || strings.TrimSpace(text) == "" {
 		return nil, lineKey{}
 	}
 	// By whom is not counted: anybody on the host gives names.
 	key := lineKey{service: "host", kind: "host", level: "unknown"}
-	if number, err := strconv.Atoi(e.Priority); err == nil && number >= 0 && number < len(priorities) {
+	if number, err := strconv.Atoi(e.Priority.text); err == nil && number >= 0 && number < len(priorities) {
 		key.level = priorities[number]
 	}
-	container := e.Identifier
+	container := e.Identifier.text
 	if container == "" {
 		container = "journal"
 	}
 	found := map[string]string{"_time": time.UnixMicro(micros).UTC().Format(time.RFC3339Nano), "_msg": text, "host": host,
 		"service": "host", "container": container, "stream": "journal", "level": key.level}
-	if e.Unit != "" {
-		found["unit"] = e.Unit
+	if e.Unit.text != "" {
+		found["unit"] = e.Unit.text
 	}
 	return found, key
 }
@@ -112,16 +138,22 @@ func (j *Journal) round(ctx context.Context) (int, error) {
 // pass passes on what journalctl has written.
 func (j *Journal) pass(ctx context.Context, written []byte) (int, error) {
 	out, counts, last, read := &bytes.Buffer{}, map[lineKey]float64{}, "", 0
+	unreadable, long := 0.0, 0.0
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
 	scanner := bufio.NewScanner(bytes.NewReader(written))
 	scanner.Buffer(nil, 4<<20)
 	for scanner.Scan() {
 		e := &entry{}
-		if json.Unmarshal(scanner.Bytes(), e) != nil || e.Cursor == "" {
+		read++
+		if json.Unmarshal(scanner.Bytes(), e) != nil || e.Cursor.text == "" {
+			unreadable++
 			continue
 		}
-		read, last = read+1, e.Cursor
+		last = e.Cursor.text
+		if e.Message.tooLong {
+			long++
+		}
 		if line, key := e.line(j.logs.host); line != nil {
 			if err := encoder.Encode(line); err != nil {
 				return 0, err
@@ -129,8 +161,14 @@ func (j *Journal) pass(ctx context.Context, written []byte) (int, error) {
 			counts[key]++
 		}
 	}
-	if err := scanner.Err(); err != nil || last == "" {
+	if err := scanner.Err(); err != nil {
 		return 0, err
+	}
+	if last == "" && unreadable > 0 {
+		return 0, fmt.Errorf("none of %v entries can be read", unreadable)
+	}
+	if last == "" {
+		return 0, nil
 	}
 	password, err := os.ReadFile(j.password)
 	if err != nil {
@@ -139,6 +177,8 @@ func (j *Journal) pass(ctx context.Context, written []byte) (int, error) {
 	if err := j.logs.send(ctx, out, counts, basic(j.user, strings.TrimSpace(string(password)))); err != nil {
 		return 0, err
 	}
+	j.logs.leaves("unreadable", unreadable)
+	j.logs.leaves("too long", long)
 	return read, replace(j.cursor, []byte(last))
 }
 

@@ -7,8 +7,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -32,19 +34,26 @@ type Logs struct {
 	client *http.Client
 	// Directory of the journal: a host that has one has the lines of its files there too.
 	journal string
+	// Who may deliver, and the file with the password.
+	user, password string
 
+	// Held while a block is taken: one may need much memory.
+	turn  sync.Mutex
 	mutex sync.Mutex
 	// Container to what it is; nil if it is not the stack's. Lines of one that was removed may still come.
 	known  map[string]*Container
 	looked time.Time
 	// Last level of a container's stream, for lines that belong to the one before.
-	last  map[string]string
+	last  map[streamKey]string
 	lines map[lineKey]float64
 	left  map[string]float64
 	fails float64
 }
 
-type lineKey struct{ container, service, kind, level string }
+type (
+	lineKey   struct{ container, service, kind, level string }
+	streamKey struct{ id, stream string }
+)
 
 // most is the largest block that is taken, in bytes when unpacked.
 const most = 64 << 20
@@ -53,18 +62,25 @@ var fileOfContainer = regexp.MustCompile(`/([0-9a-f]{64})/[^/]*-json\.log`)
 
 func newLogs(engine *Engine, host, url string) *Logs {
 	return &Logs{engine: engine, host: host, url: url, client: &http.Client{Timeout: 50 * time.Second},
-		known: map[string]*Container{}, last: map[string]string{}, lines: map[lineKey]float64{}, left: map[string]float64{}}
+		known: map[string]*Container{}, last: map[streamKey]string{}, lines: map[lineKey]float64{}, left: map[string]float64{}}
 }
 
 // remember takes over what containers there are.
 func (l *Logs) remember(containers []*Container) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
+	there := map[string]bool{}
 	for _, c := range containers {
+		there[c.ID] = true
 		if l.engine.own(c) {
 			l.known[c.ID] = c
 		} else {
 			l.known[c.ID] = nil
+		}
+	}
+	for key := range l.last {
+		if !there[key.id] {
+			delete(l.last, key)
 		}
 	}
 	l.looked = time.Now()
@@ -89,12 +105,18 @@ func (l *Logs) line(fields map[string]string) (map[string]string, lineKey) {
 	text := strings.TrimRight(fields["_msg"], "\r\n")
 	found := map[string]string{"_time": fields["_time"], "_msg": text, "host": l.host}
 	key := lineKey{kind: "host", service: "host"}
+	var stream *streamKey // of a file of the host no line belongs to the one before
 	if file := fileOfContainer.FindStringSubmatch(fields["file"]); file != nil {
 		c, ok := l.containerOf(file[1])
 		if c == nil {
 			l.leave(map[bool]string{true: "foreign", false: "unknown"}[ok])
 			return nil, key
 		}
+		if fields["stream"] != "stdout" && fields["stream"] != "stderr" {
+			l.leave("stream")
+			return nil, key
+		}
+		stream = &streamKey{c.ID, fields["stream"]}
 		key = lineKey{container: c.Name(), service: c.Service(), kind: c.Kind()}
 		found["stream"] = fields["stream"]
 	} else if _, err := os.Stat(l.journal); err == nil {
@@ -109,30 +131,38 @@ func (l *Logs) line(fields map[string]string) (map[string]string, lineKey) {
 		return nil, key
 	}
 	found["service"], found["container"] = key.service, key.container
-	key.level = l.level(key.container+" "+fields["stream"], text)
+	key.level = l.level(stream, text)
 	found["level"] = key.level
 	return found, key
 }
 
-// level finds the level of a line; one that belongs to the line before has its level.
-func (l *Logs) level(stream, text string) string {
+// level finds the level of a line; one that belongs to the line before in its stream has its level.
+func (l *Logs) level(stream *streamKey, text string) string {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	level := levelOf(text)
-	if level == "" && continues(text) {
-		level = l.last[stream]
+	if level == "" && stream != nil && continues(text) {
+		level = l.last[*stream]
 	}
 	if level == "" {
 		level = "unknown"
 	}
-	l.last[stream] = level
+	if stream != nil {
+		l.last[*stream] = level
+	}
 	return level
 }
 
-func (l *Logs) leave(why string) {
+func (l *Logs) leave(why string) { l.leaves(why, 1) }
+
+// leaves counts lines that were left out, or whose text was.
+func (l *Logs) leaves(why string, count float64) {
+	if count == 0 {
+		return
+	}
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
-	l.left[why]++
+	l.left[why] += count
 }
 
 // block turns a block of vlagent's into one for the store, and counts its lines.
@@ -157,18 +187,38 @@ func (l *Logs) block(body io.Reader) (*bytes.Buffer, map[lineKey]float64, error)
 	return out, counts, scanner.Err()
 }
 
-// ServeHTTP takes a block. The sender's login is passed on: whoever may write there may write here.
+// ServeHTTP takes a block from whoever has the login, which is passed on. Nothing of it is read before that is known.
 func (l *Logs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if l.url == "" || r.Method != http.MethodPost {
 		http.NotFound(w, r)
 		return
 	}
+	if status, err := l.admits(r); err != nil {
+		l.failed(err)
+		http.Error(w, "not delivered", status)
+		return
+	}
+	l.turn.Lock()
+	defer l.turn.Unlock()
 	if status, err := l.deliver(r); err != nil {
 		l.failed(err)
 		http.Error(w, "not delivered", status)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// admits tells whether the login is that of the agents.
+func (l *Logs) admits(r *http.Request) (int, error) {
+	password, err := os.ReadFile(l.password)
+	if err != nil {
+		return http.StatusServiceUnavailable, err
+	}
+	expected := basic(l.user, strings.TrimSpace(string(password)))
+	if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte(expected)) != 1 {
+		return http.StatusUnauthorized, errors.New("a sender has another login than the agents")
+	}
+	return http.StatusOK, nil
 }
 
 // failed counts and tells a failure.

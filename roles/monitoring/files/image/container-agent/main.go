@@ -21,7 +21,7 @@ func main() {
 	logs := flag.String("logs", "", "URL to which lines of logs are passed on")
 	journal := flag.String("journal", "", "directory of the host's journal, whose lines are passed on too")
 	cursor := flag.String("cursor", "/var/lib/container-agent/cursor", "file with the place in the journal up to which that is done")
-	user := flag.String("user", "agent", "user that may pass lines on")
+	user := flag.String("user", "agent", "user that may deliver lines, here and there")
 	password := flag.String("password", "/run/secrets/agent_password", "file with that user's password")
 	flag.Parse()
 	if *stack == "" {
@@ -30,7 +30,7 @@ func main() {
 	engine := &Engine{*directory, *stack}
 	agent := &Agent{engine: engine, groups: &Groups{root: *groups}, logs: newLogs(engine, *host, *logs), kills: newKills("/proc/vmstat")}
 	go agent.kills.keepWatching(engine)
-	agent.logs.journal = *journal
+	agent.logs.journal, agent.logs.user, agent.logs.password = *journal, *user, *password
 	if *journal != "" && *logs != "" {
 		follower := &Journal{agent.logs, "journalctl", *journal, *cursor, *user, *password}
 		go follower.follow()
