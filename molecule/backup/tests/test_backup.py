@@ -267,6 +267,7 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
         process.wait()
     lock = ("--extra-vars=stack_lock_wait=300",)
     assert "A restore of molecule was interrupted" in run("site", *lock, status=2)
+    assert "A restore of molecule was interrupted" in run("start", *lock, status=2)
     said = run("restore", *options, *lock)
     assert f"Restored: the state of {moment} UTC" in said
     assert predict(stack) == PREDICTION
@@ -310,7 +311,7 @@ def test_a_lost_host_costs_a_minute_of_rows_at_most(stack: Stack) -> None:
     containers = command("docker", "ps", "--quiet", "--filter", f"label=quantops.stack={stack.name}").split()
     command("docker", "kill", "--signal=KILL", *containers)
     killed = float(command("date", "+%s.%N"))
-    command("docker", "rm", "--force", f"{stack.name}-postgres")
+    command("docker", "rm", "--force", f"{stack.name}-postgres", f"{stack.name}-backup")
     command("docker", "volume", "rm", f"{stack.name}-postgres-data")
     run("restore", f"--extra-vars={json.dumps({'restore_to': 'end', 'restore_confirm': stack.name})}")
     said = stack.execute("postgres", *database, "--command=SELECT extract(epoch FROM max(at)) FROM beats").stdout

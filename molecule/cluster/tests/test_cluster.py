@@ -318,8 +318,8 @@ def test_a_host_that_cannot_be_reached_is_named_and_nothing_changes(tmp_path: Pa
     before = {host: ids(host) for host in HOSTS}
     absent = {"mol-cluster-absent": {"ansible_connection": "community.docker.docker", "ansible_host": "10.203.77.50"}}
     members = {"backend_worker": [WORKER, *absent]}
-    said = play("site", status=4, inventory=rearranged(tmp_path / "inventory", members, absent))
-    assert said.count("mol-cluster-absent failed: this host goes no further without") == 3
+    said = play("site", status=2, inventory=rearranged(tmp_path / "inventory", members, absent))
+    assert "No such container: mol-cluster-absent" in re.sub(r"\s+", " ", said)
     assert {host: ids(host) for host in HOSTS} == before
     for host in HOSTS:
         assert "absent" not in on(host, "cat", "/etc/wireguard/wg-molecule.peers")

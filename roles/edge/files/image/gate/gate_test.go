@@ -4,16 +4,20 @@
 package main
 
 import (
+	"bytes"
 	"crypto/pbkdf2"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -279,6 +283,54 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// Else they would be good again when somebody else gets the name.
+func TestTokensOfWhoIsGone(t *testing.T) {
+	g := gateWith(t, newBadProvider(t))
+	state := filepath.Dir(g.tokens.path)
+	later := time.Now().Add(time.Hour)
+	if err := changeTokens(g.tokens.path, func(list []Token) ([]Token, error) {
+		for _, user := range []string{"viewer", "carl", "boss@example.org", "carl@example.org"} {
+			list = append(list, Token{User: user, Name: "laptop", SHA256: digest(user), Expires: later})
+		}
+		return list, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var logged bytes.Buffer
+	log.SetOutput(&logged)
+	defer log.SetOutput(os.Stderr)
+	socket := filepath.Join(state, "socket")
+	ended := make(chan error)
+	go func() { ended <- serve(g.config, state, socket) }()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if connection, err := net.Dial("unix", socket); err == nil {
+			connection.Close()
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not start")
+		}
+	}
+	g.config.Users["carl"] = User{Role: "admin"}
+	for text, known := range map[string]bool{"viewer": true, "boss@example.org": true, "carl": false, "carl@example.org": false} {
+		if _, found := g.tokens.find(text); found != known {
+			t.Errorf("%s: %v", text, found)
+		}
+	}
+	// The way in which it is told to end.
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	for _, said := range []string{"2 tokens", `carl: "laptop"`, `carl@example.org: "laptop"`} {
+		if !strings.Contains(logged.String(), said) {
+			t.Errorf("%q is not in %q", said, logged.String())
+		}
+	}
+}
+
 func post(g *Gate, path, cookie, address string, form url.Values, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("POST", path, strings.NewReader(form.Encode()))
 	r.Host = "desk:5500"
@@ -325,6 +377,82 @@ func TestLogin(t *testing.T) {
 	want(t, "for another page", post(g, "/.edge/login", "", "192.0.2.1", form, "Origin: https://evil.example"), 403)
 	form.Set("password", strings.Repeat("x", largestForm))
 	want(t, "a large form", post(g, "/.edge/login", "", "192.0.2.1", form), 400)
+}
+
+// Anybody may ask for it.
+func TestALogoutOfNobodyWritesNothing(t *testing.T) {
+	g := newGate(t)
+	mine := session(t, g, "viewer")
+	before, err := os.Stat(g.sessions.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cookie := range []string{"", "edge-desk=x"} {
+		want(t, "nobody "+cookie, post(g, "/.edge/logout", cookie, "192.0.2.1", nil), 200)
+	}
+	if after, err := os.Stat(g.sessions.path); err != nil || !os.SameFile(before, after) || after.ModTime() != before.ModTime() {
+		t.Error("the file has been written", err)
+	}
+	want(t, "viewer", check(g, "mlflow", "GET", "/", "Cookie: "+mine), 200)
+}
+
+func TestPagesDoNotWaitForADisk(t *testing.T) {
+	g := newGate(t)
+	mine, other := session(t, g, "viewer"), session(t, g, "trader")
+	// As long as somebody's login is written.
+	g.sessions.writing.Lock()
+	ended := make(chan int)
+	go func() { ended <- post(g, "/.edge/logout", other, "192.0.2.1", nil).Code }()
+	for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+		want(t, "viewer", check(g, "mlflow", "GET", "/", "Cookie: "+mine), 200)
+	}
+	g.sessions.writing.Unlock()
+	if code := <-ended; code != 200 {
+		t.Error(code)
+	}
+	want(t, "trader", check(g, "mlflow", "GET", "/", "Cookie: "+other), 401)
+}
+
+// The file has what the memory has, whoever came first.
+func TestManyLoginsAtATimeAreKept(t *testing.T) {
+	g := newGate(t)
+	cookies := make(chan string, 40)
+	for range 40 {
+		go func() {
+			cookie, err := g.sessions.begin(Session{User: "viewer", Expires: time.Now().Add(time.Hour)})
+			if err != nil {
+				t.Error(err)
+			}
+			cookies <- cookie
+		}()
+	}
+	var all []string
+	for range 40 {
+		all = append(all, <-cookies)
+	}
+	again, err := openSessions(g.sessions.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cookie := range all {
+		if _, found := again.find(cookie); !found {
+			t.Error("a login is lost")
+		}
+	}
+}
+
+func TestALogoutThatWasNotWrittenIsMadeUpFor(t *testing.T) {
+	g := newGate(t)
+	mine, path := session(t, g, "viewer"), g.sessions.path
+	g.sessions.path = filepath.Join(filepath.Dir(path), "missing", "sessions.json")
+	want(t, "no disk", post(g, "/.edge/logout", mine, "192.0.2.1", nil), 500)
+	want(t, "ended all the same", check(g, "mlflow", "GET", "/", "Cookie: "+mine), 401)
+	g.sessions.path = path
+	want(t, "again", post(g, "/.edge/logout", mine, "192.0.2.1", nil), 200)
+	again, err := openSessions(path)
+	if err != nil || len(again.known) != 0 {
+		t.Error(again.known, err)
+	}
 }
 
 func TestANewPasswordEndsLogins(t *testing.T) {

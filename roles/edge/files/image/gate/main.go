@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -132,6 +133,24 @@ func token(config *Config, path, what string, words []string) error {
 	return errors.New("usage: edge-gate token add USER NAME DAYS | list | revoke USER NAME")
 }
 
+// removeStrangers removes the tokens of users who are unknown: they would be good again when somebody else gets the name.
+func removeStrangers(config *Config, path string) error {
+	var gone []string
+	err := changeTokens(path, func(list []Token) ([]Token, error) {
+		return slices.DeleteFunc(list, func(t Token) bool {
+			unknown := config.role(t.User) == ""
+			if unknown {
+				gone = append(gone, fmt.Sprintf("%s: %q", t.User, t.Name))
+			}
+			return unknown
+		}), nil
+	})
+	if err == nil && len(gone) > 0 {
+		log.Printf("%d tokens of unknown users are removed: %s", len(gone), strings.Join(gone, ", "))
+	}
+	return err
+}
+
 // keyOf reads the key of the state, or makes one.
 func keyOf(path string) ([]byte, error) {
 	key, err := os.ReadFile(path)
@@ -143,6 +162,8 @@ func keyOf(path string) ([]byte, error) {
 }
 
 func serve(config *Config, state, socket string) error {
+	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
 	key, err := keyOf(filepath.Join(state, "key"))
 	if err != nil {
 		return err
@@ -155,9 +176,13 @@ func serve(config *Config, state, socket string) error {
 	if err != nil {
 		return err
 	}
+	tokens := &Tokens{path: filepath.Join(state, "tokens.json")}
+	// They are not accepted in any case, so this is no reason to let nobody in.
+	if err := removeStrangers(config, tokens.path); err != nil {
+		log.Print("tokens of unknown users cannot be removed: ", err)
+	}
 	gate := &Gate{
-		config: config, sessions: sessions, provider: provider, key: key,
-		tokens: &Tokens{path: filepath.Join(state, "tokens.json")},
+		config: config, sessions: sessions, provider: provider, key: key, tokens: tokens,
 		queues: &Queues{first: time.Second, most: 8 * time.Second, waiting: 10},
 	}
 	// Left by a program that was killed.
@@ -169,8 +194,6 @@ func serve(config *Config, state, socket string) error {
 		return err
 	}
 	server := &http.Server{Handler: gate.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute}
-	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	go func() {
 		<-ended.Done()
 		patience, done := context.WithTimeout(context.Background(), 10*time.Second)

@@ -236,10 +236,12 @@ func (g *Gate) logout(w http.ResponseWriter, r *http.Request) {
 		g.show(w, http.StatusForbidden, "refused", map[string]any{"Who": Who{}, "Reason": "The request comes from another page."})
 		return
 	}
-	err := g.sessions.change(func(known map[string]Session) {
+	err := g.sessions.change(func(known map[string]Session) bool {
+		before := len(known)
 		for _, cookie := range r.CookiesNamed(g.config.cookie()) {
 			delete(known, digest(cookie.Value))
 		}
+		return len(known) < before
 	})
 	if err != nil {
 		http.Error(w, "The login cannot be ended: "+err.Error(), http.StatusInternalServerError)

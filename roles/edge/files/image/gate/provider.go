@@ -6,10 +6,13 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,13 +83,23 @@ func (c *ProviderConfig) host() string {
 type Provider struct {
 	config *ProviderConfig
 	client *http.Client
-	lock   sync.Mutex
-	found  *oidc.Provider
-	when   time.Time
+	// Whose turn it is to ask where it answers, and the places of those who have come back from it.
+	turn, places chan struct{}
+	lock         sync.Mutex
+	// What was found last, or why nothing was.
+	found *oidc.Provider
+	err   error
+	when  time.Time
 }
 
-// fresh is how long it is not asked again where it answers. Who logs in later learns that it is away, and is not sent there.
-const fresh = 10 * time.Second
+const (
+	// How long it is not asked again where it answers. Who logs in later learns that it is away, and is not sent there.
+	fresh = 10 * time.Second
+	// How long it counts as away.
+	missed = 2 * time.Second
+	// How many logins it is asked about at a time.
+	exchanges = 8
+)
 
 func newProvider(config *ProviderConfig) (*Provider, error) {
 	if config == nil {
@@ -107,26 +120,40 @@ func newProvider(config *ProviderConfig) (*Provider, error) {
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
-	return &Provider{config: config, client: &http.Client{Transport: transport, Timeout: 10 * time.Second}}, nil
+	return &Provider{
+		config: config, client: &http.Client{Transport: transport, Timeout: 10 * time.Second},
+		turn: make(chan struct{}, 1), places: make(chan struct{}, exchanges),
+	}, nil
 }
 
-// discover reads where the provider answers.
-func (p *Provider) discover() (*oidc.Provider, error) {
-	p.lock.Lock()
-	found, when := p.found, p.when
-	p.lock.Unlock()
-	if found != nil && time.Since(when) < fresh {
-		return found, nil
-	}
-	// Its keys are fetched later too, when this request is over.
-	found, err := oidc.NewProvider(oidc.ClientContext(context.Background(), p.client), p.config.Issuer)
-	if err != nil {
-		return nil, err
-	}
+// last is what is known of where the provider answers, and whether that is still good.
+func (p *Provider) last() (*oidc.Provider, error, bool) {
 	p.lock.Lock()
 	defer p.lock.Unlock()
-	p.found, p.when = found, time.Now()
-	return found, nil
+	age := time.Since(p.when)
+	return p.found, p.err, p.found != nil && age < fresh || p.err != nil && age < missed
+}
+
+// discover reads where the provider answers. One request does so, and the others wait for what it finds.
+func (p *Provider) discover(ctx context.Context) (*oidc.Provider, error) {
+	if found, err, good := p.last(); good {
+		return found, err
+	}
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if found, err, good := p.last(); good {
+		return found, err
+	}
+	// Others need it too when this request is given up, and its keys are fetched later.
+	found, err := oidc.NewProvider(oidc.ClientContext(context.Background(), p.client), p.config.Issuer)
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	p.found, p.err, p.when = found, err, time.Now()
+	return found, err
 }
 
 func (p *Provider) oauth(found *oidc.Provider) *oauth2.Config {
@@ -151,13 +178,29 @@ const (
 	patience = 10 * time.Minute
 )
 
-// Flow is a login that was begun. The browser keeps it, so that it ends in the one in which it began.
+// Flow is a login that was begun. The browser keeps it, signed, so that it ends in the one in which it began.
 type Flow struct {
 	State    string `json:"state"`
 	Nonce    string `json:"nonce"`
 	Verifier string `json:"verifier"`
 	Page     string `json:"page"`
 	Next     string `json:"next"`
+	// In seconds since 1970: a browser may keep a cookie for longer than it is told.
+	Expires int64 `json:"expires"`
+}
+
+// seal makes the value of a cookie of a flow.
+func (g *Gate) seal(flow Flow) string {
+	content, _ := json.Marshal(flow)
+	text := base64.RawURLEncoding.EncodeToString(content)
+	return text + "." + g.signature(text)
+}
+
+// signature is for flows only: the same key makes the cookies of devices, and no user's name has this character in it.
+func (g *Gate) signature(text string) string {
+	mac := hmac.New(sha256.New, g.key)
+	mac.Write([]byte("flow\x00" + text))
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 func (g *Gate) setFlow(w http.ResponseWriter, value string, age time.Duration) {
@@ -173,8 +216,12 @@ func (g *Gate) flow(r *http.Request) (flow Flow, found bool) {
 	if err != nil {
 		return
 	}
-	content, err := base64.RawURLEncoding.DecodeString(cookie.Value)
-	if err != nil || json.Unmarshal(content, &flow) != nil || flow.State == "" {
+	text, signature, _ := strings.Cut(cookie.Value, ".")
+	if !hmac.Equal([]byte(signature), []byte(g.signature(text))) {
+		return
+	}
+	content, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || json.Unmarshal(content, &flow) != nil || flow.State == "" || time.Now().Unix() >= flow.Expires {
 		return Flow{}, false
 	}
 	state := r.URL.Query().Get("state")
@@ -187,18 +234,21 @@ func (c *ProviderConfig) beginning(page, next string) string {
 }
 
 func (g *Gate) beginAtProvider(w http.ResponseWriter, r *http.Request) {
-	found, err := g.provider.discover()
+	found, err := g.provider.discover(r.Context())
 	if err != nil {
 		g.away(w, err)
 		return
 	}
 	query := r.URL.Query()
-	flow := Flow{random(), random(), oauth2.GenerateVerifier(), "", local(query.Get("next"))}
+	flow := Flow{
+		State: random(), Nonce: random(), Verifier: oauth2.GenerateVerifier(), Next: local(query.Get("next")),
+		Expires: time.Now().Add(patience).Unix(),
+	}
 	if page := g.config.page(query.Get("page")); page != nil {
 		flow.Page = page.Name
 	}
-	content, err := json.Marshal(flow)
-	if err != nil || len(content) > 2048 {
+	sealed := g.seal(flow)
+	if len(sealed) > 3000 {
 		http.Error(w, "The address is too long.", http.StatusBadRequest)
 		return
 	}
@@ -206,7 +256,7 @@ func (g *Gate) beginAtProvider(w http.ResponseWriter, r *http.Request) {
 	if query.Has("again") {
 		options = append(options, oauth2.SetAuthURLParam("prompt", "login"))
 	}
-	g.setFlow(w, base64.RawURLEncoding.EncodeToString(content), patience)
+	g.setFlow(w, sealed, patience)
 	w.Header().Set("Cache-Control", "no-store")
 	http.Redirect(w, r, g.provider.oauth(found).AuthCodeURL(flow.State, options...), http.StatusSeeOther)
 }
@@ -225,7 +275,12 @@ func (g *Gate) endAtProvider(w http.ResponseWriter, r *http.Request) {
 		g.showLogin(w, http.StatusUnauthorized, flow.Page, flow.Next, "", g.provider.config.host()+" has not logged you in: "+code+".")
 		return
 	}
-	address, groups, err := g.provider.finish(r, flow)
+	code := r.URL.Query().Get("code")
+	if code == "" {
+		g.showLogin(w, http.StatusBadRequest, flow.Page, flow.Next, "", g.provider.config.host()+" has sent no code. Log in again.")
+		return
+	}
+	address, groups, err := g.provider.finish(r.Context(), code, flow)
 	var refusal refusal
 	switch {
 	case errors.As(err, &refusal):
@@ -270,6 +325,10 @@ func (g *Gate) originOf(page string) string {
 func (g *Gate) away(w http.ResponseWriter, err error) {
 	var answer *oauth2.RetrieveError
 	reason := " cannot be reached. Who is logged in stays so; try again in a while."
+	if errors.Is(err, errBusy) {
+		w.Header().Set("Retry-After", "10")
+		reason = " is being asked about too many logins. Try again in a few seconds."
+	}
 	if errors.As(err, &answer) {
 		// The rest of the answer may have more in it than belongs in a log.
 		code := cmp.Or(answer.ErrorCode, answer.Response.Status)
@@ -284,11 +343,15 @@ type refusal struct{ reason string }
 
 func (r refusal) Error() string { return r.reason }
 
-// addressOfPerson is one that may stand in headers, logs and names of accounts.
-var addressOfPerson = regexp.MustCompile(`^[a-z0-9][a-z0-9._%+'-]{0,63}@[a-z0-9.-]{1,190}$`)
+// addressOfPerson is one that may stand in headers, logs and names of accounts. It judges what the provider has sent, before capitals
+// are made small: signs that are no letters here would become some.
+var addressOfPerson = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._%+'-]{0,63}@[A-Za-z0-9.-]{1,190}$`)
 
 // claims are what the provider says of someone.
 type claims map[string]json.RawMessage
+
+// says tells whether there is a word of it.
+func (c claims) says(name string) bool { return c[name] != nil && string(c[name]) != "null" }
 
 func (c claims) text(name string) string {
 	var value string
@@ -309,14 +372,20 @@ func (c claims) list(name string) []string {
 }
 
 // finish exchanges the code for what the provider says of the person: a verified address, and groups.
-func (p *Provider) finish(r *http.Request, flow Flow) (string, []string, error) {
-	found, err := p.discover()
+func (p *Provider) finish(ctx context.Context, code string, flow Flow) (string, []string, error) {
+	found, err := p.discover(ctx)
 	if err != nil {
 		return "", nil, err
 	}
-	ctx := oidc.ClientContext(r.Context(), p.client)
+	select {
+	case p.places <- struct{}{}:
+		defer func() { <-p.places }()
+	default:
+		return "", nil, errBusy
+	}
+	ctx = oidc.ClientContext(ctx, p.client)
 	oauth := p.oauth(found)
-	tokens, err := oauth.Exchange(ctx, r.URL.Query().Get("code"), oauth2.VerifierOption(flow.Verifier))
+	tokens, err := oauth.Exchange(ctx, code, oauth2.VerifierOption(flow.Verifier))
 	if err != nil {
 		return "", nil, err
 	}
@@ -332,16 +401,18 @@ func (p *Provider) finish(r *http.Request, flow Flow) (string, []string, error) 
 	if err := token.Claims(&said); err != nil {
 		return "", nil, err
 	}
-	if said.text("email") == "" || said[p.config.GroupsClaim] == nil {
+	// Some have a word of verification only there, and some nowhere.
+	if said.text("email") == "" || !said.says("email_verified") || !said.says(p.config.GroupsClaim) {
 		if err := p.more(ctx, found, oauth.TokenSource(ctx, tokens), token.Subject, said); err != nil {
 			return "", nil, err
 		}
 	}
-	address := strings.ToLower(said.text("email"))
+	address := said.text("email")
 	if !addressOfPerson.MatchString(address) {
 		return "", nil, refusal{fmt.Sprintf("%s tells no e-mail address of yours.", p.config.host())}
 	}
-	if verified := strings.Trim(string(said["email_verified"]), `"`); verified != "" && verified != "null" && verified != "true" {
+	address = strings.ToLower(address)
+	if said.says("email_verified") && strings.Trim(string(said["email_verified"]), `"`) != "true" {
 		return "", nil, refusal{fmt.Sprintf("%s has not verified that %s is your e-mail address.", p.config.host(), address)}
 	}
 	return address, said.list(p.config.GroupsClaim), nil
@@ -363,8 +434,12 @@ func (p *Provider) more(ctx context.Context, found *oidc.Provider, source oauth2
 	if err := info.Claims(&further); err != nil {
 		return err
 	}
+	// A word of verification is about the address beside it.
+	if (said.text("email") == "" || !said.says("email_verified")) && further.says("email") && further.says("email_verified") {
+		said["email"], said["email_verified"] = further["email"], further["email_verified"]
+	}
 	for name, value := range further {
-		if said[name] == nil {
+		if !said.says(name) {
 			said[name] = value
 		}
 	}

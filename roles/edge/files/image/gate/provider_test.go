@@ -4,16 +4,19 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +35,10 @@ type badProvider struct {
 	nonce       string
 	scope       string
 	prompt      string
+	// How often it was asked where it answers, and what holds its answers up.
+	discoveries atomic.Int32
+	exchanges   atomic.Int32
+	held        chan struct{}
 }
 
 func newBadProvider(t *testing.T) *badProvider {
@@ -40,13 +47,15 @@ func newBadProvider(t *testing.T) *badProvider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &badProvider{key: key, published: key, algorithm: jose.RS256}
+	p := &badProvider{key: key, published: key, algorithm: jose.RS256, info: map[string]any{"sub": "1"}}
 	answer := func(w http.ResponseWriter, value any) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(value)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, r *http.Request) {
+		p.discoveries.Add(1)
+		p.wait()
 		answer(w, map[string]any{
 			"issuer": p.URL, "authorization_endpoint": p.URL + "/authorize", "token_endpoint": p.URL + "/token", "jwks_uri": p.URL + "/keys",
 			"userinfo_endpoint": p.URL + "/info", "scopes_supported": []string{"openid", "groups"},
@@ -58,6 +67,8 @@ func newBadProvider(t *testing.T) *badProvider {
 	})
 	mux.HandleFunc("/info", func(w http.ResponseWriter, r *http.Request) { answer(w, p.info) })
 	mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
+		p.exchanges.Add(1)
+		p.wait()
 		sum := sha256.Sum256([]byte(r.FormValue("code_verifier")))
 		if _, secret, _ := r.BasicAuth(); secret != "secret" || base64.RawURLEncoding.EncodeToString(sum[:]) != p.challenge {
 			w.Header().Set("Content-Type", "application/json")
@@ -92,6 +103,12 @@ func newBadProvider(t *testing.T) *badProvider {
 	p.Server = httptest.NewServer(mux)
 	t.Cleanup(p.Close)
 	return p
+}
+
+func (p *badProvider) wait() {
+	if p.held != nil {
+		<-p.held
+	}
 }
 
 func gateWith(t *testing.T, p *badProvider) *Gate {
@@ -224,6 +241,8 @@ func TestWhatTheProviderMaySay(t *testing.T) {
 		"a domain below":           {func(p *badProvider) { p.token = map[string]any{"email": "a@x.example.org", "groups": []string{}} }, 403, ""},
 		"two signs in the address": {func(p *badProvider) { p.token = map[string]any{"email": "a@evil.org@example.org"} }, 403, ""},
 		"an address of two lines":  {func(p *badProvider) { p.token = map[string]any{"email": "a@example.org\r\nX: y"} }, 403, ""},
+		// It is the sign for kelvin, whose small letter is a "k".
+		"a sign that becomes a letter": {func(p *badProvider) { p.token = map[string]any{"email": "\u212aim@example.org"} }, 403, ""},
 		"more elsewhere": {func(p *badProvider) {
 			p.token = map[string]any{"email": nil, "groups": nil}
 			p.info = map[string]any{"sub": "1", "email": "a@example.org", "groups": []string{"desk"}}
@@ -232,6 +251,30 @@ func TestWhatTheProviderMaySay(t *testing.T) {
 			p.token = map[string]any{"email": nil}
 			p.info = map[string]any{"sub": "2", "email": "boss@example.org"}
 		}, 403, ""},
+		"not verified, said elsewhere": {func(p *badProvider) {
+			p.token = map[string]any{"email_verified": nil}
+			p.info = map[string]any{"sub": "1", "email": "anna@example.org", "email_verified": false}
+		}, 403, ""},
+		"not verified, said elsewhere without the address": {func(p *badProvider) {
+			p.token = map[string]any{"email_verified": nil}
+			p.info = map[string]any{"sub": "1", "email_verified": false}
+		}, 403, ""},
+		"nothing of verification": {func(p *badProvider) {
+			p.token = map[string]any{"email_verified": json.RawMessage("null")}
+			p.info = map[string]any{"sub": "1", "email_verified": false}
+		}, 403, ""},
+		"the word on another address": {func(p *badProvider) {
+			p.token = map[string]any{"email": nil, "email_verified": true}
+			p.info = map[string]any{"sub": "1", "email": "boss@example.org", "email_verified": false}
+		}, 403, ""},
+		"verified elsewhere, another address": {func(p *badProvider) {
+			p.token = map[string]any{"email": "boss@example.org", "email_verified": nil}
+			p.info = map[string]any{"sub": "1", "email": "anna@example.org", "email_verified": true}
+		}, 303, "trader"},
+		"two addresses, the first verified": {func(p *badProvider) {
+			p.token = map[string]any{"groups": nil}
+			p.info = map[string]any{"sub": "1", "email": "boss@example.org", "email_verified": true, "groups": []string{"desk"}}
+		}, 303, "trader"},
 		"no address": {func(p *badProvider) {
 			p.token = map[string]any{"email": nil}
 			p.info = map[string]any{"sub": "1"}
@@ -272,8 +315,20 @@ func TestALoginEndsWhereItBegan(t *testing.T) {
 	want(t, "another browser", ask(g, pathOfCallback+"?code=x&state="+state), 400)
 	want(t, "another state", ask(g, pathOfCallback+"?code=x&state=y", cookie), 400)
 	want(t, "no state", ask(g, pathOfCallback+"?code=x", cookie), 400)
-	empty := &http.Cookie{Name: cookie.Name, Value: base64.RawURLEncoding.EncodeToString([]byte(`{"state":""}`))}
-	want(t, "an empty state", ask(g, pathOfCallback+"?code=x&state=", empty), 400)
+	want(t, "no code", ask(g, pathOfCallback+"?state="+state, cookie), 400)
+	for name, value := range map[string]string{
+		"not signed":          base64.RawURLEncoding.EncodeToString([]byte(`{"state":"s","nonce":"n","verifier":"v","expires":9999999999}`)),
+		"a wrong signature":   cookie.Value[:len(cookie.Value)-1],
+		"signed, of no state": g.seal(Flow{Expires: time.Now().Add(time.Minute).Unix()}),
+		"too late":            g.seal(Flow{State: "s", Expires: time.Now().Add(-time.Second).Unix()}),
+		"of another key":      (&Gate{key: []byte("another")}).seal(Flow{State: "s", Expires: time.Now().Add(time.Minute).Unix()}),
+		"nothing":             "",
+	} {
+		forged := &http.Cookie{Name: cookie.Name, Value: value}
+		for _, said := range []string{"s", "", state} {
+			want(t, name, ask(g, pathOfCallback+"?code=x&state="+said, forged), 400)
+		}
+	}
 	denied := ask(g, pathOfCallback+"?error=access_denied&state="+state, cookie)
 	want(t, "denied", denied, 401)
 	if found := denied.Header().Get("Referrer-Policy"); found != "no-referrer" {
@@ -283,9 +338,9 @@ func TestALoginEndsWhereItBegan(t *testing.T) {
 		t.Error(denied)
 	}
 	// A code that was taken elsewhere lacks the verifier.
-	_, stranger := begin(t, g, p, pathOfBegin)
-	stranger.Value = base64.RawURLEncoding.EncodeToString([]byte(`{"state":"s","nonce":"n","verifier":"v"}`))
-	refused := ask(g, pathOfCallback+"?code=x&state=s", stranger)
+	state, stranger := begin(t, g, p, pathOfBegin)
+	begin(t, g, p, pathOfBegin)
+	refused := ask(g, pathOfCallback+"?code=x&state="+state, stranger)
 	want(t, "another verifier", refused, 503)
 	if !strings.Contains(refused.Body.String(), "invalid_grant") || strings.Contains(refused.Body.String(), "said by the provider") {
 		t.Error(refused.Body)
@@ -320,6 +375,103 @@ func TestTheProviderIsAway(t *testing.T) {
 			t.Error(body)
 		}
 	}
+}
+
+// together asks many times at once, and ends what holds the provider up when enough of them have come that far.
+func together(t *testing.T, g *Gate, p *badProvider, count int, uri string, enough func() bool, cookies ...*http.Cookie) map[int]int {
+	t.Helper()
+	codes := make(chan int, count)
+	for range count {
+		go func() { codes <- ask(g, uri, cookies...).Code }()
+	}
+	for end := time.Now().Add(5 * time.Second); !enough(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Error("they do not come that far")
+			break
+		}
+	}
+	close(p.held)
+	found := map[int]int{}
+	for range count {
+		found[<-codes]++
+	}
+	return found
+}
+
+func TestTheProviderIsAskedOnceWhereItAnswers(t *testing.T) {
+	p := newBadProvider(t)
+	g := gateWith(t, p)
+	p.held = make(chan struct{})
+	found := together(t, g, p, 20, pathOfBegin, func() bool { return p.discoveries.Load() > 0 })
+	if found[303] != 20 || p.discoveries.Load() != 1 {
+		t.Error(found, p.discoveries.Load())
+	}
+}
+
+func TestAFailureCountsForAWhile(t *testing.T) {
+	var asked atomic.Int32
+	away := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		http.Error(w, "away", http.StatusBadGateway)
+	}))
+	defer away.Close()
+	g := gateWith(t, newBadProvider(t))
+	g.config.OIDC.Issuer = away.URL
+	for range 3 {
+		want(t, "away", ask(g, pathOfBegin), 503)
+		g.provider.when = time.Now()
+	}
+	if asked.Load() != 1 {
+		t.Error(asked.Load())
+	}
+	g.provider.when = time.Now().Add(-missed)
+	want(t, "later", ask(g, pathOfBegin), 503)
+	if asked.Load() != 2 {
+		t.Error(asked.Load())
+	}
+}
+
+// Who has gone away does not wait for the provider, and says nothing about it.
+func TestWhoLeavesWaitsForNothing(t *testing.T) {
+	p := newBadProvider(t)
+	g := gateWith(t, p)
+	p.held = make(chan struct{})
+	first := make(chan int)
+	go func() { first <- ask(g, pathOfBegin).Code }()
+	for p.discoveries.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	gone, leave := context.WithCancel(context.Background())
+	leave()
+	if _, err := g.provider.discover(gone); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	close(p.held)
+	if code := <-first; code != 303 {
+		t.Error(code)
+	}
+}
+
+func TestFewLoginsAreCheckedAtATime(t *testing.T) {
+	p := newBadProvider(t)
+	g := gateWith(t, p)
+	state, cookie := begin(t, g, p, pathOfBegin)
+	p.held = make(chan struct{})
+	found := together(t, g, p, exchanges, pathOfCallback+"?code=x&state="+state, func() bool {
+		if p.exchanges.Load() < exchanges {
+			return false
+		}
+		w := ask(g, pathOfCallback+"?code=x&state="+state, cookie)
+		want(t, "one more", w, 503)
+		if !strings.Contains(w.Body.String(), "Try again in a few seconds") || w.Header().Get("Retry-After") == "" {
+			t.Error(w)
+		}
+		return true
+	}, cookie)
+	if found[303] != exchanges || p.exchanges.Load() != exchanges {
+		t.Error(found, p.exchanges.Load())
+	}
+	want(t, "afterwards", logIn(t, g, p), 303)
 }
 
 // The inventory says who may have a token; a provider says who is in a group only when somebody logs in.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -77,9 +78,12 @@ type Session struct {
 
 // Sessions are kept in a file, so that a restart logs nobody out.
 type Sessions struct {
-	path  string
-	lock  sync.RWMutex
-	known map[string]Session
+	path string
+	// Changes come one after the other, each with its file. No request for a page waits for that.
+	writing sync.Mutex
+	unsaved bool
+	lock    sync.RWMutex
+	known   map[string]Session
 }
 
 func openSessions(path string) (*Sessions, error) {
@@ -87,22 +91,29 @@ func openSessions(path string) (*Sessions, error) {
 	return s, load(path, &s.known)
 }
 
-// change adds or removes sessions, and forgets those that have expired.
-func (s *Sessions) change(do func(map[string]Session)) error {
+// change adds or removes sessions, forgets those that have expired, and writes what is left, unless nothing has changed.
+func (s *Sessions) change(do func(map[string]Session) bool) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	s.lock.Lock()
-	defer s.lock.Unlock()
-	do(s.known)
-	for key, session := range s.known {
-		if time.Now().After(session.Expires) {
-			delete(s.known, key)
-		}
+	changed := do(s.known)
+	maps.DeleteFunc(s.known, func(_ string, session Session) bool { return time.Now().After(session.Expires) })
+	known := maps.Clone(s.known)
+	s.lock.Unlock()
+	if !changed && !s.unsaved {
+		return nil
 	}
-	return replace(s.path, s.known)
+	err := replace(s.path, known)
+	s.unsaved = err != nil
+	return err
 }
 
 func (s *Sessions) begin(session Session) (string, error) {
 	cookie := random()
-	return cookie, s.change(func(known map[string]Session) { known[digest(cookie)] = session })
+	return cookie, s.change(func(known map[string]Session) bool {
+		known[digest(cookie)] = session
+		return true
+	})
 }
 
 func (s *Sessions) find(cookie string) (Session, bool) {
