@@ -149,7 +149,7 @@ def container_log_lines(results: Iterable[Mapping[str, Any]], limit: int) -> lis
     """Show what the engine has kept of containers' output.
 
     Args:
-        results: Of ``docker logs --timestamps``: ``item``, the container's name, ``stdout_lines`` and ``stderr_lines``.
+        results: Of ``docker logs --timestamps``: ``item``, the container's name, ``stdout`` and ``stderr``.
         limit: How many lines at most.
 
     Returns:
@@ -157,7 +157,9 @@ def container_log_lines(results: Iterable[Mapping[str, Any]], limit: int) -> lis
     """
     found = []
     for result in results:
-        for line in [*result.get("stdout_lines", []), *result.get("stderr_lines", [])]:
+        # Not their lines, which end at other characters too, such as a form feed.
+        for line in f"{result['stdout']}\n{result['stderr']}".split("\n"):
             time, _blank, text = line.partition(" ")
-            found.append((time, result["item"], text))
+            if time:
+                found.append((time, result["item"], text))
     return [_shown(time, "", name, "", text) for time, name, text in sorted(found)[-int(limit) :]]

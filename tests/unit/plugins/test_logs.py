@@ -102,8 +102,10 @@ def test_a_line_cannot_be_taken_for_another() -> None:
     visible = "a\tb\\x1b[2J\\x07\n  2026-11-29 11:30:00  redis  critical  no\\u202eon\\u2028\\x85\\x9bx"
     [found] = logs.log_lines(json.dumps(line, ensure_ascii=False), ["h1"])
     assert found == f"2026-11-29 11:30:01      cr\\non  info\\x1b  {visible}"
-    results = [{"item": "redis", "stdout_lines": ["2026-11-29T11:30:01Z a\x1b[31mb"]}]
-    assert logs.container_log_lines(results, 1) == ["2026-11-29 11:30:01      redis  a\\x1b[31mb"]
+    results = [{"item": "redis", "stdout": "", "stderr": "2026-11-29T11:30:01Z a\x1b[31mb\x0c2026-11-29T11:30:02Z c"}]
+    assert logs.container_log_lines(results, 2) == [
+        "2026-11-29 11:30:01      redis  a\\x1b[31mb\\x0c2026-11-29T11:30:02Z c"
+    ]
 
 
 def test_lines_of_the_engine() -> None:
@@ -111,10 +113,10 @@ def test_lines_of_the_engine() -> None:
     results = [
         {
             "item": "redis",
-            "stdout_lines": ["2026-11-29T11:30:00.000000001Z a", "2026-11-29T11:30:02.5Z c"],
-            "stderr_lines": ["2026-11-29T11:30:01.25Z b"],
+            "stdout": "2026-11-29T11:30:00.000000001Z a\n2026-11-29T11:30:02.5Z c",
+            "stderr": "2026-11-29T11:30:01.25Z b",
         },
-        {"item": "minio", "stdout_lines": ["2026-11-29T11:30:03Z d"], "stderr_lines": []},
+        {"item": "minio", "stdout": "2026-11-29T11:30:03Z d", "stderr": ""},
     ]
     assert logs.container_log_lines(results, 3) == [
         "2026-11-29 11:30:01.25   redis  b",
