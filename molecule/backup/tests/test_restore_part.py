@@ -156,7 +156,8 @@ def test_an_experiment_that_was_deleted_for_good(stack: Stack, experiment: str) 
     assert rows() == [(0, "3 of 3"), (0, "slope3"), (0, "active")]
     assert count(stack, "mlflow", "runs") == runs + 1
     # A database that went back gives ids again, so the prefix may have had objects of an earlier experiment.
-    objects = client.list_objects_v2(Bucket="mlflow", Prefix=f"artifacts/{experiment}/")["Contents"]
+    _status, run = psql(stack, "mlflow", "mlflow", f"SELECT run_uuid FROM runs WHERE experiment_id = {experiment}")
+    objects = client.list_objects_v2(Bucket="mlflow", Prefix=f"artifacts/{experiment}/{run}/")["Contents"]
     [found] = [each for each in objects if each["Key"].endswith("/note.txt")]
     assert client.get_object(Bucket="mlflow", Key=found["Key"])["Body"].read() == b"kept"
     assert predict(stack) == PREDICTION

@@ -508,3 +508,11 @@ def test_a_repository_is_fetched_with_the_files_of_the_container(tmp_path: Path)
     for name, content in files.items():
         assert (tmp_path / "run" / name).read_text() == f"{content}\n"
         assert (tmp_path / "run" / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_backup_that_is_put_off_has_not_failed(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a drill works on the repository; it is tried again soon, and if it never comes to it, it is missed."""
+    monkeypatch.setattr(backup, "FAILED", settings.repository / "failed")
+    with backup.locked(settings):
+        assert not backup.attempt(settings)
+    assert not backup.FAILED.exists()

@@ -1322,13 +1322,17 @@ def attempt(settings: Settings) -> bool:
     """Make a backup of the schedule, and verify everything after a full one.
 
     Returns:
-        Whether that succeeded.
+        Whether that succeeded; if not, it is to be tried again.
     """
     try:
         manifest = run(settings)
         log(f"Backup {manifest['id']} is complete")
         if manifest["type"] == "full":
             log(f"Verified {verify(settings)} backups")
+    except BusyError as error:
+        # Nothing is wrong: a drill, a restore or a backup by hand. If it never comes to it, a backup is missed.
+        log(f"Put off: {error}")
+        return False
     except (BackupError, OSError) as error:
         log(f"Failed: {error}")
         FAILED.write_text(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error}".replace("\n", " "))
