@@ -15,11 +15,9 @@ import (
 	"time"
 )
 
-// States of a container and of its health, in the engine's words.
-var (
-	states   = []string{"created", "running", "paused", "restarting", "exited", "dead"}
-	statuses = []string{"starting", "healthy", "unhealthy"}
-)
+// States of a container, in the engine's words. Its health is not among them: the engine keeps that in memory, and writes what it was at the last
+// start, stop or pause.
+var states = []string{"created", "running", "paused", "restarting", "exited", "dead"}
 
 // Container is what the engine's files say of one.
 type Container struct {
@@ -36,7 +34,6 @@ type Container struct {
 		Running, Paused, Restarting, Dead, OOMKilled bool
 		ExitCode                                     int
 		StartedAt, FinishedAt                        time.Time
-		Health                                       *struct{ Status string }
 	}
 	Limits struct {
 		Memory    int64 // bytes

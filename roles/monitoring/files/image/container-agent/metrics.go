@@ -92,11 +92,6 @@ func (m *Metrics) addContainer(c *Container, used Usage, kills float64) {
 	for _, state := range states {
 		add("container_state", truth(c.Status() == state), "state", state)
 	}
-	if c.State.Running && c.State.Health != nil {
-		for _, status := range statuses {
-			add("container_health", truth(c.State.Health.Status == status), "status", status)
-		}
-	}
 	add("container_restarts_total", float64(c.RestartCount))
 	add("container_oom_kills_total", kills)
 	if !c.State.StartedAt.IsZero() {
