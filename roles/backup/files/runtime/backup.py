@@ -402,7 +402,8 @@ def check_passphrase(settings: Settings) -> None:
         BackupError: With what to do.
     """
     try:
-        restic(settings, "cat", "config")
+        # Without a lock, which could not be written where the disk is full or read-only.
+        restic(settings, "cat", "config", "--no-lock")
     except BackupError as error:
         raise BackupError(
             "The repository cannot be opened with backup_passphrase of secrets_dir, which has to be the one that it"
