@@ -14,7 +14,7 @@ from test_applications import (  # noqa: F401
     test_an_unknown_symbol_is_told,
     test_beat_brings_the_bars,
     test_celery_end_to_end,
-    test_declared_metrics_answer_without_a_login,
+    test_declared_metrics_answer,
     test_flower_asks_for_a_password,
     test_flower_watches_and_cannot_send,
 )
