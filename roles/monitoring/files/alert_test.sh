@@ -4,7 +4,7 @@ set -eu
 # Requests to each kind so far, and those that failed: of messages a failure is counted only once Alertmanager has given up. The dead man's
 # switch is a webhook too, and a call of it within the minute is not told apart.
 told() {
-    curl --fail --silent http://127.0.0.1:9093/metrics |
+    curl --config /run/secrets/curl --fail --silent http://127.0.0.1:9093/metrics |
         awk '/^alertmanager_notification_requests(_failed)?_total\{/ {
             kind = $1; sub(/.*integration="/, "", kind); sub(/".*/, "", kind); kinds[kind]
             if ($1 ~ /_failed_/) failed[kind] += $2; else made[kind] += $2
@@ -12,7 +12,7 @@ told() {
 }
 told > /tmp/before
 end=$(date --utc --date='+1 minute' +%Y-%m-%dT%H:%M:%SZ)
-amtool --alertmanager.url=http://127.0.0.1:9093 alert add TestAlert severity=critical --end="$end" \
+amtool --alertmanager.url=http://127.0.0.1:9093 --http.config.file=/run/config/amtool.yml alert add TestAlert severity=critical --end="$end" \
     --annotation=summary='This is a test of the alerts.' --annotation=meaning='Nothing is wrong.' --annotation=remedy='Nothing.' \
     --annotation=runbook=docs/monitoring.md --annotation=dashboard=-
 found=

@@ -205,6 +205,7 @@ def rendered(directory: Path, groups: dict[str, list[str]], **variables: Any) ->
         "secrets": dict.fromkeys(
             (
                 *("monitoring_password", "monitoring_agent_password", "monitoring_store_password", "flower_password"),
+                "monitoring_send_password",
                 *("postgres_monitoring_password", "redis_monitoring_password", "minio_monitoring_password"),
             ),
             "TopSecret",
@@ -273,6 +274,21 @@ def test_logs_go_through_the_same_door(two: dict[str, dict[str, Any]]) -> None:
         fields = "_stream_fields=host,service,container,stream"
         assert {f"-host={host}", f"-logs=http://{door}:8427/insert/jsonline?{fields}"} <= set(command)
         assert "-remoteWrite.url=http://container-agent:9180/logs" in two[host]["containers"]["vlagent"]["command"]
+
+
+def test_whoever_asks_a_program_needs_a_login(two: dict[str, dict[str, Any]]) -> None:
+    """On the network of the containers too; who reads its figures has it, as a file."""
+    locked = {"victoria-metrics", "victoria-logs", "vmalert", "alertmanager", "vmagent", "vlagent"}
+    for host in two.values():
+        scraped = yaml.safe_load(
+            host["containers"]["vmagent"]["reloadable_files"]["monitoring-scrape"]["files"]["scrape.yml"]
+        )
+        jobs = {job["job_name"]: job for job in scraped["scrape_configs"]}
+        for name in locked & set(host["containers"]):
+            container = host["containers"][name]
+            words = [*container["command"], *container.get("files", {}).values()]
+            assert any("-httpAuth.password=file://" in word or "--web.config.file=" in word for word in words), name
+            assert jobs[name]["basic_auth"]["password_file"].startswith("/run/secrets/"), name
 
 
 def test_an_agent_measures_what_its_host_runs(two: dict[str, dict[str, Any]]) -> None:
