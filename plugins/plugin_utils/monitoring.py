@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus, urlsplit
 
 import yaml
 from ansible.errors import AnsibleFilterError
@@ -51,6 +52,24 @@ def _page_address(page: Mapping[str, Any], ports: Mapping[str, Mapping[str, Any]
     return f"{port['scheme']}://{page['container']}:{port['container']}{page.get('check') or page.get('path') or '/'}"
 
 
+def _edge_pages(services: Mapping[str, Mapping[str, Any]], edge: str) -> list[dict[str, Any]]:
+    """List the pages as browsers reach them, where the edge has a certificate for the name of each."""
+    [front] = services[edge]["web"]
+    address = f"https://{front['container']}:{services[edge]['ports'][front['port']]['container']}/"
+    return [
+        {
+            "targets": [address],
+            "labels": {
+                **{"service": edge, "container": front["container"], "page": f"{page['title']} at the edge"},
+                "__param_hostname": urlsplit(page["origin"]).hostname,
+            },
+        }
+        for service in services.values()
+        for page in service["web"]
+        if service["active"] and urlsplit(page["origin"]).scheme == "https"
+    ]
+
+
 def signed_token(secret: str, user: str) -> str:
     """Write the token with which a user of MinIO reads its figures, which is valid for as long as the secret.
 
@@ -84,7 +103,7 @@ def monitoring_scrape(
         here: Services of which the host runs a process.
         secrets: The stack's secrets.
         interval: How often, in seconds.
-        edge: Service in front of all pages, whose own has no address on the network.
+        edge: Service in front of all pages. With a domain, its host also opens each page through it.
 
     Returns:
         ``config``, of vmagent in Prometheus' form, and ``secrets``, file name to content, that it names. Source:
@@ -109,6 +128,8 @@ def monitoring_scrape(
             for page in service["web"]
             if page["container"] in running and name != edge
         ]
+        if name == edge and running:
+            pages += _edge_pages(services, edge)
     if pages:
         jobs.append(
             {

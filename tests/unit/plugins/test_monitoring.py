@@ -43,6 +43,32 @@ def test_what_runs_here_is_measured() -> None:
     assert config["global"] == {"scrape_interval": "30s", "scrape_timeout": "10s"}
 
 
+def test_pages_are_opened_through_the_edge_too() -> None:
+    """Under the name that its certificate is for, by the host that runs it; without TLS there is none to look at."""
+    page = {**NOTEBOOK["web"][0], "origin": "https://notebook.desk.example:8443"}
+    front = {"title": "Start page", "container": "edge", "port": "https", "origin": "https://desk.example:8443"}
+    edge = {
+        **{"active": True, "ports": NOTEBOOK["ports"], "containers": {"edge": {"here": True}}, "metrics": {}},
+        "web": [front],
+    }
+    services = {"notebook": {**NOTEBOOK, "active": True, "web": [page]}, "edge": edge}
+
+    def probed(here: list[str]) -> dict[str, tuple[str, str | None]]:
+        config = monitoring.monitoring_scrape(services, here, {}, 30, "edge")["config"]
+        pages = next(job for job in config["scrape_configs"] if job["job_name"] == "pages")["static_configs"]
+        return {each["labels"]["page"]: (each["targets"][0], each["labels"].get("__param_hostname")) for each in pages}
+
+    there = {"Notebook": ("http://notebook:8888/health", None)}
+    assert probed(["notebook"]) == there
+    assert probed(["notebook", "edge"]) == {
+        **there,
+        "Notebook at the edge": ("https://edge:8443/", "notebook.desk.example"),
+        "Start page at the edge": ("https://edge:8443/", "desk.example"),
+    }
+    page["origin"] = front["origin"] = "http://desk.example:8888"
+    assert probed(["notebook", "edge"]) == there
+
+
 def test_passwords_are_in_files() -> None:
     """The configuration names them."""
     locked = {**NOTEBOOK, "metrics": {"notebook": {"port": 8888, "path": "/m", "user": "me", "secret": "pass_word"}}}
