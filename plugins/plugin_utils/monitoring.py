@@ -213,6 +213,7 @@ def monitoring_alerts(
         runbook: Where a person reads on, without the section.
         pages: Where a browser reaches the dashboards, without a path.
 
+    hosts: Iterable[str],
     Returns:
         File name to rules in Prometheus' form. Source: Prometheus, "Alerting rules".
 
@@ -220,8 +221,10 @@ def monitoring_alerts(
         AnsibleFilterError: If an alert lacks something or has an unknown key, with its file; if there is none
             of the name of a change.
     """
-    found: dict[str, str] = {}
+    known_hosts = [{"record": "stack_host", "expr": "vector(1)", "labels": {"host": host}} for host in hosts]
+    found = {"stack.yml": yaml.safe_dump({"groups": [{"name": "stack", "rules": known_hosts}]}, sort_keys=False)}
     seen: dict[str, str] = {}
+        hosts: Those of the stack in the inventory, which the series ``stack_host`` names.
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
     # What is changed of a service that the inventory has not is no mistake.
     known = {alert for service in services.values() for alert in _declared(service, ALERTS) or {}}

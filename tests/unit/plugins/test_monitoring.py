@@ -97,7 +97,9 @@ ALL = {name: {"directory": str(directory), "title": name, "web": [], "name": nam
 
 def alerts_of(services: dict[str, dict[str, Any]], changes: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """The rules of all alerts by their names."""
-    files = monitoring.monitoring_alerts(services, list(services), changes or {}, "docs/runbook.md", "http://pages")
+    files = monitoring.monitoring_alerts(
+        services, list(services), changes or {}, "https://book", "http://pages", ["w1"]
+    )
     groups = [group for text in files.values() for group in yaml.safe_load(text)["groups"]]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
@@ -108,7 +110,41 @@ def test_every_alert_has_a_section_of_the_runbook() -> None:
     sections = re.findall("^### (.+)$", text, flags=re.MULTILINE)
     rules = alerts_of(ALL)
     assert sorted(sections) == sorted(rules)
-    assert rules["HostDown"]["annotations"]["runbook"] == "docs/runbook.md#hostdown"
+    assert rules["HostDown"]["annotations"]["runbook"] == "https://book#hostdown"
+
+
+def test_the_hosts_of_the_inventory_are_known() -> None:
+    """To the rules, whether anything is heard of them or not."""
+    files = monitoring.monitoring_alerts(ALL, [], {}, "https://book", "http://pages", ["w1", "w2"])
+    [group] = yaml.safe_load(files["stack.yml"])["groups"]
+    assert {(rule["record"], rule["labels"]["host"]) for rule in group["rules"]} == {
+        ("stack_host", "w1"), ("stack_host", "w2"),
+    }  # fmt: skip
+
+
+def test_each_alert_has_a_fault_that_raises_it() -> None:
+    """And series that do not, for the test with vmalert in the scenario; only the watchdog always fires."""
+    cases = yaml.safe_load((REPOSITORY / "tests" / "alerts.yml").read_text())
+    assert set(cases) == set(alerts_of(ALL))
+    assert [name for name, case in cases.items() if not case.get("fires")] == []
+    assert [name for name, case in cases.items() if not case.get("quiet")] == ["Watchdog"]
+
+
+def test_an_alert_leads_to_lines_of_logs() -> None:
+    """Of its container, whose name is escaped once it is known."""
+    address = alerts_of(ALL)["ContainerDown"]["annotations"]["logs"]
+    assert address.startswith(
+        "http://pages/select/vmui/#/?query=container%3A%3D%22{{ ( $labels.container ) | queryEscape }}%22+"
+    )
+    assert "logs" not in alerts_of(ALL)["HostDown"]["annotations"]
+    assert "{{ with .Annotations.logs }}" in monitoring.TEXT
+
+
+def test_the_runbook_is_where_the_collection_says() -> None:
+    """Messages are read elsewhere than in a clone."""
+    galaxy = yaml.safe_load((REPOSITORY / "galaxy.yml").read_text())
+    defaults = yaml.safe_load((REPOSITORY / "roles/monitoring/defaults/main.yml").read_text())
+    assert defaults["monitoring_runbook_url"] == galaxy["documentation"].replace("/tree/", "/blob/") + "/runbook.md"
 
 
 def test_alerts_are_changed_left_out_and_added() -> None:
@@ -130,8 +166,8 @@ def test_an_alert_that_yaml_leaves_out(text: str, there: bool) -> None:
 def test_a_change_to_an_alert_of_a_service_that_is_not_there() -> None:
     """Is kept for the day when it is."""
     changes = {"QueueWaits": {"off": True}, "TasksFail": {"for": "1h"}}
-    files = monitoring.monitoring_alerts(ALL, ["redis"], changes, "docs/runbook.md", "http://pages")
-    assert set(files) == {"redis.yml"}
+    files = monitoring.monitoring_alerts(ALL, ["redis"], changes, "https://book", "http://pages", ["w1"])
+    assert set(files) == {"redis.yml", "stack.yml"}
 
 
 @pytest.mark.parametrize(
