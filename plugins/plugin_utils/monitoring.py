@@ -154,7 +154,7 @@ def monitoring_scrape(
 ALERTS = Path("files", "alerts.yml")
 DASHBOARD = Path("files", "dashboard.yml")
 #: Keys of an alert; the last one leaves it out.
-ALERT_KEYS = {"expr", "for", "severity", "summary", "meaning", "remedy", "off"}
+ALERT_KEYS = {"expr", "for", "severity", "summary", "meaning", "remedy", "logs", "off"}
 REQUIRED_OF_ALERT = ("expr", "severity", "summary", "meaning", "remedy")
 SEVERITIES = ("critical", "warning", "info")
 
@@ -171,6 +171,15 @@ def _declared(service: Mapping[str, Any], path: Path) -> Any:
 def _spelt_out(alert: Mapping[Any, Any]) -> dict[str, Any]:
     """Write the key ``off`` as it was written: to YAML it is the word for false."""
     return {"off" if key is False else str(key): value for key, value in alert.items()}
+
+
+def _logs_address(query: str, pages: str) -> str:
+    """Write where a browser finds lines of logs; what a template in the query says is escaped when it is known."""
+    parts = re.split(r"({{.*?}})", query)
+    text = "".join(
+        f"{{{{ ({each[2:-2]}) | queryEscape }}}}" if each.startswith("{{") else quote_plus(each) for each in parts
+    )
+    return f"{pages}/select/vmui/#/?query={text}&g0.range_input=1d&g0.relative_time=last_1_day"
 
 
 def _rule(name: str, alert: Mapping[str, Any], where: str, runbook: str, pages: str) -> dict[str, Any]:
@@ -193,6 +202,7 @@ def _rule(name: str, alert: Mapping[str, Any], where: str, runbook: str, pages: 
             **{key: str(alert[key]).strip() for key in ("summary", "meaning", "remedy")},
             "runbook": f"{runbook}#{name.lower()}",
             "dashboard": f"{pages}/vmui/#/dashboards",
+            **({"logs": _logs_address(alert["logs"], pages)} if alert.get("logs") else {}),
         },
     }
 
@@ -203,6 +213,7 @@ def monitoring_alerts(
     changes: Mapping[str, Mapping[str, Any]],
     runbook: str,
     pages: str,
+    hosts: Iterable[str],
 ) -> dict[str, str]:
     """Write the rules by which alerts are raised.
 
@@ -212,8 +223,8 @@ def monitoring_alerts(
         changes: Name of an alert to keys that replace declared ones, ``off`` among them, or to a further alert.
         runbook: Where a person reads on, without the section.
         pages: Where a browser reaches the dashboards, without a path.
+        hosts: Those of the stack in the inventory, which the series ``stack_host`` names.
 
-    hosts: Iterable[str],
     Returns:
         File name to rules in Prometheus' form. Source: Prometheus, "Alerting rules".
 
@@ -224,7 +235,6 @@ def monitoring_alerts(
     known_hosts = [{"record": "stack_host", "expr": "vector(1)", "labels": {"host": host}} for host in hosts]
     found = {"stack.yml": yaml.safe_dump({"groups": [{"name": "stack", "rules": known_hosts}]}, sort_keys=False)}
     seen: dict[str, str] = {}
-        hosts: Those of the stack in the inventory, which the series ``stack_host`` names.
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
     # What is changed of a service that the inventory has not is no mistake.
     known = {alert for service in services.values() for alert in _declared(service, ALERTS) or {}}
@@ -406,7 +416,8 @@ SUBJECT = (
 TEXT = (
     '{{ range .Alerts }}{{ if eq .Status "resolved" }}Resolved: {{ end }}{{ .Annotations.summary }}\n'
     "{{ .Annotations.meaning }}\nWhat to do: {{ .Annotations.remedy }}\n"
-    "Runbook: {{ .Annotations.runbook }}\nDashboards: {{ .Annotations.dashboard }}\n\n{{ end }}"
+    "Runbook: {{ .Annotations.runbook }}\nDashboards: {{ .Annotations.dashboard }}\n"
+    "{{ with .Annotations.logs }}Logs: {{ . }}\n{{ end }}\n{{ end }}"
 )
 
 

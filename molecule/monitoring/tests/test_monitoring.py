@@ -87,7 +87,11 @@ def test_nobody_reads_without_a_login(watched: Watched, stack: Stack) -> None:
         assert watched.session.post(f"{watched.base}{path}", timeout=30).status_code in (400, 404), path
     ask = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "5"]
     for address in (
-        *("victoria-metrics:8428/api/v1/query?query=up", "victoria-logs:9428/select/vmui/", "vmalert:8880/api/v1/alerts"),
+        *(
+            "victoria-metrics:8428/api/v1/query?query=up",
+            "victoria-logs:9428/select/vmui/",
+            "vmalert:8880/api/v1/alerts",
+        ),
         *("alertmanager:9093/api/v2/silences", "vmagent:8429/api/v1/import/prometheus", "vlagent:9429/insert/jsonline"),
         *("vmagent:8429/opentelemetry/v1/metrics", "vmagent:8429/metrics", "alertmanager:9093/metrics"),
     ):
