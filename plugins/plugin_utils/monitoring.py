@@ -232,7 +232,7 @@ def monitoring_alerts(
         AnsibleFilterError: If an alert lacks something or has an unknown key, with its file; if there is none
             of the name of a change.
     """
-    known_hosts = [{"record": "stack_host", "expr": "vector(1)", "labels": {"host": host}} for host in hosts]
+    known_hosts = [{"record": "stack_host", "expr": "vector(1)", "labels": {"host": str(host)}} for host in hosts]
     found = {"stack.yml": yaml.safe_dump({"groups": [{"name": "stack", "rules": known_hosts}]}, sort_keys=False)}
     seen: dict[str, str] = {}
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
