@@ -33,6 +33,7 @@ HOOKS = (
     "drift",
     "drain",
     "leave",
+    "left",
     "workers",
     "rotate",
     "rotated",

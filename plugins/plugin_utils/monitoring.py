@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus, urlsplit
 
 import yaml
 from ansible.errors import AnsibleFilterError
@@ -51,6 +52,24 @@ def _page_address(page: Mapping[str, Any], ports: Mapping[str, Mapping[str, Any]
     return f"{port['scheme']}://{page['container']}:{port['container']}{page.get('check') or page.get('path') or '/'}"
 
 
+def _edge_pages(services: Mapping[str, Mapping[str, Any]], edge: str) -> list[dict[str, Any]]:
+    """List the pages as browsers reach them, where the edge has a certificate for the name of each."""
+    [front] = services[edge]["web"]
+    address = f"https://{front['container']}:{services[edge]['ports'][front['port']]['container']}/"
+    return [
+        {
+            "targets": [address],
+            "labels": {
+                **{"service": edge, "container": front["container"], "page": f"{page['title']} at the edge"},
+                "__param_hostname": urlsplit(page["origin"]).hostname,
+            },
+        }
+        for service in services.values()
+        for page in service["web"]
+        if service["active"] and urlsplit(page["origin"]).scheme == "https"
+    ]
+
+
 def signed_token(secret: str, user: str) -> str:
     """Write the token with which a user of MinIO reads its figures, which is valid for as long as the secret.
 
@@ -84,7 +103,7 @@ def monitoring_scrape(
         here: Services of which the host runs a process.
         secrets: The stack's secrets.
         interval: How often, in seconds.
-        edge: Service in front of all pages, whose own has no address on the network.
+        edge: Service in front of all pages. With a domain, its host also opens each page through it.
 
     Returns:
         ``config``, of vmagent in Prometheus' form, and ``secrets``, file name to content, that it names. Source:
@@ -109,6 +128,8 @@ def monitoring_scrape(
             for page in service["web"]
             if page["container"] in running and name != edge
         ]
+        if name == edge and running:
+            pages += _edge_pages(services, edge)
     if pages:
         jobs.append(
             {
@@ -133,7 +154,7 @@ def monitoring_scrape(
 ALERTS = Path("files", "alerts.yml")
 DASHBOARD = Path("files", "dashboard.yml")
 #: Keys of an alert; the last one leaves it out.
-ALERT_KEYS = {"expr", "for", "severity", "summary", "meaning", "remedy", "off"}
+ALERT_KEYS = {"expr", "for", "severity", "summary", "meaning", "remedy", "logs", "off"}
 REQUIRED_OF_ALERT = ("expr", "severity", "summary", "meaning", "remedy")
 SEVERITIES = ("critical", "warning", "info")
 
@@ -150,6 +171,15 @@ def _declared(service: Mapping[str, Any], path: Path) -> Any:
 def _spelt_out(alert: Mapping[Any, Any]) -> dict[str, Any]:
     """Write the key ``off`` as it was written: to YAML it is the word for false."""
     return {"off" if key is False else str(key): value for key, value in alert.items()}
+
+
+def _logs_address(query: str, pages: str) -> str:
+    """Write where a browser finds lines of logs; what a template in the query says is escaped when it is known."""
+    parts = re.split(r"({{.*?}})", query)
+    text = "".join(
+        f"{{{{ ({each[2:-2]}) | queryEscape }}}}" if each.startswith("{{") else quote_plus(each) for each in parts
+    )
+    return f"{pages}/select/vmui/#/?query={text}&g0.range_input=1d&g0.relative_time=last_1_day"
 
 
 def _rule(name: str, alert: Mapping[str, Any], where: str, runbook: str, pages: str) -> dict[str, Any]:
@@ -172,6 +202,7 @@ def _rule(name: str, alert: Mapping[str, Any], where: str, runbook: str, pages: 
             **{key: str(alert[key]).strip() for key in ("summary", "meaning", "remedy")},
             "runbook": f"{runbook}#{name.lower()}",
             "dashboard": f"{pages}/vmui/#/dashboards",
+            **({"logs": _logs_address(alert["logs"], pages)} if alert.get("logs") else {}),
         },
     }
 
@@ -182,6 +213,7 @@ def monitoring_alerts(
     changes: Mapping[str, Mapping[str, Any]],
     runbook: str,
     pages: str,
+    hosts: Iterable[str],
 ) -> dict[str, str]:
     """Write the rules by which alerts are raised.
 
@@ -191,6 +223,7 @@ def monitoring_alerts(
         changes: Name of an alert to keys that replace declared ones, ``off`` among them, or to a further alert.
         runbook: Where a person reads on, without the section.
         pages: Where a browser reaches the dashboards, without a path.
+        hosts: Those of the stack in the inventory, which the series ``stack_host`` names.
 
     Returns:
         File name to rules in Prometheus' form. Source: Prometheus, "Alerting rules".
@@ -199,7 +232,8 @@ def monitoring_alerts(
         AnsibleFilterError: If an alert lacks something or has an unknown key, with its file; if there is none
             of the name of a change.
     """
-    found: dict[str, str] = {}
+    known_hosts = [{"record": "stack_host", "expr": "vector(1)", "labels": {"host": str(host)}} for host in hosts]
+    found = {"stack.yml": yaml.safe_dump({"groups": [{"name": "stack", "rules": known_hosts}]}, sort_keys=False)}
     seen: dict[str, str] = {}
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
     # What is changed of a service that the inventory has not is no mistake.
@@ -382,7 +416,8 @@ SUBJECT = (
 TEXT = (
     '{{ range .Alerts }}{{ if eq .Status "resolved" }}Resolved: {{ end }}{{ .Annotations.summary }}\n'
     "{{ .Annotations.meaning }}\nWhat to do: {{ .Annotations.remedy }}\n"
-    "Runbook: {{ .Annotations.runbook }}\nDashboards: {{ .Annotations.dashboard }}\n\n{{ end }}"
+    "Runbook: {{ .Annotations.runbook }}\nDashboards: {{ .Annotations.dashboard }}\n"
+    "{{ with .Annotations.logs }}Logs: {{ . }}\n{{ end }}\n{{ end }}"
 )
 
 

@@ -86,8 +86,16 @@ def test_nobody_reads_without_a_login(watched: Watched, stack: Stack) -> None:
     for path in ("/api/v1/admin/tsdb/delete_series?match[]=up", "/api/v1/import", "/snapshot/create", "/api/v1/write"):
         assert watched.session.post(f"{watched.base}{path}", timeout=30).status_code in (400, 404), path
     ask = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "5"]
-    for url in ("http://victoria-metrics:8428/api/v1/query?query=up", "http://victoria-logs:9428/select/vmui/"):
-        assert stack.execute("notebook", *ask, url).stdout == "401", url
+    for address in (
+        *(
+            "victoria-metrics:8428/api/v1/query?query=up",
+            "victoria-logs:9428/select/vmui/",
+            "vmalert:8880/api/v1/alerts",
+        ),
+        *("alertmanager:9093/api/v2/silences", "vmagent:8429/api/v1/import/prometheus", "vlagent:9429/insert/jsonline"),
+        *("vmagent:8429/opentelemetry/v1/metrics", "vmagent:8429/metrics", "alertmanager:9093/metrics"),
+    ):
+        assert stack.execute("notebook", *ask, f"http://{address}").stdout == "401", address
 
 
 def test_users_of_the_monitoring_see_no_data(stack: Stack) -> None:

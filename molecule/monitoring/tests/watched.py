@@ -56,7 +56,7 @@ class Watched:
             and each["path"] == "/"
             and any(one["labels"]["alertname"] == name and one["status"] == status for one in each["body"]["alerts"])
         ]
-        section = f"docs/runbook.md#{name.lower()}"
+        section = f"/docs/runbook.md#{name.lower()}"
         word = "Resolved:" if status == "resolved" else "What to do:"
         mails = [
             each

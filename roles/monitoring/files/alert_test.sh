@@ -1,10 +1,12 @@
 # Read by a shell in the container alertmanager: raises an alert for a minute, and prints for each kind of receiver whether the receivers
-# took a message. Its arguments are the kinds, each as often as there are receivers of it. Ends with status 1 if one refused or did not answer.
+# took a message. Its arguments are the runbook's URL and the kinds, each as often as there are receivers of it. Ends with status 1 if one refused or did not answer.
 set -eu
+runbook=$1
+shift
 # Requests to each kind so far, and those that failed: of messages a failure is counted only once Alertmanager has given up. The dead man's
 # switch is a webhook too, and a call of it within the minute is not told apart.
 told() {
-    curl --fail --silent http://127.0.0.1:9093/metrics |
+    curl --config /run/secrets/curl --fail --silent http://127.0.0.1:9093/metrics |
         awk '/^alertmanager_notification_requests(_failed)?_total\{/ {
             kind = $1; sub(/.*integration="/, "", kind); sub(/".*/, "", kind); kinds[kind]
             if ($1 ~ /_failed_/) failed[kind] += $2; else made[kind] += $2
@@ -12,9 +14,9 @@ told() {
 }
 told > /tmp/before
 end=$(date --utc --date='+1 minute' +%Y-%m-%dT%H:%M:%SZ)
-amtool --alertmanager.url=http://127.0.0.1:9093 alert add TestAlert severity=critical --end="$end" \
+amtool --alertmanager.url=http://127.0.0.1:9093 --http.config.file=/run/config/amtool.yml alert add TestAlert severity=critical --end="$end" \
     --annotation=summary='This is a test of the alerts.' --annotation=meaning='Nothing is wrong.' --annotation=remedy='Nothing.' \
-    --annotation=runbook=docs/monitoring.md --annotation=dashboard=-
+    --annotation=runbook="$runbook" --annotation=dashboard=-
 found=
 # The group waits for 10 s, and a receiver that does not answer for longer.
 for _ in $(seq 20); do

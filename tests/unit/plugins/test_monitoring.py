@@ -43,6 +43,32 @@ def test_what_runs_here_is_measured() -> None:
     assert config["global"] == {"scrape_interval": "30s", "scrape_timeout": "10s"}
 
 
+def test_pages_are_opened_through_the_edge_too() -> None:
+    """Under the name that its certificate is for, by the host that runs it; without TLS there is none to look at."""
+    page = {**NOTEBOOK["web"][0], "origin": "https://notebook.desk.example:8443"}
+    front = {"title": "Start page", "container": "edge", "port": "https", "origin": "https://desk.example:8443"}
+    edge = {
+        **{"active": True, "ports": NOTEBOOK["ports"], "containers": {"edge": {"here": True}}, "metrics": {}},
+        "web": [front],
+    }
+    services = {"notebook": {**NOTEBOOK, "active": True, "web": [page]}, "edge": edge}
+
+    def probed(here: list[str]) -> dict[str, tuple[str, str | None]]:
+        config = monitoring.monitoring_scrape(services, here, {}, 30, "edge")["config"]
+        pages = next(job for job in config["scrape_configs"] if job["job_name"] == "pages")["static_configs"]
+        return {each["labels"]["page"]: (each["targets"][0], each["labels"].get("__param_hostname")) for each in pages}
+
+    there = {"Notebook": ("http://notebook:8888/health", None)}
+    assert probed(["notebook"]) == there
+    assert probed(["notebook", "edge"]) == {
+        **there,
+        "Notebook at the edge": ("https://edge:8443/", "notebook.desk.example"),
+        "Start page at the edge": ("https://edge:8443/", "desk.example"),
+    }
+    page["origin"] = front["origin"] = "http://desk.example:8888"
+    assert probed(["notebook", "edge"]) == there
+
+
 def test_passwords_are_in_files() -> None:
     """The configuration names them."""
     locked = {**NOTEBOOK, "metrics": {"notebook": {"port": 8888, "path": "/m", "user": "me", "secret": "pass_word"}}}
@@ -71,9 +97,11 @@ ALL = {name: {"directory": str(directory), "title": name, "web": [], "name": nam
 
 def alerts_of(services: dict[str, dict[str, Any]], changes: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """The rules of all alerts by their names."""
-    files = monitoring.monitoring_alerts(services, list(services), changes or {}, "docs/runbook.md", "http://pages")
+    files = monitoring.monitoring_alerts(
+        services, list(services), changes or {}, "https://book", "http://pages", ["w1"]
+    )
     groups = [group for text in files.values() for group in yaml.safe_load(text)["groups"]]
-    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
 
 
 def test_every_alert_has_a_section_of_the_runbook() -> None:
@@ -82,7 +110,41 @@ def test_every_alert_has_a_section_of_the_runbook() -> None:
     sections = re.findall("^### (.+)$", text, flags=re.MULTILINE)
     rules = alerts_of(ALL)
     assert sorted(sections) == sorted(rules)
-    assert rules["HostDown"]["annotations"]["runbook"] == "docs/runbook.md#hostdown"
+    assert rules["HostDown"]["annotations"]["runbook"] == "https://book#hostdown"
+
+
+def test_the_hosts_of_the_inventory_are_known() -> None:
+    """To the rules, whether anything is heard of them or not."""
+    files = monitoring.monitoring_alerts(ALL, [], {}, "https://book", "http://pages", ["w1", "w2"])
+    [group] = yaml.safe_load(files["stack.yml"])["groups"]
+    assert {(rule["record"], rule["labels"]["host"]) for rule in group["rules"]} == {
+        ("stack_host", "w1"), ("stack_host", "w2"),
+    }  # fmt: skip
+
+
+def test_each_alert_has_a_fault_that_raises_it() -> None:
+    """And series that do not, for the test with vmalert in the scenario; only the watchdog always fires."""
+    cases = yaml.safe_load((REPOSITORY / "tests" / "alerts.yml").read_text())
+    assert set(cases) == set(alerts_of(ALL))
+    assert [name for name, case in cases.items() if not case.get("fires")] == []
+    assert [name for name, case in cases.items() if not case.get("quiet")] == ["Watchdog"]
+
+
+def test_an_alert_leads_to_lines_of_logs() -> None:
+    """Of its container, whose name is escaped once it is known."""
+    address = alerts_of(ALL)["ContainerDown"]["annotations"]["logs"]
+    assert address.startswith(
+        "http://pages/select/vmui/#/?query=container%3A%3D%22{{ ( $labels.container ) | queryEscape }}%22+"
+    )
+    assert "logs" not in alerts_of(ALL)["HostDown"]["annotations"]
+    assert "{{ with .Annotations.logs }}" in monitoring.TEXT
+
+
+def test_the_runbook_is_where_the_collection_says() -> None:
+    """Messages are read elsewhere than in a clone."""
+    galaxy = yaml.safe_load((REPOSITORY / "galaxy.yml").read_text())
+    defaults = yaml.safe_load((REPOSITORY / "roles/monitoring/defaults/main.yml").read_text())
+    assert defaults["monitoring_runbook_url"] == galaxy["documentation"].replace("/tree/", "/blob/") + "/runbook.md"
 
 
 def test_alerts_are_changed_left_out_and_added() -> None:
@@ -104,8 +166,8 @@ def test_an_alert_that_yaml_leaves_out(text: str, there: bool) -> None:
 def test_a_change_to_an_alert_of_a_service_that_is_not_there() -> None:
     """Is kept for the day when it is."""
     changes = {"QueueWaits": {"off": True}, "TasksFail": {"for": "1h"}}
-    files = monitoring.monitoring_alerts(ALL, ["redis"], changes, "docs/runbook.md", "http://pages")
-    assert set(files) == {"redis.yml"}
+    files = monitoring.monitoring_alerts(ALL, ["redis"], changes, "https://book", "http://pages", ["w1"])
+    assert set(files) == {"redis.yml", "stack.yml"}
 
 
 @pytest.mark.parametrize(
@@ -205,6 +267,7 @@ def rendered(directory: Path, groups: dict[str, list[str]], **variables: Any) ->
         "secrets": dict.fromkeys(
             (
                 *("monitoring_password", "monitoring_agent_password", "monitoring_store_password", "flower_password"),
+                "monitoring_send_password",
                 *("postgres_monitoring_password", "redis_monitoring_password", "minio_monitoring_password"),
             ),
             "TopSecret",
@@ -273,6 +336,21 @@ def test_logs_go_through_the_same_door(two: dict[str, dict[str, Any]]) -> None:
         fields = "_stream_fields=host,service,container,stream"
         assert {f"-host={host}", f"-logs=http://{door}:8427/insert/jsonline?{fields}"} <= set(command)
         assert "-remoteWrite.url=http://container-agent:9180/logs" in two[host]["containers"]["vlagent"]["command"]
+
+
+def test_whoever_asks_a_program_needs_a_login(two: dict[str, dict[str, Any]]) -> None:
+    """On the network of the containers too; who reads its figures has it, as a file."""
+    locked = {"victoria-metrics", "victoria-logs", "vmalert", "alertmanager", "vmagent", "vlagent"}
+    for host in two.values():
+        scraped = yaml.safe_load(
+            host["containers"]["vmagent"]["reloadable_files"]["monitoring-scrape"]["files"]["scrape.yml"]
+        )
+        jobs = {job["job_name"]: job for job in scraped["scrape_configs"]}
+        for name in locked & set(host["containers"]):
+            container = host["containers"][name]
+            words = [*container["command"], *container.get("files", {}).values()]
+            assert any("-httpAuth.password=file://" in word or "--web.config.file=" in word for word in words), name
+            assert jobs[name]["basic_auth"]["password_file"].startswith("/run/secrets/"), name
 
 
 def test_an_agent_measures_what_its_host_runs(two: dict[str, dict[str, Any]]) -> None:

@@ -126,6 +126,34 @@ func TestWhatTheEngineSays(t *testing.T) {
 	hasNot(t, found, "container_health", `container_exit_code{`+b1, `container_start_time_seconds{container="d3"`, `"e4"`, `"f5"`)
 }
 
+func TestDrained(t *testing.T) {
+	engine := engineTree(t)
+	for name, state := range map[string]string{"a1": ended, "a2": ended, "a3": ended} {
+		for file, content := range map[string]string{"config.v2.json": described(name, "service", "desk", state, "0"), "hostconfig.json": limits} {
+			path := filepath.Join(engine.directory, id(name), file)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	agent := newAgent(engine, t.TempDir())
+	agent.drained = tree(t, map[string]string{"a1": "", "a2": "", "b1": ""})
+	started := time.Date(2026, 11, 29, 11, 27, 19, 0, time.UTC)
+	for name, after := range map[string]time.Duration{"a1": time.Minute, "a2": -time.Minute, "b1": time.Minute} {
+		if err := os.Chtimes(filepath.Join(agent.drained, name), time.Time{}, started.Add(after)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := httptest.NewRecorder()
+	agent.handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	label := func(name string) string { return `container_drained{container="` + name + `",service="storage",kind="service"}` }
+	// Drained; drained and started since; stopped without a drain; and running.
+	has(t, w.Body.String(), label("a1")+" 1", label("a2")+" 0", label("a3")+" 0", label("b1")+" 0")
+}
+
 func TestGroupsOfVersion1(t *testing.T) {
 	below := "docker/" + id("host") + "/docker/" + id("b1") + "/"
 	root := tree(t, map[string]string{

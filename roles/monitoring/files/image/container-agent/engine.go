@@ -131,6 +131,12 @@ func (e *Engine) own(c *Container) bool {
 	return c.Config.Labels["quantops.stack"] == e.stack && c.Name() != ""
 }
 
+// drained tells whether a container has been stopped on purpose: since it was last started, a file of its name was written there.
+func drained(c *Container, directory string) bool {
+	mark, err := os.Stat(filepath.Join(directory, c.Name()))
+	return err == nil && !c.State.Running && mark.ModTime().After(c.State.StartedAt)
+}
+
 // cut shortens a digest to what people compare.
 func cut(digest string) string {
 	digest = strings.TrimPrefix(digest, "sha256:")

@@ -22,6 +22,7 @@ func main() {
 	journal := flag.String("journal", "", "directory of the host's journal, whose lines are passed on too")
 	cursor := flag.String("cursor", "/var/lib/container-agent/cursor", "file with the place in the journal up to which that is done")
 	user := flag.String("user", "agent", "user that may deliver lines, here and there")
+	marks := flag.String("drained", "/var/lib/container-agent/drained", "directory with a file for each container that was drained")
 	password := flag.String("password", "/run/secrets/agent_password", "file with that user's password")
 	flag.Parse()
 	if *stack == "" {
@@ -29,6 +30,7 @@ func main() {
 	}
 	engine := &Engine{*directory, *stack}
 	agent := &Agent{engine: engine, groups: &Groups{root: *groups}, logs: newLogs(engine, *host, *logs), kills: newKills("/proc/vmstat")}
+	agent.drained = *marks
 	go agent.kills.keepWatching(engine)
 	agent.logs.journal, agent.logs.user, agent.logs.password = *journal, *user, *password
 	if *journal != "" && *logs != "" {
@@ -41,10 +43,11 @@ func main() {
 
 // Agent answers for one host.
 type Agent struct {
-	engine *Engine
-	groups *Groups
-	logs   *Logs
-	kills  *Kills
+	engine  *Engine
+	groups  *Groups
+	logs    *Logs
+	kills   *Kills
+	drained string // directory of marks
 }
 
 func (a *Agent) handler() http.Handler {

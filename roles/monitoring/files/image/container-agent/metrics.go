@@ -82,6 +82,7 @@ func (m *Metrics) addContainers(agent *Agent, containers []*Container) {
 		kills := agent.kills.total(c, used)
 		delete(used, oomKills)
 		m.addContainer(c, used, kills)
+		m.add("container_drained", truth(drained(c, agent.drained)), "container", c.Name(), "service", c.Service(), "kind", c.Kind())
 	}
 }
 
