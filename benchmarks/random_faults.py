@@ -42,7 +42,7 @@ TRAINING = "daily_strategy_training"
 MAINTENANCE = "stack_maintenance"
 BROKEN_DAG = '"""Mails figures."""\n\nimport weekly_figures\nfrom airflow.sdk import dag\n'
 QUEUE = "forgotten"
-FILL = "for i = 1, 32 do redis.call('RPUSH', KEYS[1], string.rep('x', 65536)) end"
+FILL = "for i = 1, 128 do redis.call('RPUSH', KEYS[1], string.rep('x', 65536)) end"
 # Opens connections until there are so many, and holds them until the server ends them.
 HOLD = """
 import os, socket, sys
@@ -306,7 +306,7 @@ def minio_user_disabled(secret: str, user: str = "") -> Fault:
 def redis_filled(it: Stack) -> None:
     """A queue that nobody reads grows until nothing more is taken."""
     # Some at a time: what a script writes is in memory a second time until it has ended.
-    for _ in range(200):
+    for _ in range(50):
         try:
             it.redis("-e", "-n", "15", "EVAL", FILL, "1", QUEUE)
         except RuntimeError as error:
