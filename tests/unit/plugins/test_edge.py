@@ -28,6 +28,14 @@ store = plugin("modules.secret_store")
         ([], "edge_users is empty, so that nobody could log in."),
         (["anna"], "edge_users[0] has no valid name"),
         ([{"name": "an/na", "role": "viewer"}], "edge_users[0] has no valid name"),
+        # What YAML makes of "no", of nothing, and of 007.
+        ([{"name": False, "role": "viewer"}], "edge_users[0] has no valid name"),
+        ([{"name": None, "role": "viewer"}], "edge_users[0] has no valid name"),
+        ([{"name": 7, "role": "viewer"}], "edge_users[0] has no valid name"),
+        (
+            [{"name": "anna", "role": "admin", "password": 342391000000}],
+            "anna has a number as password. Put it into quo",
+        ),
         ([{"name": "anna", "role": "Viewer"}], "edge_users: anna has the role 'Viewer', expected one of viewer, res"),
         ([{"name": "anna"}], "edge_users: anna has the role None"),
         (
@@ -97,6 +105,10 @@ PROVIDER = {
         ({"edge_oidc_issuer": ""}, "edge_oidc_client_id is set, and edge_oidc_issuer is not"),
         ({"edge_oidc_issuer": "http://a.example"}, "edge_oidc_issuer is 'http://a.example', expected a URL with https"),
         ({"edge_oidc_issuer": "https://a.example/?x"}, "expected a URL with https:// and without a query"),
+        (
+            {"edge_oidc_issuer": "https://a.example/desk/.well-known/openid-configuration"},
+            "expected what stands there as issuer: mostly the same without /.well-known/openid-configuration.",
+        ),
         ({"edge_oidc_issuer": "https://a b.example"}, "expected a URL with https:// and without a query"),
         ({"edge_oidc_ca": "/nowhere"}, "edge_oidc_ca is /nowhere, which cannot be read"),
         ({"edge_oidc_roles": {"boss": {"users": ["a@b"]}}}, "has the unknown role 'boss', expected viewer, researcher"),
