@@ -319,6 +319,13 @@ def test_on_a_laptop_each_page_has_its_port(laptop: Rendered) -> None:
     )
 
 
+def test_no_cookie_reaches_a_page_that_checks_requests_itself(laptop: Rendered) -> None:
+    """A browser sends the edge's to every page of the host or domain."""
+    caddyfile = laptop[0]["edge"]["secrets"]["Caddyfile"]
+    [site] = [site for site in caddyfile.split("\nhttp://:") if site.startswith("9000 {")]
+    assert "import gate" not in site and "request_header -Cookie\n" in site
+
+
 def test_with_a_domain_two_ports_are_published(server: Rendered) -> None:
     """Of HTTPS, and of HTTP, which leads there; what is left out is no site."""
     assert [int(port["host"]) for port in server[0]["edge"]["ports"]] == [8443, 80]
