@@ -167,7 +167,7 @@ test-changed: .venv/test ## Run lint, the unit tests, and the scenarios of what 
 	    $(MAKE) --no-print-directory lint unit; \
 	    [ -z "$$changed" ] || $(MAKE) --no-print-directory scenarios SCENARIOS="$$changed"
 
-vulnerabilities: .venv/controller ## Look for known vulnerabilities in MinIO's programs
+vulnerabilities: .venv/controller ## Look for known vulnerabilities in the programs of Go that are built here
 	@echo "── vulnerabilities"
 	@type go &> /dev/null || { \
 	    echo "Installing Go"; \
@@ -175,8 +175,8 @@ vulnerabilities: .venv/controller ## Look for known vulnerabilities in MinIO's p
 	    $$sudo apt-get update -qq; \
 	    $$sudo apt-get install -qq --yes --no-install-recommends golang-go > /dev/null; }
 	@mkdir -p .cache
-	@$(BIN)/ansible-playbook -i inventories/local $(ASK) tools/minio_image.yml -e minio_image_file=$(CURDIR)/.cache/minio-image
-	@$(BIN)/python tools/vulnerabilities.py "$$(cat .cache/minio-image)"
+	@$(BIN)/ansible-playbook -i inventories/local $(ASK) tools/go_images.yml -e go_images_file=$(CURDIR)/.cache/go-images.json
+	@$(BIN)/python tools/vulnerabilities.py .cache/go-images.json
 
 sanity: .venv/controller .venvs/compat-oldest .venvs/publish $(SANITY_NEWEST) ## Run ansible-test sanity with each supported ansible-core, antsibull-docs and galaxy-importer
 	@for environment in .venvs/compat-oldest .venv $(SANITY_NEWEST); do \

@@ -1,6 +1,7 @@
-"""Looks for known vulnerabilities in the Go programs of MinIO's image, and compares them with a list of what stays.
+"""Looks for known vulnerabilities in the Go programs that are built here, and compares them with a list of what stays.
 
-Usage: ``vulnerabilities.py IMAGE``. It needs Docker and any Go, which fetches the one that the image is built with.
+Usage: ``vulnerabilities.py FILE``, with a file of JSON that names the image of each role in ``PROGRAMS``. It needs
+Docker and any Go, which fetches the one that the images are built with.
 Each finding that ``accepted_vulnerabilities.yml`` does not list is an error, and so is each entry of that list that is
 no longer found.
 
@@ -26,11 +27,20 @@ from typing import Any
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
-#: Versions and checksums of what the image's build downloads.
-SOURCES = REPOSITORY / "roles" / "minio" / "files" / "image" / "sources"
 ACCEPTED = Path(__file__).with_name("accepted_vulnerabilities.yml")
 CACHE = REPOSITORY / ".cache" / "vulnerabilities"
-PROGRAMS = ("minio", "mc")
+METRICS, LOGS = (f"github.com/VictoriaMetrics/Victoria{name}" for name in ("Metrics", "Logs"))
+#: Role to the programs in its image, each with the module that it is built from: built from a directory, a program does
+#: not know its own module's version. None for those whose source is in this repository.
+PROGRAMS: dict[str, dict[str, str | None]] = {
+    "minio": {"minio": "github.com/minio/minio", "mc": "github.com/minio/mc"},
+    "edge": {"edge-gate": None},
+    "monitoring": {
+        **dict.fromkeys(("victoria-metrics", "vmagent", "vmalert", "vmauth"), METRICS),
+        **dict.fromkeys(("victoria-logs", "vlagent"), LOGS),
+        "container-agent": None,
+    },
+}
 GOVULNCHECK = "golang.org/x/vuln/cmd/govulncheck@v1.9.0"
 DATABASE = "golang.org/x/vulndb@latest"
 
@@ -40,6 +50,18 @@ Found = dict[str, str]
 
 class CheckError(Exception):
     """The check cannot be made; the text says why."""
+
+
+def sources(role: str) -> Path:
+    """Find versions and checksums of what the build of an image downloads.
+
+    Args:
+        role: Whose image.
+
+    Returns:
+        The directory of ``go.sum``.
+    """
+    return REPOSITORY / "roles" / role / "files" / "image" / "sources"
 
 
 def run(*words: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
@@ -82,8 +104,8 @@ def pinned(module: str, sums: str) -> list[str]:
     return [words[1] for words in lines if words and words[0] == module and not words[1].endswith("/go.mod")]
 
 
-def go_of_the_image() -> Path:
-    """Fetch the Go that the image is built with.
+def go_of_the_images() -> Path:
+    """Fetch the Go that the images are built with.
 
     Returns:
         Path of its ``go``.
@@ -94,11 +116,15 @@ def go_of_the_image() -> Path:
     if not (found := shutil.which("go")):
         raise CheckError("There is no Go on this machine to fetch another with: apt-get install golang-go")
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    versions = pinned("golang.org/toolchain", (SOURCES / "go.sum").read_text())
+    # All of them with the same one.
+    directory_of_sums = sources("minio")
+    versions = pinned("golang.org/toolchain", (directory_of_sums / "go.sum").read_text())
     for version in versions:
         if version.endswith(f".linux-{machine}"):
             module = f"golang.org/toolchain@{version}"
-            answer = run(found, "mod", "download", "-json", module, cwd=SOURCES, environment={"GOTOOLCHAIN": "local"})
+            answer = run(
+                found, "mod", "download", "-json", module, cwd=directory_of_sums, environment={"GOTOOLCHAIN": "local"}
+            )
             copy = CACHE / version
             if not copy.exists():
                 # A module has no executable files, and the module cache is for reading only.
@@ -107,7 +133,7 @@ def go_of_the_image() -> Path:
                     run("chmod", "-R", "u+w,a+x", Path(directory, "go"))
                     Path(directory, "go").rename(copy)
             return copy / "bin" / "go"
-    raise CheckError(f"{SOURCES / 'go.sum'} has no Go for linux-{machine}")
+    raise CheckError(f"{directory_of_sums / 'go.sum'} has no Go for linux-{machine}")
 
 
 def index(reports: Path, target: Path) -> int:
@@ -190,17 +216,17 @@ def reports_of(text: str) -> Found:
     return {osv["id"]: osv.get("summary", "") for message in messages(text) if (osv := message.get("osv"))}
 
 
-def check(image: str) -> dict[str, Found]:
-    """Look for known vulnerabilities in an image's programs.
+def check(images: dict[str, str]) -> dict[str, Found]:
+    """Look for known vulnerabilities in the programs of images.
 
     Args:
-        image: Name of the image.
+        images: Role to the name of its image.
 
     Returns:
         What was found in each program.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
-    go = go_of_the_image()
+    go = go_of_the_images()
     environment = {"GOTOOLCHAIN": "local", "GOROOT": str(go.parents[1]), "GOBIN": str(CACHE / "bin"), "GOFLAGS": ""}
     run(go, "install", GOVULNCHECK, cwd=CACHE, environment=environment)
     downloaded = json.loads(run(go, "mod", "download", "-json", DATABASE, cwd=CACHE, environment=environment))
@@ -210,23 +236,22 @@ def check(image: str) -> dict[str, Found]:
     count = sum(1 for _ in (database / "ID").iterdir())
     print(f"Comparing with {count} reports of {downloaded['Version']}")
     govulncheck = [CACHE / "bin" / "govulncheck", "-db", database.as_uri(), "-format", "json"]
-    sums = (SOURCES / "go.sum").read_text()
     found: dict[str, Found] = {}
-    with tempfile.TemporaryDirectory(dir=CACHE) as directory:
-        container = run("docker", "create", image).strip()
-        try:
-            for program in PROGRAMS:
-                run("docker", "cp", f"{container}:/usr/local/bin/{program}", f"{directory}/{program}")
-        finally:
-            run("docker", "rm", container)
-        for program in PROGRAMS:
-            words = [*govulncheck, "-mode", "binary", "-scan", "module", Path(directory, program)]
-            found[program] = findings(run(*words, environment=environment))
-            # Built from a directory, a program does not know its own module's version.
-            module = f"github.com/minio/{program}"
-            for version in pinned(module, sums):
-                words = [*govulncheck, "-mode", "query", f"{module}@{version}"]
-                found[program] |= reports_of(run(*words, environment=environment))
+    for role, programs in PROGRAMS.items():
+        sums = (sources(role) / "go.sum").read_text()
+        with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+            container = run("docker", "create", images[role]).strip()
+            try:
+                for program in programs:
+                    run("docker", "cp", f"{container}:/usr/local/bin/{program}", f"{directory}/{program}")
+            finally:
+                run("docker", "rm", container)
+            for program, module in programs.items():
+                words = [*govulncheck, "-mode", "binary", "-scan", "module", Path(directory, program)]
+                found[program] = findings(run(*words, environment=environment))
+                for version in pinned(module, sums) if module else []:
+                    words = [*govulncheck, "-mode", "query", f"{module}@{version}"]
+                    found[program] |= reports_of(run(*words, environment=environment))
     return found
 
 
@@ -250,16 +275,16 @@ def faults(found: dict[str, Found], accepted: dict[str, dict[str, str]]) -> list
 
 
 def main() -> int:
-    """Check the image that is named.
+    """Check the images that are named.
 
     Returns:
         1 if something differs from the list.
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("image", help="image with the programs minio and mc")
-    image = parser.parse_args().image
+    parser.add_argument("file", type=Path, help="JSON that names the image of each role")
+    images = json.loads(parser.parse_args().file.read_text())
     try:
-        found = check(image)
+        found = check(images)
     except CheckError as error:
         print(error, file=sys.stderr)
         return 1

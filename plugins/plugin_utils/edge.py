@@ -36,6 +36,8 @@ EVERYTHING = "/*"
 OIDC = ("edge_oidc_issuer", "edge_oidc_client_id", "edge_oidc_client_secret", "edge_oidc_roles")
 _HOST = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
 _ISSUER = re.compile(rf"https://{_HOST}(:[0-9]+)?(/[^\s?#]*)?")
+#: Where a provider says everything about itself.
+_WELL_KNOWN = "/.well-known/openid-configuration"
 #: What a role may be given to, with the form of each in small letters. That of an address is the gate's.
 _GRANTEES = {
     "users": (re.compile(rf"[a-z0-9][a-z0-9._%+'-]{{0,63}}@{_HOST}"), "the e-mail address of a person"),
@@ -181,6 +183,11 @@ def provider_problems(settings: Mapping[str, Any]) -> list[str]:
         found.append(
             f"edge_oidc_issuer is {settings['edge_oidc_issuer']!r}, expected a URL with https:// and without a query,"
             " as the provider's documentation names it."
+        )
+    elif settings["edge_oidc_issuer"].rstrip("/").endswith(_WELL_KNOWN):
+        found.append(
+            f"edge_oidc_issuer is {settings['edge_oidc_issuer']!r}, expected what stands there as issuer: mostly the"
+            f" same without {_WELL_KNOWN}."
         )
     if settings["edge_oidc_ca"]:
         found += _pem(settings["edge_oidc_ca"], "edge_oidc_ca", "CERTIFICATE")

@@ -100,7 +100,11 @@ class Users:
             if user.get("role") not in self.roles:
                 found.append(f"{where} has the role {user.get('role')!r}, expected one of {', '.join(self.roles)}.")
             found += more(where, user) if more else []
-            if "password" in user and not password.fullmatch(str(user["password"] or "")):
+            given = user.get("password", "")
+            if isinstance(given, int | float):
+                # YAML may have made another number of it.
+                found.append(f"{where} has a number as password. Put it into quotes.")
+            elif "password" in user and not password.fullmatch(str(given or "")):
                 found.append(
                     f"{where} has a password of fewer than {self.shortest} characters or of several lines. Without one,"
                     " it is generated."
@@ -109,4 +113,6 @@ class Users:
 
 
 def _valid(user: Any) -> bool:
-    return isinstance(user, Mapping) and bool(USER_NAME.fullmatch(str(user.get("name", ""))))
+    name = user.get("name") if isinstance(user, Mapping) else None
+    # No, null and 007 are other things in YAML than they seem.
+    return isinstance(name, str) and bool(USER_NAME.fullmatch(name))

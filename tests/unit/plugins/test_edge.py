@@ -28,6 +28,14 @@ store = plugin("modules.secret_store")
         ([], "edge_users is empty, so that nobody could log in."),
         (["anna"], "edge_users[0] has no valid name"),
         ([{"name": "an/na", "role": "viewer"}], "edge_users[0] has no valid name"),
+        # What YAML makes of "no", of nothing, and of 007.
+        ([{"name": False, "role": "viewer"}], "edge_users[0] has no valid name"),
+        ([{"name": None, "role": "viewer"}], "edge_users[0] has no valid name"),
+        ([{"name": 7, "role": "viewer"}], "edge_users[0] has no valid name"),
+        (
+            [{"name": "anna", "role": "admin", "password": 342391000000}],
+            "anna has a number as password. Put it into quo",
+        ),
         ([{"name": "anna", "role": "Viewer"}], "edge_users: anna has the role 'Viewer', expected one of viewer, res"),
         ([{"name": "anna"}], "edge_users: anna has the role None"),
         (
@@ -97,6 +105,10 @@ PROVIDER = {
         ({"edge_oidc_issuer": ""}, "edge_oidc_client_id is set, and edge_oidc_issuer is not"),
         ({"edge_oidc_issuer": "http://a.example"}, "edge_oidc_issuer is 'http://a.example', expected a URL with https"),
         ({"edge_oidc_issuer": "https://a.example/?x"}, "expected a URL with https:// and without a query"),
+        (
+            {"edge_oidc_issuer": "https://a.example/desk/.well-known/openid-configuration"},
+            "expected what stands there as issuer: mostly the same without /.well-known/openid-configuration.",
+        ),
         ({"edge_oidc_issuer": "https://a b.example"}, "expected a URL with https:// and without a query"),
         ({"edge_oidc_ca": "/nowhere"}, "edge_oidc_ca is /nowhere, which cannot be read"),
         ({"edge_oidc_roles": {"boss": {"users": ["a@b"]}}}, "has the unknown role 'boss', expected viewer, researcher"),
@@ -305,6 +317,13 @@ def test_on_a_laptop_each_page_has_its_port(laptop: Rendered) -> None:
     assert {page["title"]: page["public_url"] for page in laptop[1]["links"]}["Start page"] == (
         "http://localhost:8000/.edge/"
     )
+
+
+def test_no_cookie_reaches_a_page_that_checks_requests_itself(laptop: Rendered) -> None:
+    """A browser sends the edge's to every page of the host or domain."""
+    caddyfile = laptop[0]["edge"]["secrets"]["Caddyfile"]
+    [site] = [site for site in caddyfile.split("\nhttp://:") if site.startswith("9000 {")]
+    assert "import gate" not in site and "request_header -Cookie\n" in site
 
 
 def test_with_a_domain_two_ports_are_published(server: Rendered) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,26 +100,47 @@ def test_pinned() -> None:
 def test_the_list_has_a_reason_for_each() -> None:
     """And names only programs that are looked at."""
     accepted = yaml.safe_load(vulnerabilities.ACCEPTED.read_text())
-    assert set(accepted) <= set(vulnerabilities.PROGRAMS)
+    assert set(accepted) <= {program for programs in vulnerabilities.PROGRAMS.values() for program in programs}
     assert all(len(reason) > 20 for listed in accepted.values() for reason in listed.values())
 
 
-def test_every_build_is_pinned() -> None:
-    """The versions in the build's script are those whose checksums are known."""
-    sums = (vulnerabilities.SOURCES / "go.sum").read_text()
-    script = (vulnerabilities.SOURCES.parent / "build").read_text()
-    for program in vulnerabilities.PROGRAMS:
-        (version,) = vulnerabilities.pinned(f"github.com/minio/{program}", sums)
-        assert f"{program.upper()}_VERSION={version}\n" in script
+@pytest.mark.parametrize("role", vulnerabilities.PROGRAMS)
+def test_every_build_is_pinned(role: str) -> None:
+    """The versions in the build's script are those whose checksums are known, with the same Go in each."""
+    sums = (vulnerabilities.sources(role) / "go.sum").read_text()
+    script = (vulnerabilities.sources(role).parent / "build").read_text()
+    for module in set(vulnerabilities.PROGRAMS[role].values()) - {None}:
+        (version,) = vulnerabilities.pinned(module, sums)
+        name = module.rsplit("/", 1)[1].removeprefix("Victoria").upper()
+        assert f"{name}_VERSION={version}\n" in script
     toolchains = vulnerabilities.pinned("golang.org/toolchain", sums)
     (used,) = [line.removeprefix("TOOLCHAIN=") for line in script.splitlines() if line.startswith("TOOLCHAIN=")]
     assert sorted(toolchains) == [f"v0.0.1-{used}.linux-amd64", f"v0.0.1-{used}.linux-arm64"]
+    assert toolchains == vulnerabilities.pinned(
+        "golang.org/toolchain", (vulnerabilities.sources("minio") / "go.sum").read_text()
+    )
+
+
+def test_every_program_is_looked_at() -> None:
+    """Of each image that is built with Go."""
+    built = [path.parts[-5] for path in vulnerabilities.REPOSITORY.glob("roles/*/files/image/sources/go.sum")]
+    assert sorted(built) == sorted(vulnerabilities.PROGRAMS)
+    for role, programs in vulnerabilities.PROGRAMS.items():
+        script = (vulnerabilities.sources(role).parent / "build").read_text()
+        # Those with a line of their own, and those that a function of the script is called for.
+        names = [*re.findall(r"out/([a-z-]+)\"? ", script), *re.findall(r"^build ([a-z]+) ", script, re.MULTILINE)]
+        names += [
+            word for line in re.findall(r"^build Victoria\S+ \S+ (.+)$", script, re.MULTILINE) for word in line.split()
+        ]
+        assert sorted(names) == sorted(programs)
 
 
 def test_without_go(tmp_path: Path) -> None:
     """It ends with 1 and says what to install."""
+    images = tmp_path / "images"
+    images.write_text("{}")
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / "vulnerabilities.py"), "image"],
+        [sys.executable, str(REPOSITORY / "tools" / "vulnerabilities.py"), str(images)],
         env=os.environ | {"PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and "apt-get install golang-go" in done.stderr

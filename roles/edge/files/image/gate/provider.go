@@ -324,7 +324,13 @@ func (g *Gate) originOf(page string) string {
 // away says that the provider does not answer, or not as it should.
 func (g *Gate) away(w http.ResponseWriter, err error) {
 	var answer *oauth2.RetrieveError
+	var unanswered *url.Error
+	var unknown *tls.CertificateVerificationError
 	reason := " cannot be reached. Who is logged in stays so; try again in a while."
+	if errors.As(err, &unknown) || !errors.As(err, &unanswered) {
+		// Nobody's waiting helps if the issuer is another one, or its certificate is not known.
+		reason = " does not answer as it should. Who is logged in stays so; whoever runs this stack finds the reason in the log of edge-gate."
+	}
 	if errors.Is(err, errBusy) {
 		w.Header().Set("Retry-After", "10")
 		reason = " is being asked about too many logins. Try again in a few seconds."

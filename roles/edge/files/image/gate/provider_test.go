@@ -377,6 +377,24 @@ func TestTheProviderIsAway(t *testing.T) {
 	}
 }
 
+func TestAProviderThatIsNotAsDeclared(t *testing.T) {
+	stranger := httptest.NewTLSServer(http.NotFoundHandler())
+	defer stranger.Close()
+	for name, change := range map[string]func(*Gate){
+		"another issuer":         func(g *Gate) { g.config.OIDC.Issuer += "/" },
+		"nothing there":          func(g *Gate) { g.config.OIDC.Issuer += "/realms/misspelt" },
+		"an unknown certificate": func(g *Gate) { g.config.OIDC.Issuer = stranger.URL },
+	} {
+		g := gateWith(t, newBadProvider(t))
+		change(g)
+		w := ask(g, pathOfBegin)
+		want(t, name, w, 503)
+		if body := w.Body.String(); !strings.Contains(body, "finds the reason in the log of edge-gate") {
+			t.Error(name, body)
+		}
+	}
+}
+
 // together asks many times at once, and ends what holds the provider up when enough of them have come that far.
 func together(t *testing.T, g *Gate, p *badProvider, count int, uri string, enough func() bool, cookies ...*http.Cookie) map[int]int {
 	t.Helper()
