@@ -179,7 +179,7 @@ def _logs_address(query: str, pages: str) -> str:
     text = "".join(
         f"{{{{ ({each[2:-2]}) | queryEscape }}}}" if each.startswith("{{") else quote_plus(each) for each in parts
     )
-    return f"{pages}/select/vmui/#/?query={text}&g0.range_input=1d&g0.relative_time=last_1_day"
+    return f"{pages}/select/vmui/#/?query={text}&g0.range_input=24h&g0.relative_time=last_24_hours"
 
 
 def _rule(name: str, alert: Mapping[str, Any], where: str, runbook: str, pages: str) -> dict[str, Any]:

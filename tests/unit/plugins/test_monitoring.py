@@ -136,6 +136,7 @@ def test_an_alert_leads_to_lines_of_logs() -> None:
     assert address.startswith(
         "http://pages/select/vmui/#/?query=container%3A%3D%22{{ ( $labels.container ) | queryEscape }}%22+"
     )
+    assert address.endswith("&g0.range_input=24h&g0.relative_time=last_24_hours")
     assert "logs" not in alerts_of(ALL)["HostDown"]["annotations"]
     assert "{{ with .Annotations.logs }}" in monitoring.TEXT
 
