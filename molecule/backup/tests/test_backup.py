@@ -51,6 +51,13 @@ def backups(stack: Stack) -> list[dict[str, Any]]:
     return json.loads(agent(stack, "list"))
 
 
+def files_of_the_repository(below: str) -> dict[str, int]:
+    """Files with data in a part of the repository, and their sizes."""
+    find = f"find {REPOSITORY_DIR}/{below} -type f ! -name '*.manifest*' ! -name 'backup.info*' -printf '%s %p\\n'"
+    lines = (line.split(" ", 1) for line in command("sh", "-c", find).splitlines())
+    return {path: int(size) for size, path in lines}
+
+
 def predict(stack: Stack) -> float:
     """What the registered model says."""
     return json.loads(run_client("dags", "mlflow_load.py", url=stack.url("mlflow"), name=MODEL).splitlines()[-1])[
@@ -136,22 +143,25 @@ def test_versions_of_objects_outlive_their_deletion(stack: Stack) -> None:
 @pytest.mark.parametrize("below", ["files/data", "postgres/backup/main"])
 def test_one_flipped_byte_is_found(stack: Stack, below: str) -> None:
     """By verification and by a drill, so never restored in silence; put right, nothing is wrong any more."""
-    # The largest, which holds what every backup needs.
-    find = f"find {REPOSITORY_DIR}/{below} -type f ! -name '*.manifest*' ! -name 'backup.info*' -printf '%s %p\\n'"
-    _size, path = command("sh", "-c", f"{find} | sort -n | tail -n 1").split()
+    # The largest new file of a backup, with an object that outweighs all else in it: this backup needs its middle.
+    before = files_of_the_repository(below)
+    s3(stack, "mlflow").put_object(Bucket="mlflow", Key="probe/large", Body=os.urandom(8 << 20))
+    agent(stack, "run")
+    after = files_of_the_repository(below)
+    size, path = max((after[each], each) for each in after.keys() - before.keys())
     flip = (
-        "import sys; f = open(sys.argv[1], 'r+b'); f.seek(1200); byte = f.read(1)[0] ^ 1;"
-        " f.seek(1200); f.write(bytes([byte]))"
+        "import sys; name, place = sys.argv[1], int(sys.argv[2]); f = open(name, 'r+b'); f.seek(place);"
+        " byte = f.read(1)[0] ^ 1; f.seek(place); f.write(bytes([byte]))"
     )
     command("chmod", "u+w", path)
-    command("python3", "-c", flip, path)
+    command("python3", "-c", flip, path, str(size // 2))
     try:
         said = run("backup", "--extra-vars=backup_verify=true", status=2)
         assert ("Files: " if below == "files/data" else "PostgreSQL: ") in said
         assert "cannot be restored: " in run("drill", status=2)
         assert "ALERT" in run("status")
     finally:
-        command("python3", "-c", flip, path)
+        command("python3", "-c", flip, path, str(size // 2))
     assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
 
 
