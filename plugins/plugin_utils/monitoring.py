@@ -487,7 +487,7 @@ def alertmanager_settings(receivers: Iterable[Mapping[str, Any]], watchdog_url: 
                 "equal": ["host"],
             },
             {
-                "source_matchers": ['alertname="ContainerDown"'],
+                "source_matchers": ['alertname=~"ContainerDown|ContainerPaused"'],
                 "target_matchers": ['alertname=~"TargetDown|PageDown"'],
                 "equal": ["host", "container"],
             },
