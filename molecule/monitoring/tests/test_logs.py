@@ -34,7 +34,9 @@ def chatter(stack: Stack) -> Iterator[str]:
     name = f"chatter-{int(time.time())}"
     image = command("docker", "inspect", "--format", "{{.Config.Image}}", f"{stack.name}-container-agent").strip()
     text = "[x: ERROR/Main] line $i of a program that says quite a lot in each of the lines that it writes"
-    script = f'i=0; while [ $i -lt {LINES} ]; do i=$((i + 1)); echo "{text}"; [ $((i % 10)) -gt 0 ] || sleep 0.05; done'
+    # Files are looked for every five seconds: what is written and rotated away before is not seen.
+    pause = "case $i in 1) sleep 10;; *0) sleep 0.05;; esac"
+    script = f'i=0; while [ $i -lt {LINES} ]; do i=$((i + 1)); echo "{text}"; {pause}; done'
     labels = {"stack": stack.name, "service": name, "owner": "monitoring", "kind": "run"}
     command(
         *("docker", "run", "--detach", f"--name={stack.name}-{name}"),
