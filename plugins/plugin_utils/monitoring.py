@@ -207,6 +207,13 @@ def _rule(name: str, alert: Mapping[str, Any], where: str, runbook: str, pages: 
     }
 
 
+def _rules(name: str, rules: list[dict[str, Any]]) -> str:
+    """Write a group of rules."""
+    # PyYAML refuses texts of an inventory, to which Ansible has attached where they are from; JSON knows texts only.
+    content = json.loads(json.dumps({"groups": [{"name": name, "rules": rules}]}))
+    return str(yaml.safe_dump(content, sort_keys=False, width=10000))
+
+
 def monitoring_alerts(
     services: Mapping[str, Mapping[str, Any]],
     active: Iterable[str],
@@ -233,7 +240,7 @@ def monitoring_alerts(
             of the name of a change.
     """
     known_hosts = [{"record": "stack_host", "expr": "vector(1)", "labels": {"host": str(host)}} for host in hosts]
-    found = {"stack.yml": yaml.safe_dump({"groups": [{"name": "stack", "rules": known_hosts}]}, sort_keys=False)}
+    found = {"stack.yml": _rules("stack", known_hosts)}
     seen: dict[str, str] = {}
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
     # What is changed of a service that the inventory has not is no mistake.
@@ -253,8 +260,7 @@ def monitoring_alerts(
             if not is_true(whole.get("off")):
                 rules.append(_rule(name, whole, where, runbook, pages))
         if rules:
-            text = yaml.safe_dump({"groups": [{"name": service, "rules": rules}]}, sort_keys=False, width=10000)
-            found[f"{service}.yml"] = text
+            found[f"{service}.yml"] = _rules(service, rules)
     return found
 
 

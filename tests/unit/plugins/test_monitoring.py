@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
+from ansible.template import trust_as_template
 from collection_under_test import CONTRACTS, REPOSITORY, SERVICES, ansible_playbook, plugin, role_of_variables
 
 monitoring = plugin("plugin_utils.monitoring")
@@ -120,6 +121,14 @@ def test_the_hosts_of_the_inventory_are_known() -> None:
     assert {(rule["record"], rule["labels"]["host"]) for rule in group["rules"]} == {
         ("stack_host", "w1"), ("stack_host", "w2"),
     }  # fmt: skip
+
+
+def test_changes_of_an_inventory() -> None:
+    """Ansible attaches to its texts where they are from."""
+    texts = {"expr": "sum(up)", "severity": "info", "summary": "x", "meaning": "x", "remedy": "x"}
+    mine = {key: trust_as_template(text) for key, text in texts.items()}
+    rules = alerts_of(ALL, {"Mine": mine, "HostDiskFull": {"for": trust_as_template("10m")}})
+    assert (rules["Mine"]["expr"], rules["HostDiskFull"]["for"]) == ("sum(up)", "10m")
 
 
 def test_each_alert_has_a_fault_that_raises_it() -> None:
