@@ -182,7 +182,9 @@ def main() -> None:
                 print(f"{word}: direct {direct:.0f} MB/s, edge {edge:.0f} MB/s, {edge / direct:.0%}")
             print(f"memory at most: {watch.most:.0f} MB")
             remove = [*both[0].curl(f"{ARTIFACTS}/{os.path.basename(file.name)}"), "--request", "DELETE"]
-            subprocess.run([*remove, "--output", "/dev/null"], check=True)
+            subprocess.run(
+                [*remove, "--output", "/dev/null", "--header", "@-"], input=both[0].header(), text=True, check=True
+            )
     finally:
         run(*program, "revoke", options.user, name)
 
