@@ -183,7 +183,10 @@ class Stack:
 
     def firing(self) -> set[str]:
         """Alerts that fire, or wait to."""
-        found = json.loads(self.execute("vmalert", "curl", "--silent", "http://127.0.0.1:8880/api/v1/alerts"))
+        # On standard input, the login is on no command line.
+        login = f"user = store:{self.secret('monitoring_store_password')}"
+        words = ("curl", "--config", "-", "--fail", "--silent", "http://127.0.0.1:8880/api/v1/alerts")
+        found = json.loads(self.execute("vmalert", *words, stdin=login))
         return {each["name"] for each in found["data"]["alerts"]}
 
 
