@@ -1,5 +1,5 @@
 module container-agent
 
-go 1.24
+go 1.25
 
-require github.com/klauspost/compress v1.18.6
+require github.com/klauspost/compress v1.20.2
