@@ -200,6 +200,23 @@ def test_a_disk_that_is_full(watched: Watched, broken: float) -> None:
     watched.resolved("HostDiskFull", broken)
 
 
+def test_a_disk_of_its_own_is_measured(stack: Stack, watched: Watched) -> None:
+    """Where the inventory names a directory on it; one that is not there is refused before anything changes."""
+    before = stack.identity()
+    named = json.dumps({"monitoring_disks": ["/mnt/prices"]})
+    said = play("site", "--tags=monitoring", "--extra-vars", named, status=2)
+    assert "monitoring_disks names /mnt/prices, which" in said and stack.identity() == before
+    command("mkdir", "/mnt/prices")
+    command("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", "/mnt/prices")
+    command("dd", "if=/dev/zero", "of=/mnt/prices/bars", "bs=1M", "count=48")
+    play("site", "--tags=monitoring", "--extra-vars", named)
+    disk = '{mountpoint="/host/disks/mnt/prices"}'
+    eventually(lambda: watched.query(f"node_filesystem_size_bytes{disk} == {64 << 20}"), seconds=60)
+    assert watched.query(f"node_filesystem_avail_bytes{disk} == {16 << 20}")
+    play("site", "--tags=monitoring")
+    command("umount", "/mnt/prices")
+
+
 def test_a_wrong_alert_changes_nothing(stack: Stack, watched: Watched) -> None:
     """The run says which, and the alerts of before are in force."""
     before = stack.identity()
