@@ -32,6 +32,11 @@ options:
     type: list
     elements: str
     default: []
+  others:
+    description: Names of containers of which it is only asked whether they exist.
+    type: list
+    elements: str
+    default: []
 author:
   - The quantops.ibkr_stack maintainers (@quantops)
 """
@@ -45,6 +50,11 @@ EXAMPLES = r"""
 RETURN = r"""
 undeclared:
   description: Those of O(undeclared) that exist.
+  returned: always
+  type: list
+  elements: str
+others:
+  description: Those of O(others) that exist.
   returned: always
   type: list
   elements: str
@@ -277,13 +287,14 @@ def main() -> None:
             "patience": {"type": "int", "default": 0},
             "written": {"type": "list", "elements": "path", "default": []},
             "undeclared": {"type": "list", "elements": "str", "default": []},
+            "others": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     declared = module.params["containers"]
     try:
-        undeclared_names = module.params["undeclared"]
-        existing = Engine().inspect([container["name"] for container in declared] + undeclared_names)
+        undeclared_names, others = module.params["undeclared"], module.params["others"]
+        existing = Engine().inspect([container["name"] for container in declared] + undeclared_names + others)
     except EngineError as error:
         if not module.check_mode:
             module.fail_json(msg=f"Cannot connect to the Docker engine: {error}")
@@ -317,6 +328,7 @@ def main() -> None:
         changed=module.check_mode and bool(lines),
         containers=report,
         undeclared=leftovers,
+        others=[name for name in others if name in existing],
         diff={"before": "".join(lines), "after": "".join(f"{name}: as declared\n" for name in report if lines)}
         if lines
         else {},

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.networks import (
@@ -266,7 +266,11 @@ def address_problems(report: Mapping[str, Any], publish_address: str) -> list[st
 
 
 def fit_problems(
-    plans: list[dict[str, Any]], report: Mapping[str, Any], variables: Mapping[str, Any], reserved_mb: int
+    plans: list[dict[str, Any]],
+    report: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    reserved_mb: int,
+    staying: Container[str] = (),
 ) -> list[str]:
     """Find out whether the containers of all services fit on a host together.
 
@@ -275,12 +279,13 @@ def fit_problems(
         report: See ``host_problems``.
         variables: Name to value of the variables that set ports.
         reserved_mb: MiB of memory that are kept for the host itself.
+        staying: See ``port_conflicts``.
 
     Returns:
         A sentence for each problem, with its remedy.
     """
     needed = sum(plan["limits"]["Memory"] for plan in plans if plan["kind"] == "service") // 2**20
-    found = port_conflicts(plans, report["ports"], dict(variables))
+    found = port_conflicts(plans, report["ports"], dict(variables), staying)
     if needed + int(reserved_mb) > report["memory_mb"]:
         found.append(
             f"The services of this host may use {needed} MiB together, and stack_reserved_memory_mb keeps"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Container
 from typing import Any
 
 
@@ -25,7 +26,10 @@ def same_address(one: str, other: str) -> bool:
 
 
 def port_conflicts(
-    plans: list[dict[str, Any]], listening: dict[str, list[dict[str, str]]], variables: dict[str, Any]
+    plans: list[dict[str, Any]],
+    listening: dict[str, list[dict[str, str]]],
+    variables: dict[str, Any],
+    staying: Container[str] = (),
 ) -> list[str]:
     """Find published ports that something else holds, or that two containers want.
 
@@ -33,12 +37,14 @@ def port_conflicts(
         plans: What ``container_plan`` returned.
         listening: Port to ``address``, ``process`` and, if a container publishes it, ``container`` of each holder.
         variables: Name to value of the variables that set ports.
+        staying: Containers of the stack that the run leaves alone, because the inventory no longer has their services.
 
     Returns:
         A sentence for each conflict, with the variable to change.
     """
     found = []
     taken: dict[str, list[tuple[str, str]]] = {}
+    left: dict[str, list[str]] = {}
     for plan in plans:
         for published in plan["spec"]["published_ports"]:
             address, port, _target = published.rsplit(":", 2)
@@ -48,11 +54,16 @@ def port_conflicts(
                 who = holder.get("container") or holder.get("process") or "another program"
                 # A page moves behind the edge, or back: its container gives the port up before the other one starts.
                 own = holder.get("stack") and f"{holder['stack']}-{plan['service']}" == plan["name"]
-                if not own and who != plan["name"] and same_address(address, holder["address"]):
+                gives_up = own and who not in staying
+                if gives_up or who == plan["name"] or not same_address(address, holder["address"]):
+                    continue
+                if own:
+                    left.setdefault(who, []).append(f"{port} of {plan['service']}")
+                else:
                     found.append(
                         f"Port {port}, which {plan['service']} publishes, is in use by {who}. Stop that, or {remedy}."
                     )
-                    break
+                break
             for service, other in taken.get(port, []):
                 if service == plan["service"] and same_address(address, other):
                     found.append(
@@ -62,7 +73,11 @@ def port_conflicts(
                 elif same_address(address, other):
                     found.append(f"Port {port} is published by {service} and by {plan['service']}: {remedy}.")
             taken.setdefault(port, []).append((plan["service"], address))
-    return found
+    return found + [
+        f"{who} holds the ports {', '.join(ports)}, and the inventory no longer has its service on this host. To remove"
+        " such containers, and no data, run again with -e stack_remove_undeclared=true."
+        for who, ports in left.items()
+    ]
 
 
 def too_many_cores(plans: list[dict[str, Any]], cores: int) -> list[str]:

@@ -174,6 +174,16 @@ def test_a_port_of_the_containers_own_is_no_conflict() -> None:
     assert "in use by desk-old" in sentence
 
 
+def test_a_port_of_a_service_that_left_the_inventory() -> None:
+    """Its container stays unless the run is told to remove it; one of a service that is there gives way."""
+    [plan, _] = PLANS
+    old = {**held("desk-old"), "stack": "desk"}
+    assert plan_checks.port_conflicts([plan], {"8080": [old]}, VARIABLES) == []
+    [sentence] = plan_checks.port_conflicts([plan], {"8080": [old]}, VARIABLES, ["desk-old"])
+    assert sentence.startswith("desk-old holds the ports 8080 of web, and the inventory no longer has its service")
+    assert "stack_remove_undeclared=true" in sentence
+
+
 def test_free_ports_and_others_listeners_are_no_conflict() -> None:
     """Only published ports count."""
     assert plan_checks.port_conflicts(PLANS, {"22": [{"address": "0.0.0.0", "process": "sshd"}]}, VARIABLES) == []
