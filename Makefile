@@ -101,6 +101,8 @@ rotate-secrets: .venv/controller ## Replace secrets while the stack runs: SECRET
 
 # Every shell has a USER of its own, which is nobody's that was meant.
 TOKEN_USER := $(if $(filter command,$(firstword $(origin USER))),$(USER))
+# Ansible would take it for whoever runs it.
+unexport USER
 TOKEN = $(PLAY) playbooks/token.yml -e "$$(T_ACTION='$(1)' T_USER='$(TOKEN_USER)' T_NAME='$(NAME)' T_DAYS='$(DAYS)' $(BIN)/python -c 'import json, os; \
 	    print(json.dumps({f"token_{key}": os.environ[f"T_{key.upper()}"] for key in ("action", "user", "name", "days")}))')"
 .PHONY: token tokens revoke-token

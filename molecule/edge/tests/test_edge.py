@@ -159,6 +159,23 @@ def test_headers_of_the_edges_own_are_not_taken_from_a_client(door: Door, stack:
     assert asked.stdout == "401", asked
 
 
+@pytest.mark.parametrize("named", ["X-Edge-Page", "X-Edge-Upgrade, x-edge-user", "X-Forwarded-Method, X-Forwarded-Uri"])
+def test_a_connection_takes_nothing_from_what_the_gate_is_told(door: Door, named: str) -> None:
+    """Caddy leaves out what a client's Connection names."""
+    for path, status in ((NOWHERE, 401), ("/.edge/login", 200)):
+        assert door.ask("mlflow", path, Connection=named).status == status
+    assert door.ask("mlflow", NOWHERE, user="vera", Connection=named).status == 404
+    refused = door.ask("mlflow", NOWHERE, "POST", user="vera", Connection=named)
+    assert refused.status == 403 and "change nothing" in refused.error
+
+
+def test_a_name_that_is_no_pages(door: Door, stack: Stack) -> None:
+    """Such as the bare address, or one with a dot at its end."""
+    for name in (stack.address, f"mlflow.{DOMAIN}.", f"elsewhere.{DOMAIN}"):
+        answer = door.ask("", NOWHERE, exactly={"Host": name})
+        assert answer.status == 404 and f"https://{DOMAIN}/" in answer.body.decode(), name
+
+
 def test_the_gate_answers_the_proxy_alone(stack: Stack) -> None:
     """It has no port: a container that could ask it would be told the names of secret headers."""
     pid = command("docker", "inspect", "--format", "{{.State.Pid}}", f"{stack.name}-edge-gate").strip()

@@ -334,6 +334,36 @@ def test_with_a_domain_two_ports_are_published(server: Rendered) -> None:
     assert "redir https://{host}:8443{uri} 308" in caddyfile and "s3.desk.example" not in caddyfile
 
 
+def test_pages_stay_behind_the_edge_when_it_is_taken_away(tmp_path: Path) -> None:
+    """The group alone is not enough, where the others would publish their pages for everybody."""
+    groups = {group: {"hosts": {"desk": None}} for group in ("postgres", "minio", "mlflow")}
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "edge_domain": "desk.example",
+    }
+    check = {"name": "quantops.ibkr_stack.stack", "tasks_from": "check"}
+    play = {"hosts": "desk", "gather_facts": False, "roles": ["quantops.ibkr_stack.stack"]}
+    play["tasks"] = [
+        {
+            "block": [{"ansible.builtin.include_role": check}],
+            "rescue": [{"ansible.builtin.debug": {"msg": "REFUSED {{ ansible_failed_result.msg }}"}}],
+        }
+    ]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+
+    def refused(address: str, *edges: str) -> bool:
+        children = groups | {name: {"hosts": {"desk": None}} for name in edges}
+        inventory = {"all": {"vars": variables | {"stack_publish_address": address}, "children": children}}
+        (tmp_path / "inventory.yml").write_text(yaml.safe_dump(inventory))
+        printed = ansible_playbook(tmp_path, "-i", "inventory.yml", "play.yml")
+        assert ("REFUSED" in printed) == ("no host is in the group edge" in printed), printed
+        return "REFUSED" in printed
+
+    assert refused("0.0.0.0")
+    assert not refused("127.0.0.1") and not refused("0.0.0.0", "edge")
+
+
 def test_the_gate_knows_verifiers_and_no_passwords(server: Rendered) -> None:
     """Nor does anything else in a container."""
     gate = json.loads(server[0]["edge-gate"]["secrets"]["gate.json"])

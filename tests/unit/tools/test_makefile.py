@@ -74,3 +74,18 @@ def test_a_python_that_was_replaced(project: Path) -> None:
     assert not programs_run(project)
     assert "its Python was replaced" in make(project)
     assert programs_run(project)
+
+
+def test_the_user_of_a_token_is_not_who_runs_ansible(project: Path) -> None:
+    """It takes USER of the environment for its own user, and asks for sudo where that is not root."""
+    (project / "requirements").mkdir()
+    (project / "requirements/controller.lock").touch()
+    (project / ".venv/controller").touch()
+    playbook = project / ".venv/bin/ansible-playbook"
+    playbook.write_text('#!/bin/sh\necho "user=${USER-none} $*"\n')
+    playbook.chmod(0o755)
+    own = os.environ | {"USER": "somebody"}
+    words = ["make", "--no-print-directory", f"PYTHON={project}/python", "token", "USER=anna", "NAME=laptop"]
+    done = subprocess.run(words, cwd=project, env=own, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "user=none " in done.stdout and '"token_user": "anna"' in done.stdout

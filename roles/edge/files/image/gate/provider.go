@@ -414,8 +414,11 @@ func (p *Provider) finish(ctx context.Context, code string, flow Flow) (string, 
 		}
 	}
 	address := said.text("email")
-	if !addressOfPerson.MatchString(address) {
+	if address == "" {
 		return "", nil, refusal{fmt.Sprintf("%s tells no e-mail address of yours.", p.config.host())}
+	}
+	if !addressOfPerson.MatchString(address) {
+		return "", nil, refusal{fmt.Sprintf("%s says that your e-mail address is %.80q, which cannot be a name here.", p.config.host(), address)}
 	}
 	address = strings.ToLower(address)
 	if said.says("email_verified") && strings.Trim(string(said["email_verified"]), `"`) != "true" {

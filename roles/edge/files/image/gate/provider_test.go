@@ -308,6 +308,17 @@ func TestWhatTheProviderMaySay(t *testing.T) {
 	}
 }
 
+func TestAnAddressThatIsNoNameIsShown(t *testing.T) {
+	for address, shown := range map[string]string{"": "tells no e-mail address", "o&#39;hara@example.org": "o&amp;#39;hara@example.org&#34;, which cannot be"} {
+		p := newBadProvider(t)
+		p.token, p.info = map[string]any{"email": address}, map[string]any{"sub": "1"}
+		w := logIn(t, gateWith(t, p), p)
+		if want(t, address, w, 403); !strings.Contains(w.Body.String(), shown) {
+			t.Error(w.Body.String())
+		}
+	}
+}
+
 func TestALoginEndsWhereItBegan(t *testing.T) {
 	p := newBadProvider(t)
 	g := gateWith(t, p)
