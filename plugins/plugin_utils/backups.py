@@ -166,12 +166,26 @@ def chosen_backup(manifests: Sequence[Mapping[str, Any]], wanted: str) -> dict[s
         )
     # From the newest copy of PostgreSQL's files that is older, which needs the least WAL.
     base = next(each for each in manifests if datetime.fromisoformat(each["finished"]) <= moment)
+    if _timeline(base) != _timeline(later[-1]):
+        raise AnsibleFilterError(
+            f"restore_to is {moment:%Y-%m-%d %H:%M:%S} UTC. Between the backups {base['id']} and {later[-1]['id']} the"
+            " stack was restored or began anew, so that no backup has the objects of that time. Name one of these"
+            " backups. Nothing was changed."
+        )
     _check_wal(base, manifests, moment)
     target = f"{moment:%Y-%m-%d %H:%M:%S.%f}+00"
     arguments = ["--type=time", f"--target={target}", "--target-action=promote"]
     if base.get("postgres"):
         arguments.append(f"--set={base['postgres']['label']}")
+        # Not the newest one, which a later restore has begun, and which may have left before that time.
+        arguments.append(f"--target-timeline={_timeline(base)[1]}")
     return _chosen(later[-1], moment.isoformat(), arguments, f"the state of {moment:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _timeline(manifest: Mapping[str, Any]) -> tuple[str, int]:
+    """Say in which cluster and on which timeline a backup was made; zero without PostgreSQL."""
+    point = manifest.get("postgres")
+    return (point.get("system", ""), int(point["wal"][:8], 16)) if point else ("", 0)
 
 
 def _check_wal(base: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]], moment: datetime | None = None) -> None:
@@ -256,7 +270,7 @@ def later_versions(lines: Iterable[str], moment: str) -> list[list[str]]:
     return found
 
 
-PART = re.compile(r"(database|bucket|experiment):(.+)")
+PART = re.compile(r"(database|bucket|experiment):(.+)", re.DOTALL)
 
 
 def restored_part(wanted: str, services: Mapping[str, Mapping[str, Any]], here: Iterable[str]) -> dict[str, Any]:

@@ -122,6 +122,25 @@ def test_a_backup_has_databases_buckets_and_secrets(stack: Stack) -> None:
     )
 
 
+def test_what_an_owner_makes_in_its_database_does_no_harm(stack: Stack) -> None:
+    """A table may have any name, and the administrator, who counts rows, runs none of the owner's functions."""
+    table = "\"two\nlines = 'q'\tü\""
+    become = "ALTER ROLE mlflow SUPERUSER"
+    make = f"""CREATE TABLE {table} (x int);
+        CREATE FUNCTION public.format(text, text, name, name) RETURNS text LANGUAGE plpgsql
+        AS $$ BEGIN EXECUTE '{become}'; RETURN 'SELECT 1'; END $$;"""
+    status, said = psql(stack, "mlflow", "mlflow", make)
+    assert status == 0, said
+    try:
+        rows = json.loads(agent(stack, "run"))["postgres"]["rows"]["most"]["mlflow"]
+        assert rows["public.two\nlines = 'q'\tü"] == 0
+        rights = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+        assert psql(stack, "mlflow", "mlflow", rights) == (0, "f")
+    finally:
+        drop = f"DROP TABLE {table}; DROP FUNCTION public.format(text, text, name, name)"
+        assert psql(stack, "mlflow", "mlflow", drop)[0] == 0
+
+
 def test_the_repository_tells_nothing_without_its_key(stack: Stack) -> None:
     """Neither the model's name, which rows and objects have, nor a secret; only root and PostgreSQL open it."""
     secrets = [path.read_text().strip() for path in stack.secrets_dir.iterdir() if path.is_file()]

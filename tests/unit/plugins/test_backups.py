@@ -98,6 +98,26 @@ def test_a_point_in_time_takes_the_first_later_copy_of_the_volumes(moment: str, 
     assert moment_of(found["pgbackrest"][1].removeprefix("--target=").replace("+00", "+00:00")) == moment_of(moment)
 
 
+def with_timeline(made: dict[str, Any], timeline: int, system: str = "7") -> dict[str, Any]:
+    point = {**made["postgres"], "wal": f"{timeline:08X}0000000000000003", "system": system}
+    return {**made, "postgres": point}
+
+
+def test_a_point_in_time_before_a_restore_is_on_the_timeline_that_it_left() -> None:
+    """The newest timeline may have left before that time: its state would be an older one, without a word."""
+    newest, middle, oldest = KNOWN
+    known = [with_timeline(newest, 3), with_timeline(middle, 1), with_timeline(oldest, 1)]
+    assert "--target-timeline=1" in chosen_backup(known, "2026-11-26 12:00")["pgbackrest"]
+
+
+@pytest.mark.parametrize("after", [{"timeline": 3}, {"timeline": 1, "system": "8"}])
+def test_a_point_in_time_beside_a_restore_is_refused(after: dict[str, Any]) -> None:
+    """No copy of the volumes has the objects of the state that was left, or was begun anew."""
+    known = [with_timeline(KNOWN[0], **after), with_timeline(KNOWN[1], 1)]
+    with pytest.raises(AnsibleFilterError, match="Between the backups 20261127T023000Z and 20261128T023000Z the stack"):
+        chosen_backup(known, "2026-11-27 12:00")
+
+
 def test_all_that_is_archived_is_not_taken_back() -> None:
     found = chosen_backup(KNOWN, "end")
     assert (found["manifest"], found["moment"], found["pgbackrest"]) == (KNOWN[0], "", ["--type=default"])
@@ -283,6 +303,38 @@ def test_secrets_are_kept_once_and_former_ones_beside_them(settings: Any, monkey
     assert "a" * 64 not in (settings.repository / "secrets" / "digest").read_text()
 
 
+def test_a_copy_of_the_secrets_is_there_on_a_full_disk_too(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (settings.repository / "secrets").mkdir()
+    (settings.repository / "passphrase").write_text("key")
+    monkeypatch.setattr(backup, "SECRETS", settings.repository)
+    backup.keep_secrets(settings, "a" * 64, "one")
+
+    def full(path: Path, content: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(backup, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        backup.keep_secrets(settings, "b" * 64, "two")
+    assert (settings.repository / "secrets/secrets.vault").read_text() == "one"
+
+
+def test_names_in_postgresql_may_have_any_character(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And functions that an owner has put into a database are not what the administrator calls."""
+    asked = []
+
+    def call(command: list[str], user: str = "", stdin: str | None = None, accept: Any = None) -> str:
+        asked.append(next(word for word in command if word.startswith("--dbname=")))
+        names = '"it\'s = \\\\"\n'
+        return names if "pg_database" in str(stdin) else '["public.two\\nlines\\tand \u2028", 3]\n'
+
+    monkeypatch.setattr(backup, "call", call)
+    postgres = backup.replace(settings, postgres={"socket": "/run", "admin": "postgres", "user": "1:1"})
+    assert backup.row_counts(postgres) == {"it's = \\": {"public.two\nlines\tand \u2028": 3}}
+    assert asked[-1] == r"--dbname=dbname='it\'s = \\' options='-c search_path=pg_catalog'"
+    with pytest.raises(backup.BackupError, match="has a line break"):
+        backup.check_names(postgres)
+
+
 def test_figures_of_an_empty_and_of_a_lost_repository(settings: Any) -> None:
     assert next(iter(backup.figures(settings, NOW))) == "0 0 complete backups"
     put(settings, manifest("2026-11-28T02:30:00"))
@@ -357,6 +409,10 @@ def test_a_failed_backup_is_an_alert_until_one_succeeds(settings: Any, monkeypat
     assert not backup.attempt(settings)
     (settings.repository / "away").rename(settings.mark)
     assert "holds no repository" in alerts(settings)["failed"]
+    # Whatever it is that happens: the container would begin anew, and healthy.
+    monkeypatch.setattr(backup, "run", lambda settings: int("two\nlines"))
+    assert not backup.attempt(settings)
+    assert "two" in alerts(settings)["failed"]
     monkeypatch.setattr(backup, "run", lambda settings: manifest("2026-11-28T02:30:00"))
     assert backup.attempt(settings) and alerts(settings) == {}
 
@@ -437,6 +493,7 @@ def test_a_part_and_who_uses_it() -> None:
         "kind": "database", "name": "mlflow", "services": ["mlflow"], "containers": ["mlflow"], "problems": [],
     }  # fmt: skip
     assert restored_part("experiment:my: runs", PARTS, ["mlflow"])["name"] == "my: runs"
+    assert restored_part("experiment:two\nlines", PARTS, ["mlflow"])["name"] == "two\nlines"
 
 
 @pytest.mark.parametrize(

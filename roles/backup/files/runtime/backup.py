@@ -232,20 +232,53 @@ def query(settings: Settings, sql: str, database: str = "postgres") -> list[list
     words += [
         f"--host={settings.postgres['socket']}",
         f"--username={settings.postgres['admin']}",
-        f"--dbname={database}",
+        # Quoted: a name may have any character. Functions are PostgreSQL's own: those that the owner of a database has
+        # made would be run with all rights.
+        "--dbname=dbname='{}' options='-c search_path=pg_catalog'".format(re.sub(r"(['\\])", r"\\\1", database)),
         "--file=-",
     ]
     answer = call(words, settings.postgres["user"], stdin=sql)
-    return [line.split("\t") for line in answer.splitlines() if line]
+    return [line.split("\t") for line in answer.split("\n") if line]
 
 
 COUNTS = """\
 SET statement_timeout = '10min';
-SELECT format('SELECT %L, count(*) FROM %I.%I', n.nspname || '.' || c.relname, n.nspname, c.relname)
+SELECT format('SELECT json_build_array(%L::text, count(*)) FROM %I.%I',
+              n.nspname || '.' || c.relname, n.nspname, c.relname)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' ORDER BY 1
 \\gexec
 """
+
+
+def table_rows(settings: Settings, database: str) -> dict[str, int]:
+    """Count the rows of every table of a database."""
+    return dict(json.loads(line) for [line] in query(settings, COUNTS, database))
+
+
+def databases(settings: Settings) -> list[str]:
+    """Name all databases, whose names may have any character, like those of tables."""
+    sql = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname"
+    return [json.loads(line) for [line] in query(settings, sql)]
+
+
+def check_names(settings: Settings) -> None:
+    """Refuse names of databases that pgBackRest writes into its list of files and cannot read from there again.
+
+    Raises:
+        BackupError: With what to do.
+    """
+    for [name] in query(settings, "SELECT to_json(datname::text) FROM pg_database WHERE datname ~ E'[\\n\\r]'"):
+        raise BackupError(
+            f"The name of the database {name} has a line break, and pgBackRest could not read the backup again. Rename"
+            " the database."
+        )
+
+
+def has_table(settings: Settings, database: str, table: str) -> bool:
+    """Say whether a database has a table, which is no view: that would run what its owner has put into it."""
+    sql = f"SELECT 1 FROM pg_class WHERE oid = to_regclass('public.{table}') AND relkind = 'r'"
+    return database in databases(settings) and bool(query(settings, sql, database))
 
 
 def row_counts(settings: Settings) -> dict[str, dict[str, int]]:
@@ -254,11 +287,7 @@ def row_counts(settings: Settings) -> dict[str, dict[str, int]]:
     Returns:
         Database to its tables and their rows.
     """
-    names = query(
-        settings,
-        "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY 1",
-    )
-    return {name: {table: int(count) for table, count in query(settings, COUNTS, name)} for [name] in names}
+    return {name: table_rows(settings, name) for name in databases(settings) if name != "postgres"}
 
 
 def schema_versions(settings: Settings) -> dict[str, str]:
@@ -268,9 +297,10 @@ def schema_versions(settings: Settings) -> dict[str, str]:
         Database to the version that Alembic has recorded; databases of other programs are left out.
     """
     found = {}
-    for [name] in query(settings, "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"):
-        if query(settings, "SELECT 1 WHERE to_regclass('public.alembic_version') IS NOT NULL", name):
-            found[name] = ", ".join(version for [version] in query(settings, "SELECT * FROM alembic_version", name))
+    for name in databases(settings):
+        if has_table(settings, name, "alembic_version"):
+            rows = query(settings, "SELECT version_num FROM public.alembic_version", name)
+            found[name] = ", ".join(version for [version] in rows)
     return found
 
 
@@ -623,6 +653,7 @@ def run(settings: Settings, full: bool = False) -> dict[str, Any]:
         make_room(settings, started)
         manifest: dict[str, Any] = {"id": name, "stack": settings.stack, "type": kind, "started": started.isoformat()}
         if settings.postgres:
+            check_names(settings)
             pgbackrest(settings, f"--type={kind}", f"--repo1-retention-full={settings.keep_days}", "backup")
             label = newest_label(settings)
             before = row_counts(settings)
@@ -782,13 +813,13 @@ def model_places(settings: Settings) -> list[str]:
     Returns:
         Bucket and prefix of each version, without those that are stored elsewhere.
     """
-    if not query(settings, "SELECT 1 FROM pg_database WHERE datname = 'mlflow'"):
+    if not has_table(settings, "mlflow", "model_versions"):
         return []
     sql = (
-        "SELECT DISTINCT coalesce(storage_location, source) FROM model_versions"
+        "SELECT DISTINCT coalesce(storage_location, source) FROM public.model_versions"
         " WHERE current_stage <> 'Deleted_Internal'"
     )
-    return sorted(filter(None, (artifact_place(place) for [place] in query(settings, sql, "mlflow"))))
+    return sorted(filter(None, (artifact_place(place) for place, *_ in query(settings, sql, "mlflow"))))
 
 
 def champions(settings: Settings) -> list[dict[str, str]]:
@@ -798,11 +829,11 @@ def champions(settings: Settings) -> list[dict[str, str]]:
         ``name``, ``version``, and ``place`` as in ``model_places``, of those that are stored there; and ``uris`` at
         which a drill loads them, ``restored`` and ``live``.
     """
-    if not query(settings, "SELECT 1 FROM pg_database WHERE datname = 'mlflow'"):
+    if not all(has_table(settings, "mlflow", each) for each in ("registered_model_aliases", "model_versions")):
         return []
     sql = (
         "SELECT json_build_object('name', name, 'version', version, 'place', coalesce(storage_location, source))"
-        " FROM registered_model_aliases JOIN model_versions USING (name, version)"
+        " FROM public.registered_model_aliases JOIN public.model_versions USING (name, version)"
         " WHERE alias = 'champion' ORDER BY name"
     )
     found = [json.loads(line) for [line] in query(settings, sql, "mlflow")]
@@ -968,23 +999,23 @@ def restore_database(settings: Settings, database: str, target: str, arguments: 
         dump = f"{settings.postgres['socket']}/dump"
         call(["pg_dump", "--format=directory", "--jobs=2", "--compress=1", f"--file={dump}", f"--host={SCRATCH}",
               f"--username={admin}", database], user)  # fmt: skip
-        expected = dict(query(scratch, COUNTS, database))
+        expected = table_rows(scratch, database)
         query(live, f'CREATE DATABASE "{target}" OWNER "{owner}" TEMPLATE template0')
         try:
             query(live, f'REVOKE ALL ON DATABASE "{target}" FROM PUBLIC')
             call(["pg_restore", "--exit-on-error", "--jobs=2", f"--host={live.postgres['socket']}",
                   f"--username={admin}", f"--dbname={target}", dump], user)  # fmt: skip
-            found = dict(query(live, COUNTS, target))
+            found = table_rows(live, target)
             if found != expected:
                 raise BackupError(f"{target} has other rows than {database} of the backup.")
         except BackupError:
             query(live, f'DROP DATABASE "{target}"')
             raise
-    return {"rows": {table: int(count) for table, count in found.items()}}
+    return {"rows": found}
 
 
 def keep_secrets(settings: Settings, name: str, content: str) -> bool:
-    """Keep the encrypted secrets, and the three before them.
+    """Keep the encrypted secrets, and those before them.
 
     Args:
         settings: Where.
@@ -1008,7 +1039,8 @@ def keep_secrets(settings: Settings, name: str, content: str) -> bool:
     if kept.exists() and mark.exists() and mark.read_text() == digest:
         return False
     if kept.exists():
-        kept.rename(directory / f"secrets-until-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.vault")
+        # A copy, so that there is always one under the name that a restore reads, on a full disk too.
+        write(directory / f"secrets-until-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.vault", kept.read_text())
     write(kept, content)
     write(mark, digest)
     return True
@@ -1334,7 +1366,7 @@ def attempt(settings: Settings) -> bool:
         # Nothing is wrong: a drill, a restore or a backup by hand. If it never comes to it, a backup is missed.
         log(f"Put off: {error}")
         return False
-    except (BackupError, OSError) as error:
+    except Exception as error:  # whatever it is: it must be seen, and it is tried again
         log(f"Failed: {error}")
         FAILED.write_text(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error}".replace("\n", " "))
         return False
