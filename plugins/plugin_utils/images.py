@@ -220,7 +220,7 @@ def image_shares(
     hosts: Mapping[str, Mapping[str, Any]],
     host: str,
     build_host: str = "",
-    others: Mapping[str, list[str]] | None = None,
+    others: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Decide which images a host builds and which it gets from others, so that each is built once.
 
@@ -231,15 +231,14 @@ def image_shares(
         host: The one that asks. All get answers that fit together.
         build_host: Builds what nobody has. By default one host does too, so that all stands on the same base: the first
             that has a base, else the first that needs anything.
-        others: Hosts of the stack that are not part of the run to the images of their engines, reference and id on a
-            line.
+        others: Hosts of the stack that are not part of the run to the images of their engines, reference to id.
 
     Returns:
         ``build``, name to reference of what this host builds, for itself or for others; ``receive``, a host to the
         references that come from there; ``problems``, sentences.
     """
-    ids = {name: each["ids"] for name, each in hosts.items()}
-    ids |= {name: dict(line.split() for line in lines) for name, lines in (others or {}).items()}
+    ids: dict[str, Mapping[str, str]] = {name: each["ids"] for name, each in hosts.items()}
+    ids |= others or {}
     order = [build_host, *hosts] if build_host in hosts else list(hosts)
     order = list(dict.fromkeys([*order, *(others or {})]))
     build: dict[str, str] = {}

@@ -71,16 +71,16 @@ def test_hosts_that_mean_different_images_build_their_own() -> None:
 
 def test_a_limited_run_takes_images_from_hosts_outside_of_it() -> None:
     found = images.image_shares(
-        {"c": has(REDIS)}, "c", "", {"a": [], "b": ["redis:1 sha256:x", "<none>:<none> sha256:y"]}
+        {"c": has(REDIS)}, "c", "", {"a": {}, "b": {"redis:1": "sha256:x", "<none>:<none>": "sha256:y"}}
     )
     assert found == {"build": {}, "receive": {"b": ["redis:1"]}, "problems": []}
 
 
 def test_a_limited_run_without_the_build_host_is_refused_only_where_nobody_has_the_image() -> None:
-    (problem,) = images.image_shares({"c": has(REDIS)}, "c", "a", {"a": []})["problems"]
+    (problem,) = images.image_shares({"c": has(REDIS)}, "c", "a", {"a": {}})["problems"]
     assert "container_image_build_host is a" in problem and "redis:1" in problem and "--limit c,a" in problem
     assert images.image_shares({"c": has(REDIS)}, "c", "typo")["problems"]
-    assert not images.image_shares({"c": has(REDIS)}, "c", "a", {"a": ["redis:1 x"]})["problems"]
+    assert not images.image_shares({"c": has(REDIS)}, "c", "a", {"a": {"redis:1": "x"}})["problems"]
 
 
 def test_the_same_layers_are_the_same_image_in_another_store() -> None:
