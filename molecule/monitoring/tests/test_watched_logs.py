@@ -34,8 +34,9 @@ def chatter(stack: Stack) -> Iterator[str]:
     name = f"chatter-{int(time.time())}"
     image = command("docker", "inspect", "--format", "{{.Config.Image}}", f"{stack.name}-container-agent").strip()
     text = "[x: ERROR/Main] line $i of a program that says quite a lot in each of the lines that it writes"
-    # Files are looked for every five seconds: what is written and rotated away before is not seen.
-    pause = "case $i in 1) sleep 10;; *0) sleep 0.05;; esac"
+    # Files are looked for every five seconds, and from one that was rotated the agent goes on to the newest: what is
+    # rotated twice before it looks is not seen. A file lasts for six seconds here.
+    pause = "case $i in 1) sleep 10;; *0) sleep 0.2;; esac"
     script = f'i=0; while [ $i -lt {LINES} ]; do i=$((i + 1)); echo "{text}"; {pause}; done'
     labels = {"stack": stack.name, "service": name, "owner": "monitoring", "kind": "run"}
     command(
@@ -51,7 +52,7 @@ def chatter(stack: Stack) -> Iterator[str]:
 def test_every_line_arrives_though_files_rotate(stack: Stack, watched: Watched, chatter: str) -> None:
     """The engine itself has kept a part of them."""
     count = f'_time:1h container:="{chatter}" level:="error" service:="monitoring" | stats count_uniq(_msg) lines'
-    eventually(lambda: search(watched, count)[0]["lines"] == str(LINES), seconds=180)
+    eventually(lambda: search(watched, count)[0]["lines"] == str(LINES), seconds=240)
     assert len(stack.log(chatter).splitlines()) < LINES
 
 
