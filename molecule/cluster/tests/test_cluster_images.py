@@ -81,8 +81,11 @@ def test_a_transfer_that_is_killed_leaves_no_image_and_the_next_run_completes_it
         try:
             on(worker, "timeout", "300", "sh", "-c", hold, timeout=330)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.pid, signal.SIGKILL)
+            # Ansible's workers are in sessions of their own, and would end what they have begun.
+            listed = subprocess.run(["pgrep", "--parent", str(run.pid)], capture_output=True, text=True, check=False)
+            for process in (run.pid, *map(int, listed.stdout.split())):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process, signal.SIGKILL)
     on(worker, "pkill", "-CONT", "-f", "docker load --quiet", status=None)
     eventually(lambda: not on(worker, "pgrep", "-f", "docker load --quiet", status=None), seconds=60)
     assert reference not in images(worker)
