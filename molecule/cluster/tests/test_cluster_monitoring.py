@@ -99,7 +99,7 @@ def test_logs_of_every_host_are_found(monitored: Path) -> None:
     on(WORKER, "docker", "restart", f"{STACK}-celery-worker", timeout=300)
     wanted = json.dumps({"logs_service": "celery-worker", "logs_since": "1h"})
     eventually(
-        lambda: f"backend@{WORKER} ready" in played("logs", f"--extra-vars={wanted}", inventory=monitored), 120, pause=5
+        lambda: f"backend@{WORKER} v" in played("logs", f"--extra-vars={wanted}", inventory=monitored), 120, pause=5
     )
 
 
