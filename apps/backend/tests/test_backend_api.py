@@ -16,7 +16,7 @@ from ibkr_backend import api, brokerage_session, pages
 from ibkr_backend.api import create_app
 from ibkr_backend.gateway import Gateway
 from ibkr_backend.history import refresh
-from ibkr_backend.readiness import Dependency, workers_check
+from ibkr_backend.readiness import ANSWER_TIMEOUT, Dependency, workers_check
 from ibkr_backend.settings import ApiSettings
 from kombu.exceptions import OperationalError
 from prometheus_client.utils import floatToGoString
@@ -359,7 +359,8 @@ def test_the_page_without_any_service(dropped: dict[str, str]) -> None:
     assert time.monotonic() - began < 4
     assert answer.status_code == 200
     assert "PostgreSQL does not answer" in answer.text
-    assert "MLflow does not answer" in answer.text
+    # On a busy machine its client's own time is over after the page's.
+    assert "MLflow does not answer" in answer.text or f"no answer in {ANSWER_TIMEOUT} s" in answer.text
     assert "hunter2" not in answer.text
 
 
