@@ -221,6 +221,7 @@ def monitoring_alerts(
     runbook: str,
     pages: str,
     hosts: Iterable[str],
+    interval: int,
 ) -> dict[str, str]:
     """Write the rules by which alerts are raised.
 
@@ -231,6 +232,7 @@ def monitoring_alerts(
         runbook: Where a person reads on, without the section.
         pages: Where a browser reaches the dashboards, without a path.
         hosts: Those of the stack in the inventory, which the series ``stack_host`` names.
+        interval: Seconds between two measurements; the value of that series.
 
     Returns:
         File name to rules in Prometheus' form. Source: Prometheus, "Alerting rules".
@@ -239,7 +241,9 @@ def monitoring_alerts(
         AnsibleFilterError: If an alert lacks something or has an unknown key, with its file; if there is none
             of the name of a change.
     """
-    known_hosts = [{"record": "stack_host", "expr": "vector(1)", "labels": {"host": str(host)}} for host in hosts]
+    known_hosts = [
+        {"record": "stack_host", "expr": f"vector({interval})", "labels": {"host": str(host)}} for host in hosts
+    ]
     found = {"stack.yml": _rules("stack", known_hosts)}
     seen: dict[str, str] = {}
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}

@@ -99,7 +99,7 @@ ALL = {name: {"directory": str(directory), "title": name, "web": [], "name": nam
 def alerts_of(services: dict[str, dict[str, Any]], changes: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """The rules of all alerts by their names."""
     files = monitoring.monitoring_alerts(
-        services, list(services), changes or {}, "https://book", "http://pages", ["w1"]
+        services, list(services), changes or {}, "https://book", "http://pages", ["w1"], 30
     )
     groups = [group for text in files.values() for group in yaml.safe_load(text)["groups"]]
     return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
@@ -116,7 +116,7 @@ def test_every_alert_has_a_section_of_the_runbook() -> None:
 
 def test_the_hosts_of_the_inventory_are_known() -> None:
     """To the rules, whether anything is heard of them or not."""
-    files = monitoring.monitoring_alerts(ALL, [], {}, "https://book", "http://pages", ["w1", "w2"])
+    files = monitoring.monitoring_alerts(ALL, [], {}, "https://book", "http://pages", ["w1", "w2"], 30)
     [group] = yaml.safe_load(files["stack.yml"])["groups"]
     assert {(rule["record"], rule["labels"]["host"]) for rule in group["rules"]} == {
         ("stack_host", "w1"), ("stack_host", "w2"),
@@ -176,7 +176,7 @@ def test_an_alert_that_yaml_leaves_out(text: str, there: bool) -> None:
 def test_a_change_to_an_alert_of_a_service_that_is_not_there() -> None:
     """Is kept for the day when it is."""
     changes = {"QueueWaits": {"off": True}, "TasksFail": {"for": "1h"}}
-    files = monitoring.monitoring_alerts(ALL, ["redis"], changes, "https://book", "http://pages", ["w1"])
+    files = monitoring.monitoring_alerts(ALL, ["redis"], changes, "https://book", "http://pages", ["w1"], 30)
     assert set(files) == {"redis.yml", "stack.yml"}
 
 
