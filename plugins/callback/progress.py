@@ -306,6 +306,19 @@ class CallbackModule(Default):
         if not ignore_errors and "results" not in found:
             self.failure(result)
 
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Show which host cannot be reached, and why.
+
+        Args:
+            result: What Ansible reports.
+        """
+        if self._display.verbosity or result._task.ignore_unreachable:
+            super().v2_runner_on_unreachable(result)
+            return
+        self.line("✘", result, C.COLOR_UNREACHABLE)
+        text = str(result._result.get("msg", "")).removeprefix("Task failed: ").strip()
+        self.say(f"    Cannot be reached: {text}", C.COLOR_UNREACHABLE)
+
     def failure(self, result: Any) -> None:
         """Show a failure.
 
