@@ -182,7 +182,10 @@ def test_a_host_that_cannot_be_reached_is_told_in_two_lines(tmp_path: Path) -> N
     (tmp_path / "hosts").write_text("away ansible_host=away.invalid ansible_connection=ssh\n")
     said = [line for line in run(tmp_path, status=4) if line and not line.startswith(("━━", "    …", "away: "))]
     assert said[0] == "  ✘ Ask [away]" and len(said) == 2, said
-    assert said[1].startswith("    Cannot be reached: Failed to connect to the host via ssh: ") and "away.invalid" in said[1]
+    assert (
+        said[1].startswith("    Cannot be reached: Failed to connect to the host via ssh: ")
+        and "away.invalid" in said[1]
+    )
 
 
 def test_what_is_stopped_is_told_of_each_host(tmp_path: Path) -> None:
@@ -198,7 +201,9 @@ def test_what_is_stopped_is_told_of_each_host(tmp_path: Path) -> None:
     local = 'ansible_connection=local ansible_python_interpreter="{{ ansible_playbook_python }}"'
     waves = {"one": [], "two": ["desk-backend"], "three": ["desk-redis", "desk-minio"]}
     (tmp_path / "hosts").write_text(
-        "".join(f"{host} {local} container_service_stop_order='{json.dumps([names])}'\n" for host, names in waves.items())
+        "".join(
+            f"{host} {local} container_service_stop_order='{json.dumps([names])}'\n" for host, names in waves.items()
+        )
     )
     said = sorted(line for line in run(tmp_path, status=0) if "✔" in line)
     assert said == ["  ✔ Stop: desk-backend [two]", "  ✔ Stop: desk-redis, desk-minio [three]"]
