@@ -317,7 +317,8 @@ class CallbackModule(Default):
             return
         self.line("✘", result, C.COLOR_UNREACHABLE)
         text = str(result._result.get("msg", "")).removeprefix("Task failed: ").strip()
-        self.say(f"    Cannot be reached: {text}", C.COLOR_UNREACHABLE)
+        for one in f"Cannot be reached: {text}".splitlines():
+            self.say(f"    {one}", C.COLOR_UNREACHABLE)
 
     def failure(self, result: Any) -> None:
         """Show a failure.

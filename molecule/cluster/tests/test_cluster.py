@@ -300,8 +300,10 @@ def test_status_tells_who_is_heard_and_what_is_open() -> None:
 def test_a_name_that_cannot_be_resolved_is_refused() -> None:
     """Before anything changes, with the host and the variable."""
     before = {host: ids(host) for host in HOSTS}
-    said = re.sub(r"\s+", " ", play("site", "--extra-vars=stack_mesh_endpoint=nowhere.invalid", status=2))
-    assert f"cannot resolve nowhere.invalid, where {DATA} is reached. Set stack_mesh_endpoint of {DATA}" in said
+    said = re.sub(
+        r"\s+", " ", play("site", '--extra-vars={"stack_mesh_endpoint": "{{ inventory_hostname }}.invalid"}', status=2)
+    )
+    assert f"cannot resolve {DATA}.invalid, where {DATA} is reached. Set stack_mesh_endpoint of {DATA}" in said
     assert {host: ids(host) for host in HOSTS} == before
 
 
