@@ -179,8 +179,11 @@ def test_a_host_that_cannot_be_reached_is_told_in_two_lines(tmp_path: Path) -> N
     (tmp_path / "play.yml").write_text(
         "- hosts: all\n  gather_facts: false\n  tasks: [{name: Ask, ansible.builtin.ping: }]\n"
     )
-    (tmp_path / "hosts").write_text("away ansible_host=away.invalid ansible_connection=ssh\n")
-    said = [line for line in run(tmp_path, status=4) if line and not line.startswith(("━━", "    …", "away: "))]
+    (tmp_path / "hosts").write_text(f"{HOSTS}away ansible_host=away.invalid ansible_connection=ssh\n")
+    lines = run(tmp_path, status=4)
+    # A host at which the run ended early may have had something to change.
+    assert any(line.startswith("one: nothing changed (") for line in lines), lines
+    said = [line for line in lines if line and not line.startswith(("━━", "    …", "away: ", "one: "))]
     assert said[0] == "  ✘ Ask [away]" and len(said) == 2, said
     assert (
         said[1].startswith("    Cannot be reached: Failed to connect to the host via ssh: ")
