@@ -306,6 +306,20 @@ class CallbackModule(Default):
         if not ignore_errors and "results" not in found:
             self.failure(result)
 
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Show which host cannot be reached, and why.
+
+        Args:
+            result: What Ansible reports.
+        """
+        if self._display.verbosity or result._task.ignore_unreachable:
+            super().v2_runner_on_unreachable(result)
+            return
+        self.line("✘", result, C.COLOR_UNREACHABLE)
+        text = str(result._result.get("msg", "")).removeprefix("Task failed: ").strip()
+        for one in f"Cannot be reached: {text}".splitlines():
+            self.say(f"    {one}", C.COLOR_UNREACHABLE)
+
     def failure(self, result: Any) -> None:
         """Show a failure.
 
@@ -340,10 +354,13 @@ class CallbackModule(Default):
             stats: Counts of every host.
         """
         self.stop.set()
-        for host in sorted(stats.processed):
-            count = stats.summarize(host)
+        counts = {host: stats.summarize(host) for host in sorted(stats.processed)}
+        # A failure elsewhere ends the run for all hosts: nobody knows what was left to change.
+        early = any(count["failures"] or count["unreachable"] for count in counts.values())
+        nothing = "nothing changed" if early else "nothing to change"
+        for host, count in counts.items():
             bad = count["failures"] or count["unreachable"]
-            text = "failed" if bad else f"{count['changed']} changed" if count["changed"] else "nothing to change"
+            text = "failed" if bad else f"{count['changed']} changed" if count["changed"] else nothing
             self.say(
                 f"\n{host}: {text} (ok={count['ok']} changed={count['changed']} unreachable={count['unreachable']} "
                 f"failed={count['failures']}) in {span(time.monotonic() - self.begun)}",

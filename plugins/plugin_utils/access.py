@@ -50,14 +50,17 @@ def tunnel_lines(pages: Iterable[Mapping[str, Any]]) -> list[str]:
     Returns:
         A line a host other than the one of the browser.
     """
-    hosts: dict[str, list[Mapping[str, Any]]] = {}
+    hosts: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for page in pages:
-        if page.get("loopback") and urlsplit(page["public_url"]).hostname not in ("localhost", "127.0.0.1"):
-            hosts.setdefault(page["owner"], []).append(page)
+        address = urlsplit(page["public_url"]).hostname or ""
+        if page.get("loopback") and address not in ("localhost", "127.0.0.1"):
+            hosts.setdefault((page["owner"], address), []).append(page)
+    # SSH knows no names of the inventory.
     return [
         f"{', '.join(page['title'] for page in found)}: only on {owner} itself (stack_publish_address); from elsewhere"
-        f" ssh {' '.join(dict.fromkeys('-L {0}:127.0.0.1:{0}'.format(page['published']) for page in found))} {owner}"
-        for owner, found in hosts.items()
+        f" ssh {' '.join(dict.fromkeys('-L {0}:127.0.0.1:{0}'.format(page['published']) for page in found))} {address},"
+        f" and localhost in place of {address}"
+        for (owner, address), found in hosts.items()
     ]
 
 

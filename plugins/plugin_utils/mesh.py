@@ -261,8 +261,8 @@ def problems(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Find settings with which hosts cannot meet.
 
     Args:
-        hosts: Host to ``mesh``, ``subnet``, ``endpoint``, ``network`` (of its containers) and ``address`` (what the
-            inventory says in ``stack_address``, or nothing).
+        hosts: Host to ``mesh``, ``subnet``, ``endpoint``, ``port``, ``network`` (of its containers) and ``address``
+            (what the inventory says in ``stack_address``, or nothing).
 
     Returns:
         A sentence for each, with host and variable.
@@ -276,8 +276,16 @@ def problems(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             found.append(f"{variable} differs between the hosts of this stack: {told}. Set it once, for all of them.")
     if found or not all(each["mesh"] for each in hosts.values()):
         return found
+    reached: dict[str, str] = {}
     for host, each in hosts.items():
         value = each["endpoint"]
+        if (match := ENDPOINT.fullmatch(value)) and not LOOPBACK.fullmatch(value):
+            place = f"{match['host']}:{match['port'] or each['port']}"
+            if (other := reached.setdefault(place, host)) != host:
+                found.append(
+                    f"{other} and {host} are both reached at {place}, where only one host can be. Correct ansible_host"
+                    " of one of them; behind one router, give them different ports in stack_mesh_endpoint."
+                )
         if value and not ENDPOINT.fullmatch(value):
             found.append(
                 f"stack_mesh_endpoint of {host} is {value!r}, expected a host name or an address, with a port or"

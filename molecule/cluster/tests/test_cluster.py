@@ -292,6 +292,7 @@ def test_status_tells_who_is_heard_and_what_is_open() -> None:
     assert f"Mesh: {DATA} at {MESH[DATA]}, heard" in text and "NOT HEARD" not in text
     assert f"{MESH[DATA]}:5432 (PostgreSQL) is open to the hosts of the mesh" in text
     assert "0.0.0.0:5500 (MLflow) is open to the hosts of the mesh, 10.203.77.1/32" in text
+    assert all(said.count(f"  Host {host}\n") == 1 for host in HOSTS)
     assert said.count("Page ") == 1
     assert f"http://{LAN[SERVICES]}:8080/" in text and f"http://{LAN[DATA]}:9001/" in text
 
@@ -299,8 +300,10 @@ def test_status_tells_who_is_heard_and_what_is_open() -> None:
 def test_a_name_that_cannot_be_resolved_is_refused() -> None:
     """Before anything changes, with the host and the variable."""
     before = {host: ids(host) for host in HOSTS}
-    said = re.sub(r"\s+", " ", play("site", "--extra-vars=stack_mesh_endpoint=nowhere.invalid", status=2))
-    assert f"cannot resolve nowhere.invalid, where {DATA} is reached. Set stack_mesh_endpoint of {DATA}" in said
+    said = re.sub(
+        r"\s+", " ", play("site", '--extra-vars={"stack_mesh_endpoint": "{{ inventory_hostname }}.invalid"}', status=2)
+    )
+    assert f"cannot resolve {DATA}.invalid, where {DATA} is reached. Set stack_mesh_endpoint of {DATA}" in said
     assert {host: ids(host) for host in HOSTS} == before
 
 

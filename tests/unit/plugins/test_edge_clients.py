@@ -162,3 +162,18 @@ def test_the_table_of_pages_sends_people_to_the_edges_login() -> None:
     assert [row[-2:] for row in rows] == [["(edge)", "-"], ["admin", "FILE"], ["admin", "FILE"]]
     alone = access.access_table([{**airflow, "identity": "header"}], ["a"], {"s": "FILE"})[2]
     assert alone.split()[-2:] == ["admin", "FILE"]
+
+
+def test_a_tunnel_names_what_ssh_can_resolve() -> None:
+    """Names of the inventory are Ansible's own; the address of the page is that of its host."""
+    access = plugin("plugin_utils.access")
+    page = {"container": "a", "owner": "services", "loopback": True}
+    pages = [
+        {**page, "title": "Airflow", "public_url": "http://192.0.2.12:8080/", "published": 8080},
+        {**page, "title": "Gateway", "public_url": "https://192.0.2.12:5055/", "published": 5055},
+        {**page, "title": "Here", "public_url": "http://localhost:8000/", "published": 8000, "owner": "local"},
+    ]
+    assert access.tunnel_lines(pages) == [
+        "Airflow, Gateway: only on services itself (stack_publish_address); from elsewhere"
+        " ssh -L 8080:127.0.0.1:8080 -L 5055:127.0.0.1:5055 192.0.2.12, and localhost in place of 192.0.2.12"
+    ]

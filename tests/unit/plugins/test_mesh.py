@@ -115,7 +115,14 @@ def test_an_interface_has_a_name_that_fits() -> None:
 
 # ---- where hosts meet
 
-HOST = {"mesh": True, "subnet": SUBNET, "endpoint": "10.0.0.1", "network": "172.29.64.0/24", "address": ""}
+HOST = {
+    "mesh": True,
+    "subnet": SUBNET,
+    "endpoint": "10.0.0.1",
+    "port": 51820,
+    "network": "172.29.64.0/24",
+    "address": "",
+}
 
 
 @pytest.mark.parametrize(
@@ -130,16 +137,34 @@ HOST = {"mesh": True, "subnet": SUBNET, "endpoint": "10.0.0.1", "network": "172.
     ],
 )
 def test_settings_with_which_hosts_cannot_meet(change: dict[str, Any], sentence: str) -> None:
-    [found] = mesh.problems({"a": HOST, "b": {**HOST, **change}})
+    [found] = mesh.problems({"a": HOST, "b": {**HOST, "endpoint": "10.0.0.2", **change}})
     assert found.startswith(sentence)
 
 
 def test_one_host_may_be_hidden_and_two_may_not() -> None:
     """Someone has to be found."""
     hidden = {**HOST, "endpoint": ""}
-    assert mesh.problems({"a": HOST, "b": hidden, "c": HOST}) == []
+    assert mesh.problems({"a": HOST, "b": hidden, "c": {**HOST, "endpoint": "10.0.0.2"}}) == []
     [found] = mesh.problems({"a": hidden, "b": hidden, "c": HOST})
     assert found.startswith("stack_mesh_endpoint is empty on a, b")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port", "same"),
+    [
+        ("10.0.0.1", 51820, True),
+        ("10.0.0.1:51820", 4500, True),
+        ("10.0.0.1", 4500, False),
+        ("10.0.0.1:4500", 51820, False),
+        ("10.0.0.2", 51820, False),
+    ],
+)
+def test_two_hosts_at_one_address_are_one(endpoint: str, port: int, same: bool) -> None:
+    """Behind one router they differ in their ports."""
+    found = mesh.problems({"a": HOST, "b": {**HOST, "endpoint": endpoint, "port": port}})
+    assert [text.partition(", where")[0] for text in found] == (
+        ["a and b are both reached at 10.0.0.1:51820"] if same else []
+    )
 
 
 @pytest.mark.parametrize(

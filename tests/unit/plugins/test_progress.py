@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -171,6 +172,44 @@ def test_warnings_are_shown(tmp_path: Path) -> None:
     said = "\n".join(run(tmp_path, status=2))
     for what in ("a result", "an action", "an item", "another item", "an ignored failure", "a failure"):
         assert len(re.findall(rf"\[WARNING\]: (Module warning: )?Beware of {what}$", said, re.MULTILINE)) == 1, said
+
+
+def test_a_host_that_cannot_be_reached_is_told_in_two_lines(tmp_path: Path) -> None:
+    """Who it is and what SSH says, without the place in the project where it was noticed."""
+    (tmp_path / "play.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n  tasks: [{name: Ask, ansible.builtin.ping: }]\n"
+    )
+    (tmp_path / "hosts").write_text(f"{HOSTS}away ansible_host=away.invalid ansible_connection=ssh\n")
+    lines = run(tmp_path, status=4)
+    # A host at which the run ended early may have had something to change.
+    assert any(line.startswith("one: nothing changed (") for line in lines), lines
+    said = [line for line in lines if line and not line.startswith(("━━", "    …", "away: ", "one: "))]
+    assert said[0] == "  ✘ Ask [away]" and len(said) == 2, said
+    assert (
+        said[1].startswith("    Cannot be reached: Failed to connect to the host via ssh: ")
+        and "away.invalid" in said[1]
+    )
+
+
+def test_what_is_stopped_is_told_of_each_host(tmp_path: Path) -> None:
+    """A name of a task is worked out once, for the first host, which may have nothing to stop."""
+    (tmp_path / "docker").write_text("#!/bin/sh\n")
+    (tmp_path / "docker").chmod(0o755)
+    tasks = REPOSITORY / "roles" / "container_service" / "tasks" / "stop_wave.yml"
+    (tmp_path / "play.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n"
+        f"  environment: {{PATH: '{tmp_path}:/usr/bin:/bin'}}\n"
+        f"  tasks: [{{ansible.builtin.include_tasks: {tasks}, vars: {{container_service_stopping: 0}}}}]\n"
+    )
+    local = 'ansible_connection=local ansible_python_interpreter="{{ ansible_playbook_python }}"'
+    waves = {"one": [], "two": ["desk-backend"], "three": ["desk-redis", "desk-minio"]}
+    (tmp_path / "hosts").write_text(
+        "".join(
+            f"{host} {local} container_service_stop_order='{json.dumps([names])}'\n" for host, names in waves.items()
+        )
+    )
+    said = sorted(line for line in run(tmp_path, status=0) if "✔" in line)
+    assert said == ["  ✔ Stop: desk-backend [two]", "  ✔ Stop: desk-redis, desk-minio [three]"]
 
 
 def test_no_log_is_kept(output: list[str]) -> None:
