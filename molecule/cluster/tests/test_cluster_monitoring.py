@@ -40,7 +40,8 @@ def asked(path: str, **parameters: str) -> str:
     password = Path(os.environ["QUANTOPS_SECRETS_DIR"], "monitoring_password").read_text().strip()
     words = ["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "30", "--get"]
     words += ["--user", f"monitoring:{password}", f"http://127.0.0.1:8427{path}"]
-    words += [f"--data-urlencode={name}={value}" for name, value in parameters.items()]
+    for name, value in parameters.items():
+        words += ["--data-urlencode", f"{name}={value}"]
     return on(DATA, "docker", "exec", f"{STACK}-monitoring", *words)
 
 
