@@ -77,10 +77,13 @@ class Worker:
     def take_no_more(self) -> None:
         """End its consumers."""
         MARK.touch()
-        for queue in self.queues:
-            self.control.cancel_consumer(queue, destination=self.names, reply=True, timeout=5)
-        if any(self.ask("active_queues").values()):
-            sys.exit(f"The worker {self.names[0]} still takes tasks.")
+        # A worker that connects to its broker again, such as after a reboot, does not hear what was said meanwhile.
+        for _time in range(PATIENCE):
+            for queue in self.queues:
+                self.control.cancel_consumer(queue, destination=self.names, reply=True, timeout=5)
+            if not any(self.ask("active_queues").values()):
+                return
+        sys.exit(f"The worker {self.names[0]} still takes tasks.")
 
     def at_hand(self) -> list[dict[str, Any]]:
         """List the tasks that it runs, and those that it has taken."""

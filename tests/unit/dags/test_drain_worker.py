@@ -53,3 +53,34 @@ def test_a_worker_that_does_not_answer_is_an_error(drain_worker: ModuleType, mon
     monkeypatch.setattr(app.control, "inspect", impatient)
     with pytest.raises(SystemExit, match="The worker airflow@w3 does not answer"):
         drain_worker.Worker(app, ["airflow@w3"])
+
+
+class Deaf:
+    """Celery's control of a worker that does not hear the first word, as after a reboot of its host."""
+
+    def __init__(self) -> None:
+        self.heard, self.queues = 0, [{"name": "backend"}]
+
+    def cancel_consumer(self, queue: str, **_options: Any) -> None:
+        self.heard += 1
+        self.queues = [] if self.heard > 1 else self.queues
+
+    def inspect(self, **_options: Any) -> Any:
+        return self
+
+    def active_queues(self) -> dict[str, Any]:
+        return {"backend@w3": list(self.queues)}
+
+
+def test_a_worker_that_did_not_hear_is_told_again(
+    drain_worker: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(drain_worker, "MARK", tmp_path / "draining")
+    app = Celery(broker="memory://")
+    app.control = Deaf()
+    drain_worker.Worker(app, ["backend@w3"]).take_no_more()
+    assert app.control.heard == 2 and app.control.queues == []
+    app.control = Deaf()
+    app.control.cancel_consumer = lambda *_words, **_options: None
+    with pytest.raises(SystemExit, match="still takes tasks"):
+        drain_worker.Worker(app, ["backend@w3"]).take_no_more()
