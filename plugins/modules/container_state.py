@@ -84,7 +84,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine import 
     EngineError,
     probe,
 )
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api import Engine, name_of
 
 # Changed parts that are named one by one; of more, the kinds are.
 NAMED = 8
@@ -293,12 +293,14 @@ def main() -> None:
     )
     declared = module.params["containers"]
     try:
-        undeclared_names, others = module.params["undeclared"], module.params["others"]
-        existing = Engine().inspect([container["name"] for container in declared] + undeclared_names + others)
+        engine, undeclared_names = Engine(), module.params["undeclared"]
+        existing = engine.inspect([container["name"] for container in declared] + undeclared_names)
+        # Nothing but their names is needed, which one answer has of all.
+        present = {name_of(each) for each in engine.containers(stopped=True)} if module.params["others"] else set()
     except EngineError as error:
         if not module.check_mode:
             module.fail_json(msg=f"Cannot connect to the Docker engine: {error}")
-        existing = {}  # a fresh host in check mode: everything would be made
+        existing, present = {}, set()  # a fresh host in check mode: everything would be made
     healths = look_again(declared, existing, 0 if module.check_mode else module.params["patience"])
     report, lines = {}, []
     for container in declared:
@@ -328,7 +330,7 @@ def main() -> None:
         changed=module.check_mode and bool(lines),
         containers=report,
         undeclared=leftovers,
-        others=[name for name in others if name in existing],
+        others=[name for name in module.params["others"] if name in present],
         diff={"before": "".join(lines), "after": "".join(f"{name}: as declared\n" for name in report if lines)}
         if lines
         else {},
