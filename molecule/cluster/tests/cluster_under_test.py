@@ -35,6 +35,12 @@ def groups() -> dict[str, list[str]]:
     return {name: group.get("hosts", []) for name, group in json.loads(done.stdout).items() if name != "_meta"}
 
 
+def here(*words: str) -> None:
+    """Run a program on this machine as root."""
+    words = words if os.geteuid() == 0 else ("sudo", "--non-interactive", *words)
+    subprocess.run(words, check=True, capture_output=True, timeout=180)
+
+
 def on(host: str, *words: str, status: int | None = 0, timeout: float = 120) -> str:
     """Run a command on a test host, and return what it prints.
 

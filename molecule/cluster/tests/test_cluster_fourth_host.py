@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_under_test import STACK, groups, identity, on, played, rearranged, state
+from cluster_under_test import STACK, groups, here, identity, on, played, rearranged, state
 from stack_under_test import REPOSITORY, eventually
 
 FOURTH, ADDRESS = "mol-cluster-fourth", "10.203.77.14"
@@ -41,12 +41,6 @@ with app.connection_for_write() as connection:
     for tag in client.zrevrangebyscore("unacked_index", "+inf", "-inf"):
         client.zadd("unacked_index", {tag: 1}, xx=True)
 """
-
-
-def here(*words: str) -> None:
-    """Run a program on this machine as root."""
-    words = words if os.geteuid() == 0 else ("sudo", "--non-interactive", *words)
-    subprocess.run(words, check=True, capture_output=True, timeout=180)
 
 
 def backend(*words: str) -> str:

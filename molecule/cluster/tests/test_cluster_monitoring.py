@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_under_test import STACK, identity, on, played, rearranged, state
+from cluster_under_test import STACK, here, identity, on, played, rearranged, state
 from stack_under_test import eventually
 
 DATA, SERVICES, WORKER = HOSTS = ("mol-cluster-data", "mol-cluster-services", "mol-cluster-worker")
@@ -72,12 +71,6 @@ def raised(seconds: float) -> set[tuple[str, str]]:
     }
 
 
-def outside(*words: str) -> None:
-    """Do something to a test host itself."""
-    words = ("docker", *words) if os.geteuid() == 0 else ("sudo", "--non-interactive", "docker", *words)
-    subprocess.run(words, check=True, capture_output=True, timeout=180)
-
-
 def test_every_host_is_measured(monitored: Path) -> None:
     """By agents of its own, each container too, in whichever host it runs."""
     assert all(set(identity(host)) >= AGENTS for host in HOSTS)
@@ -122,11 +115,11 @@ def test_a_host_that_is_drained_is_not_missed(monitored: Path) -> None:
 
 def test_a_host_that_is_lost_is_named_until_it_is_back(monitored: Path) -> None:
     """And what was logged meanwhile, of the other hosts, is there."""
-    outside("kill", WORKER)
+    here("docker", "kill", WORKER)
     try:
         eventually(lambda: lost() == {WORKER}, seconds=TIME_TO_ALERT, pause=5)
     finally:
-        outside("start", WORKER)
+        here("docker", "start", WORKER)
     eventually(lambda: on(WORKER, "docker", "info", "--format", "{{.ServerVersion}}", status=None).strip(), 120)
     eventually(lambda: not lost(), seconds=300, pause=5)
     eventually(lambda: hosts_of('container_state{container="airflow-worker", state="running"} == 1') == {WORKER}, 300)
