@@ -274,9 +274,15 @@ def problems(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             variable = "stack_mesh" if name == "mesh" else "stack_mesh_subnet"
             told = ", ".join(f"{host} has {value}" for host, value in values.items())
             found.append(f"{variable} differs between the hosts of this stack: {told}. Set it once, for all of them.")
+    reached: dict[str, str] = {}
+    if not found and not any(each["mesh"] for each in hosts.values()):
+        found += [
+            f"stack_address of {other} and {host} is {each['address']}, where only one host can be. Correct one."
+            for host, each in hosts.items()
+            if each["address"] and (other := reached.setdefault(each["address"], host)) != host
+        ]
     if found or not all(each["mesh"] for each in hosts.values()):
         return found
-    reached: dict[str, str] = {}
     for host, each in hosts.items():
         value = each["endpoint"]
         if (match := ENDPOINT.fullmatch(value)) and not LOOPBACK.fullmatch(value):

@@ -168,6 +168,19 @@ def test_two_hosts_at_one_address_are_one(endpoint: str, port: int, same: bool) 
 
 
 @pytest.mark.parametrize(
+    ("addresses", "same"), [(["10.0.0.1", "10.0.0.1"], True), (["", ""], False), (["", "10.0.0.1"], False)]
+)
+def test_so_they_are_on_a_network_of_the_users(addresses: list[str], same: bool) -> None:
+    """An address that nobody has set is derived, and is judged where it is used."""
+    found = mesh.problems(
+        {host: {**HOST, "mesh": False, "address": each} for host, each in zip("ab", addresses, strict=True)}
+    )
+    assert [text.partition(", where")[0] for text in found] == (
+        ["stack_address of a and b is 10.0.0.1"] if same else []
+    )
+
+
+@pytest.mark.parametrize(
     ("value", "place"),
     [
         ("data.example.com", ("data.example.com", 51820)),
