@@ -100,7 +100,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_api imp
 #: Where the record is, below the directory of the configuration.
 RECORD = "previous"
 #: What belongs to the host and not to a version of the stack, and stays as it is.
-KEPT = {RECORD, f"{RECORD}.new", "secrets.json", "rotations.log", "restore.json"}
+KEPT = {RECORD, f"{RECORD}.new", f"{RECORD}.old", "secrets.json", "rotations.log", "restore.json"}
 #: File of the record that is there until the change has ended.
 PENDING = "pending"
 FORMAT = 1
@@ -217,8 +217,9 @@ def save(engine: Engine, stack: str, directory: str, about: dict[str, Any]) -> d
         "about": about,
         "containers": found,
     }
-    new, kept = (os.path.join(directory, name) for name in (f"{RECORD}.new", RECORD))
-    shutil.rmtree(new, ignore_errors=True)
+    new, kept, old = (os.path.join(directory, name) for name in (f"{RECORD}.new", RECORD, f"{RECORD}.old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
     # The mode of makedirs is that of the last directory only.
     os.mkdir(new, 0o700)
     os.mkdir(os.path.join(new, "files"), 0o700)
@@ -235,8 +236,11 @@ def save(engine: Engine, stack: str, directory: str, about: dict[str, Any]) -> d
         os.fsync(stream.fileno())
     with open(os.path.join(new, PENDING), "w"):
         pass
-    shutil.rmtree(kept, ignore_errors=True)
+    # Removing the earlier one takes its time, in which there would be no record, or half of one.
+    if os.path.isdir(kept):
+        os.rename(kept, old)
     os.rename(new, kept)
+    shutil.rmtree(old, ignore_errors=True)
     return record
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,26 @@ def test_an_upgrade_that_has_ended(run_module: Run, engine: FakeEngine, director
     ended = snapshot(run_module, directory, "ended")
     assert ended.result["changed"] and not ended.result["pending"]
     assert not snapshot(run_module, directory, "ended").result["changed"]
+
+
+def test_a_record_is_whole_while_an_earlier_one_is_removed(
+    run_module: Run, engine: FakeEngine, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks, or goes on after a run that was killed there, finds one of the two."""
+    add(engine, "desk-web")
+    snapshot(run_module, directory, "saved", about={"backup": "one"})
+    snapshot(run_module, directory, "ended")
+    remove, seen = shutil.rmtree, []
+
+    def watched(path: str, **options: Any) -> None:
+        remove(path, **options)
+        found = snapshot(run_module, directory, "present")
+        seen.append(found.result["msg"] if found.failed else found.result["about"]["backup"])
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    snapshot(run_module, directory, "saved", about={"backup": "two"})
+    assert seen and set(seen) <= {"one", "two"}
+    assert sorted(each.name for each in directory.iterdir() if each.name.startswith("previous")) == ["previous"]
 
 
 def test_images_that_are_gone(run_module: Run, engine: FakeEngine, directory: Path) -> None:
