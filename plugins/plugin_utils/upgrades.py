@@ -25,7 +25,7 @@ def upgrade_lines(
         plans: Plans of the containers of the host.
         running: Container to what ``stack_status`` found.
         printed: Container to what the program of its new image prints as its version.
-        contracts: Service to its contract, with what it needs.
+        contracts: Service to its contract, with its containers and what it needs.
         removed: Containers that are no longer declared.
 
     Returns:
@@ -49,7 +49,8 @@ def upgrade_lines(
     if jobs:
         lines.append(f"Run again, with the migrations of databases: {', '.join(jobs)}")
     needed = {need for contract in contracts.values() if contract["active"] for need in contract["needs"]}
-    shared = sorted({plan["service"] for plan in changed if plan["name"] in services} & needed)
+    service_of = {container: name for name, contract in contracts.items() for container in contract["containers"]}
+    shared = sorted({service_of[plan["service"]] for plan in changed if plan["name"] in services} & needed)
     if shared:
         users = sorted(name for name, each in contracts.items() if each["active"] and {*each["needs"]} & {*shared})
         lines.append(f"Interrupted until it runs again: {', '.join(shared)}, and {', '.join(users)}, which need it")

@@ -99,11 +99,15 @@ def test_nothing_without_the_answer(stack: Stack) -> None:
 def test_an_upgrade_and_the_way_back_from_it(stack: Stack) -> None:
     """Nothing but what changes is recreated; rolled back, the previous version finds nothing to do."""
     before, known = stack.identity(), backups(stack)
-    said = run("upgrade", mlflow_workers=2)
+    # One that tells its version and has another name than its service.
+    upgrade = {"mlflow_workers": 2, "airflow_overrides": {"airflow-scheduler": {"memory": "1100m"}}}
+    said = run("upgrade", **upgrade)
+    assert "Recreated: molecule-airflow-scheduler (" in said
+    assert "The backend reaches postgres, redis, minio, gateway, mlflow, airflow" in said
     assert "Upgraded, and every service answers." in said
-    assert changed(before, stack.identity()) == {"mlflow"}
+    assert changed(before, stack.identity()) == {"mlflow", "airflow-scheduler"}
     assert workers(stack) == "2" and len(backups(stack)) == len(known) + 1
-    assert "changed=0 " in run("site", mlflow_workers=2)
+    assert "changed=0 " in run("site", **upgrade)
     assert command("stat", "--format=%a %U", RECORD, f"{RECORD}/containers.json").split() == [
         "700",
         "root",

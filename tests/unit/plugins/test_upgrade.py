@@ -28,6 +28,7 @@ def test_what_changes() -> None:
         "desk-mlflow-upgrade": {"drift": ["image changed"], "exists": True},
         "desk-gateway": {"drift": ["image changed"], "exists": True},
         "desk-new": {"drift": ["missing"], "exists": False},
+        "desk-airflow-apiserver": {"drift": ["image changed"], "exists": True},
         "desk-redis": {"drift": [], "exists": True},
     }
     plans = [
@@ -36,25 +37,30 @@ def test_what_changes() -> None:
         plan("desk-mlflow-upgrade", "mlflow", "job"),
         plan("desk-gateway", "gateway", kept=True),
         plan("desk-new", "new"),
+        plan("desk-airflow-apiserver", "airflow-apiserver"),
         plan("desk-redis", "redis"),
     ]
     running = {"desk-postgres": {"version": "17.6"}, "desk-mlflow": {"version": "3.17.2"}}
     printed = {"desk-postgres": "postgres (PostgreSQL) 17.7 (Debian 17.7-1)", "desk-mlflow": "3.17.2\n"}
     contracts = {
-        "postgres": {"active": True, "needs": []},
-        "redis": {"active": True, "needs": []},
-        "mlflow": {"active": True, "needs": ["postgres"]},
-        "airflow": {"active": False, "needs": ["postgres"]},
+        "postgres": {"active": True, "needs": [], "containers": ["postgres"]},
+        "redis": {"active": True, "needs": [], "containers": ["redis"]},
+        "mlflow": {"active": True, "needs": ["postgres"], "containers": ["mlflow", "mlflow-upgrade"]},
+        "gateway": {"active": True, "needs": [], "containers": ["gateway"]},
+        "airflow": {"active": True, "needs": [], "containers": ["airflow-apiserver"]},
+        "new": {"active": True, "needs": ["airflow"], "containers": ["new"]},
+        "notebook": {"active": False, "needs": ["postgres"], "containers": ["notebook"]},
     }
     assert upgrade_lines(states, plans, running, printed, contracts, ["desk-old"]) == [
         "Version of desk-postgres: 17.6 → 17.7",
         "Recreated: desk-postgres (image changed)",
         "Recreated: desk-mlflow (image changed; memory changed)",
+        "Recreated: desk-airflow-apiserver (image changed)",
         "Not recreated, to keep its session: desk-gateway (image changed)",
         "New: desk-new",
         "Removed: desk-old",
         "Run again, with the migrations of databases: desk-mlflow-upgrade",
-        "Interrupted until it runs again: postgres, and mlflow, which need it",
+        "Interrupted until it runs again: airflow, postgres, and mlflow, new, which need it",
     ]
     assert upgrade_lines({"desk-redis": states["desk-redis"]}, plans[-1:], running, {}, contracts) == []
 
