@@ -177,7 +177,7 @@ def usage_line(container: str, figure: dict) -> str:
     if name.split()[0] == "bytes":
         used, limit, name = round(used / 2**20), round(limit / 2**20), f"MiB{name.removeprefix('bytes')}"
     if not figure["limit"]:
-        return f"{container} uses {used} {name}, without a limit"
+        return f"{container}: {used} {name}"
     share = f"{container} uses {used} of {limit} {name} ({100 * figure['used'] // figure['limit']} %)"
     return f"NEARLY FULL: {share}" if figure["nearly_full"] else share
 
