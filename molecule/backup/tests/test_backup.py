@@ -110,7 +110,7 @@ def test_a_backup_has_databases_buckets_and_secrets(stack: Stack) -> None:
     assert rows["public.model_versions"] == 1 == rows["public.registered_models"]
     assert set(newest["files"]["volumes"]) == {"minio-data", "redis-data", "backend-beat"}
     status = run("status")
-    assert "complete backups, the newest" in status
+    assert f"{stack.name}-backup: {len(found)} complete backup" in status
     assert "copies of the secrets" not in status
     # Its time is that of the last but one segment at most: the next minute's is archived without a backup.
     psql_admin = "SELECT archived_count > 0 FROM pg_stat_archiver"

@@ -246,22 +246,78 @@ def test_when_a_full_backup_is_due(settings: Any, days: int, due: bool) -> None:
     assert backup.full_is_due(settings, [], now)
 
 
+def daily(last: str, number: int) -> list[dict[str, Any]]:
+    """One backup a day up to a day, the newest first."""
+    newest = datetime.fromisoformat(last)
+    return [manifest(f"{newest - timedelta(days=each):%Y-%m-%dT%H:%M:%S}") for each in range(number)]
+
+
 def test_old_backups_go_and_the_newest_stays(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With their copies, and those of backups that were cut off."""
-    put(settings, *KNOWN)
+    put(settings, *daily("2026-11-28T02:30:00", 5))
     called: list[tuple[str, ...]] = []
 
     def restic(_settings: Any, *words: str, **_options: Any) -> str:
         called.append(words)
-        return json.dumps([{"id": f"snapshot-{day}"} for day in (26, 27, 28)] + [{"id": "cut-off"}])
+        return json.dumps([{"id": f"snapshot-{day}"} for day in range(24, 29)] + [{"id": "cut-off"}])
 
     monkeypatch.setattr(backup, "restic", restic)
-    backup.expire(settings, datetime(2026, 12, 11, 2, 31, tzinfo=UTC), prune=False)
-    assert [each["id"] for each in backup.manifests(settings)] == ["20261128T023000Z"]
-    assert called[1:] == [("forget", "snapshot-26", "snapshot-27", "cut-off")]
-    backup.expire(settings, datetime(2027, 12, 11, tzinfo=UTC), prune=True)
-    assert [each["id"] for each in backup.manifests(settings)] == ["20261128T023000Z"]
+    settings.keep_days = 2
+    backup.expire(settings, datetime(2026, 11, 28, 2, 31, tzinfo=UTC), prune=False)
+    assert [each["id"][:8] for each in backup.manifests(settings)] == ["20261128", "20261127", "20261126", "20261125"]
+    assert called[1:] == [("forget", "snapshot-24", "cut-off")]
+    backup.expire(settings, datetime(2026, 11, 28, 2, 31, tzinfo=UTC), prune=True)
     assert called[-1] == ("prune",)
+
+
+@pytest.mark.parametrize("leap", ["2026-12-06T02:30:00", "2046-11-28T02:30:00"])
+def test_a_clock_that_is_ahead_expires_nothing(settings: Any, monkeypatch: pytest.MonkeyPatch, leap: str) -> None:
+    """Nor does a machine that was off for as long: a backup expires once there are others of as many days."""
+    usual = daily("2026-11-28T02:30:00", 15)
+    put(settings, manifest(leap), *usual)
+    monkeypatch.setattr(backup, "restic", lambda *_words: "[]")
+    backup.expire(settings, datetime.fromisoformat(leap).replace(tzinfo=UTC) + timedelta(minutes=1), prune=False)
+    assert backup.manifests(settings)[1:] == usual
+
+
+def test_postgresqls_files_expire_with_the_backups_that_need_them(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their number, which does not depend on a clock; those of backups that were cut off count too."""
+    fulls = ["20261101-023000F", "20261115-023000F", "20261122-023000F", "20261128-010000F"]
+    labels = {"20261128": "20261122-023000F_20261128-023000I", "20261120": "20261115-023000F_20261120-023000I"}
+    known = [manifest("2026-11-28T02:30:00"), manifest("2026-11-20T02:30:00")]
+    for each in known:
+        each["postgres"]["label"] = labels[each["id"][:8]]
+    put(settings, *known)
+    called: list[tuple[str, ...]] = []
+
+    def pgbackrest(_settings: Any, *words: str) -> str:
+        called.append(words)
+        backups = [{"label": label, "type": "full"} for label in fulls]
+        backups.insert(2, {"label": labels["20261120"], "type": "incr"})
+        return json.dumps([{"backup": backups}])
+
+    monkeypatch.setattr(backup, "pgbackrest", pgbackrest)
+    monkeypatch.setattr(backup, "restic", lambda *_words: "[]")
+    backup.expire(backup.replace(settings, postgres={"user": "1:1"}), NOW, prune=False)
+    assert called[-1] == ("--repo1-retention-full=3", "expire")
+
+
+def test_a_backup_that_would_not_be_the_newest_is_not_made(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One of the future would be taken for the latest for years, and pgBackRest makes none before it."""
+    monkeypatch.setattr(backup, "FAILED", tmp_path / "failed")
+    ahead = manifest("2099-01-01T00:00:00")
+    put(settings, ahead, *KNOWN)
+    monkeypatch.setattr(backup, "restic", lambda *_words: pytest.fail("Nothing is done"))
+    with pytest.raises(backup.BackupError, match=r"The newest backup is 20990101T000000Z, .* Set the clock right"):
+        backup.run(settings)
+    assert len(backup.manifests(settings)) == 4
+    assert not backup.clock_problem([ahead], datetime(2098, 12, 31, 23, 59, tzinfo=UTC))
+    [alert] = backup.report(settings, NOW)["alerts"]
+    assert (alert["kind"], alert["text"][:38]) == ("missed", "backups: The newest backup is 20990101")
 
 
 def test_only_vanished_files_are_no_failure() -> None:
@@ -337,8 +393,10 @@ def test_names_in_postgresql_may_have_any_character(settings: Any, monkeypatch: 
 
 def test_figures_of_an_empty_and_of_a_lost_repository(settings: Any) -> None:
     assert next(iter(backup.figures(settings, NOW))) == "0 0 complete backups"
-    put(settings, manifest("2026-11-28T02:30:00"))
-    assert next(iter(backup.figures(settings, NOW))) == "1 0 complete backups, the newest 9 h old, made in 20 s"
+    put(settings, KNOWN[0])
+    assert next(iter(backup.figures(settings, NOW))) == "1 0 complete backup, 9 h old, made in 20 s"
+    put(settings, KNOWN[1])
+    assert next(iter(backup.figures(settings, NOW))) == "2 0 complete backups, the newest 9 h old, made in 20 s"
     settings.mark.unlink()
     [line] = backup.figures(settings, NOW)
     assert line.startswith("ALERT backups: The backup directory holds no repository")
@@ -364,7 +422,7 @@ def test_rows_of_a_drill_lie_between_those_of_before_and_after_the_restore_point
 def test_what_no_backup_has_is_a_figure(settings: Any) -> None:
     put(settings, manifest("2026-11-28T02:30:00"))
     settings.left_out = [{"volume": "notes", "service": "Desk", "host": "app"}]
-    assert "1 0 volumes of other hosts in no backup: notes (app)" in backup.figures(settings, NOW)
+    assert "1 0 volume of other hosts in no backup: notes (app)" in backup.figures(settings, NOW)
 
 
 def test_a_failed_drill_is_a_figure(settings: Any) -> None:
@@ -372,7 +430,7 @@ def test_a_failed_drill_is_a_figure(settings: Any) -> None:
     assert any("make drill" in line for line in backup.figures(settings, NOW))
     result = {"id": "X", "seconds": 8, "finished": "2026-11-28T09:00:00+00:00"}
     (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": ["a.b is missing"]}))
-    assert "ALERT 1 problems in the last drill, 3 h ago, of X, which failed: a.b is missing" in backup.figures(
+    assert "ALERT 1 problem in the last drill, 3 h ago, of X, which failed: a.b is missing" in backup.figures(
         settings, NOW
     )
     (settings.repository / "drill.json").write_text(json.dumps({**result, "problems": []}))
@@ -551,6 +609,67 @@ def test_objects_are_restored_by_their_whole_names(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-eu"], input=functions + text, capture_output=True, text=True, check=True)
     restored = ["v1", "mlflow/a b/$(id)", "v2", "mlflow/it's;c"]
     assert done.stdout.splitlines() == [*restored, "rm", "root/mlflow/* d", "rm", 'root/mlflow/e"f']
+
+
+MC = """#!/usr/bin/env python3
+# MinIO's client for find and cp, with a directory in place of the store; cp of an object without content fails.
+import json, os, shutil, sys
+from pathlib import Path
+verb, *words = [word for word in sys.argv[1:] if not word.startswith("--")]
+place = Path(os.environ["STORE"], words[0].removeprefix("root/"))
+found = [path for path in sorted(place.rglob("*")) if path.is_file()]
+for path in found:
+    if verb == "find":
+        print(json.dumps({"key": str(path)}))
+    elif path.stat().st_size == 0:
+        sys.exit(f"{path.name} is damaged")
+    else:
+        target = Path(words[1], path.relative_to(place))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+"""
+
+
+def test_a_drill_reads_objects_of_any_name(tmp_path: Path) -> None:
+    """Line breaks and words of the shell in names are data; what is missing or damaged is said."""
+    names = ("a b", "two\nlines\nPLACES\ntouch /tmp/x", "$(id)'")
+    places = [f"mlflow/artifacts/{name}" for name in names]
+    for place, name in zip(places, ("model", "a\nb", "c"), strict=True):
+        (tmp_path / "store" / place).mkdir(parents=True)
+        (tmp_path / "store" / place / name).write_text(place)
+    damaged, gone = "mlflow/artifacts/damaged", "mlflow/artifacts/gone\nfor good"
+    (tmp_path / "store" / damaged).mkdir()
+    (tmp_path / "store" / damaged / "empty").touch()
+    (tmp_path / "bin").mkdir()
+    for name, content in {"mc": MC, "minio": "#!/bin/sh\nexec sleep 60\n", "curl": "#!/bin/sh\n"}.items():
+        (tmp_path / "bin" / name).write_text(content)
+        (tmp_path / "bin" / name).chmod(0o755)
+    for name in ("root_user", "root_password"):
+        (tmp_path / name).write_text(name)
+    drill = {"places": [*places, damaged, gone], "champions": [{"place": places[1]}, {"place": places[2]}]}
+    text = (REPOSITORY / "roles/backup/files/drill_objects.sh").read_text()
+    text += script(tmp_path, "drill_objects.sh.j2", backup_drill=drill)
+    text = text.replace("/run/secrets", str(tmp_path)).replace("/data/.drill", str(tmp_path / "drill"))
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "STORE": str(tmp_path / "store")}
+    done = subprocess.run(["sh"], input=text, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        f"PROBLEM {damaged} cannot be read: empty is damaged",
+        "PROBLEM mlflow/artifacts/gone for good has no object",
+        "OBJECTS 4",
+    ]
+    assert (tmp_path / "drill/0/a\nb").read_text() == places[1]
+    assert (tmp_path / "drill/1/c").read_text() == places[2]
+    assert sorted(path.name for path in (tmp_path / "drill").iterdir()) == ["0", "1"]
+
+
+def test_places_of_models_may_have_line_breaks(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "mlflow-artifacts:/two\nlines\tand tabs"
+    monkeypatch.setattr(backup, "has_table", lambda *_words: True)
+    monkeypatch.setattr(
+        backup, "call", lambda *_words, stdin: f"{json.dumps(place)}\n" if "to_json" in stdin else f"{place}\n"
+    )
+    postgres = backup.replace(settings, postgres={"socket": "/run", "admin": "postgres", "user": "1:1"})
+    assert backup.model_places(postgres) == ["mlflow/artifacts/two\nlines\tand tabs"]
 
 
 def test_a_repository_is_fetched_with_the_files_of_the_container(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ LONGEST_SLEEP = 30.0
 COPY_SOON = 60.0
 #: Seconds within which a copy gives way.
 GIVE_WAY = 60.0
+#: How far the clock of this host may be behind the newest backup, such as on one that has taken over.
+CLOCK_STEP = timedelta(minutes=2)
 #: Bytes that are free before a backup begins: some segments of the WAL, and what expiry writes.
 ROOM = 64 << 20
 #: Longest run of one program.
@@ -624,6 +626,25 @@ def postgres_system(settings: Settings) -> str:
 # ---- backup
 
 
+def clock_problem(known: list[dict[str, Any]], now: datetime) -> str:
+    """Say why no backup can be made at this time of the clock, as pgBackRest makes none that is not the newest.
+
+    Args:
+        known: All, the newest first.
+        now: The time.
+
+    Returns:
+        What to do; empty if one can be made, at the latest after ``CLOCK_STEP``.
+    """
+    if not known or datetime.fromisoformat(known[0]["started"]) - now <= CLOCK_STEP:
+        return ""
+    return (
+        f"The newest backup is {known[0]['id']}, and the clock of this host says {now:%Y-%m-%d %H:%M:%S} UTC, so that a"
+        " backup of now would not be the newest. Set the clock right. If it is, it was wrong then: name another"
+        " stack_backup_dir, run site.yml (make up), and keep the present one for what it holds."
+    )
+
+
 def full_is_due(settings: Settings, known: list[dict[str, Any]], now: datetime) -> bool:
     """Decide whether PostgreSQL's files are copied whole."""
     fulls = [datetime.fromisoformat(each["started"]) for each in known if each["type"] == "full"]
@@ -645,8 +666,12 @@ def run(settings: Settings, full: bool = False) -> dict[str, Any]:
     """
     check_repository(settings)
     with locked(settings):
-        started = datetime.now(UTC)
         known = manifests(settings)
+        if problem := clock_problem(known, datetime.now(UTC)):
+            raise BackupError(problem)
+        if known:
+            wait_until(datetime.fromisoformat(known[0]["started"]) + timedelta(seconds=1))
+        started = datetime.now(UTC)
         name = f"{started:%Y%m%dT%H%M%SZ}"
         kind = "full" if full or full_is_due(settings, known, started) else "incr"
         restic(settings, "unlock")  # of runs that were killed; those of running ones stay
@@ -654,7 +679,7 @@ def run(settings: Settings, full: bool = False) -> dict[str, Any]:
         manifest: dict[str, Any] = {"id": name, "stack": settings.stack, "type": kind, "started": started.isoformat()}
         if settings.postgres:
             check_names(settings)
-            pgbackrest(settings, f"--type={kind}", f"--repo1-retention-full={settings.keep_days}", "backup")
+            pgbackrest(settings, f"--type={kind}", "--no-expire-auto", "backup")
             label = newest_label(settings)
             before = row_counts(settings)
             point = restore_point(settings, f"backup-{name}")
@@ -697,8 +722,6 @@ def make_room(settings: Settings, now: datetime) -> None:
     if shutil.disk_usage(settings.repository).free >= ROOM:
         return
     with suppress(BackupError, OSError):
-        if settings.postgres:
-            pgbackrest(settings, f"--repo1-retention-full={settings.keep_days}", "expire")
         expire(settings, now, prune=True)
     usage = shutil.disk_usage(settings.repository)
     if usage.free < ROOM:
@@ -709,8 +732,29 @@ def make_room(settings: Settings, now: datetime) -> None:
         )
 
 
+def unexpired(known: list[dict[str, Any]], keep_days: int, now: datetime) -> list[dict[str, Any]]:
+    """Choose the backups that stay: those of the last days, and those of as many days that have any.
+
+    A clock that is wrong, or a machine that was off for long, makes all others old at once, and expires none of them.
+
+    Args:
+        known: All, the newest first.
+        keep_days: How many days.
+        now: The time.
+
+    Returns:
+        The newest first; the newest stays however old it is.
+    """
+    oldest = now - timedelta(days=keep_days)
+    # As many days as the time of day at which one begins and ends makes of them.
+    days = sorted({each["started"][:10] for each in known[1:]}, reverse=True)[: keep_days + 1]
+    return known[:1] + [
+        each for each in known[1:] if each["started"][:10] in days or datetime.fromisoformat(each["started"]) >= oldest
+    ]
+
+
 def expire(settings: Settings, now: datetime, prune: bool) -> None:
-    """Remove backups that are older than ``keep_days``; the newest stays however old it is.
+    """Remove backups that have expired, see ``unexpired``, and what only they have used.
 
     Args:
         settings: Which ones.
@@ -718,13 +762,15 @@ def expire(settings: Settings, now: datetime, prune: bool) -> None:
         prune: Whether the space is given back too, which takes long.
     """
     known = manifests(settings)
-    oldest = now - timedelta(days=settings.keep_days)
-    kept = [
-        each for number, each in enumerate(known) if number == 0 or datetime.fromisoformat(each["started"]) >= oldest
-    ]
+    kept = unexpired(known, settings.keep_days, now)
     for manifest in known:
         if manifest not in kept:
             (settings.manifests / f"{manifest['id']}.json").unlink()
+    if labels := [each["postgres"]["label"] for each in kept if settings.postgres and "postgres" in each]:
+        # An incremental one has its full one's label before its own.
+        first = min(labels).partition("_")[0]
+        fulls = [each for each in stanza(settings)["backup"] if each["type"] == "full" and each["label"] >= first]
+        pgbackrest(settings, f"--repo1-retention-full={len(fulls) or 1}", "expire")
     snapshots = json.loads(restic(settings, "snapshots", "--json"))
     used = {each["files"]["snapshot"] for each in kept}
     # Of backups that were cut off, too.
@@ -816,10 +862,11 @@ def model_places(settings: Settings) -> list[str]:
     if not has_table(settings, "mlflow", "model_versions"):
         return []
     sql = (
-        "SELECT DISTINCT coalesce(storage_location, source) FROM public.model_versions"
+        "SELECT DISTINCT to_json(coalesce(storage_location, source))::text FROM public.model_versions"
         " WHERE current_stage <> 'Deleted_Internal'"
     )
-    return sorted(filter(None, (artifact_place(place) for place, *_ in query(settings, sql, "mlflow"))))
+    found = (json.loads(line) for [line] in query(settings, sql, "mlflow"))
+    return sorted(filter(None, (artifact_place(place) for place in found if place)))
 
 
 def champions(settings: Settings) -> list[dict[str, str]]:
@@ -1263,7 +1310,9 @@ def report(settings: Settings, now: datetime) -> dict[str, Any]:
             "seconds": took.total_seconds(),
             "repository_bytes": known[0].get("repository_bytes"),
         }
-    if missed := backup_report.missed_since(settings.schedule, last, took, now):
+    if problem := clock_problem(known, now):
+        alert("missed", f"backups: {problem}")
+    elif missed := backup_report.missed_since(settings.schedule, last, took, now):
         since = f"the newest is {age(last, now)} old" if known else "there is none"
         alert("missed", f"missed backups: one was due at {missed:%Y-%m-%d %H:%M} UTC, and {since}")
     try:
@@ -1276,14 +1325,22 @@ def report(settings: Settings, now: datetime) -> dict[str, Any]:
         found["drill"] = drill
         if drill["problems"]:
             ended = age(datetime.fromisoformat(drill["finished"]), now)
-            text = f"{len(drill['problems'])} problems in the last drill, {ended} ago, of {drill['id']}, which failed: "
-            alert("drill", text + "; ".join(drill["problems"])[:300])
+            number = len(drill["problems"])
+            text = (
+                f"{number} problem{'s' * (number != 1)} in the last drill, {ended} ago, of {drill['id']}, which failed"
+            )
+            alert("drill", f"{text}: {'; '.join(drill['problems'])[:300]}")
     return found
 
 
 ARCHIVE_FAILS = """\
 SELECT last_failed_wal FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, '-infinity')
 """
+
+
+def figure(number: int, what: str) -> str:
+    """Write a number without a limit as ``make status`` reads it, and what it counts in the singular or the plural."""
+    return f"{number} 0 {what}{'' if number == 1 else 's'}"
 
 
 def figures(settings: Settings, now: datetime) -> Iterator[str]:
@@ -1296,8 +1353,8 @@ def figures(settings: Settings, now: datetime) -> Iterator[str]:
     suffix = ""
     if newest:
         old = age(datetime.fromisoformat(newest["finished"]), now)
-        suffix = f", the newest {old} old, made in {newest['seconds']:.0f} s"
-    yield f"{seen['backups']} 0 complete backups{suffix}"
+        suffix = f", {'the newest ' if seen['backups'] > 1 else ''}{old} old, made in {newest['seconds']:.0f} s"
+    yield f"{figure(seen['backups'], 'complete backup')}{suffix}"
     yield f"{repository_bytes(settings)} 0 bytes in the backup repository"
     yield from backup_report.sentences(seen)
     yield from copy_figures(settings, now)
@@ -1315,7 +1372,7 @@ def figures(settings: Settings, now: datetime) -> Iterator[str]:
         yield f"0 0 problems in the last drill, {ended} ago, of {drill['id']}, which passed in {drill['seconds']} s"
     if settings.left_out:
         volumes = ", ".join(f"{each['volume']} ({each['host']})" for each in settings.left_out)
-        yield f"{len(settings.left_out)} 0 volumes of other hosts in no backup: {volumes}"
+        yield f"{figure(len(settings.left_out), 'volume')} of other hosts in no backup: {volumes}"
     if not (settings.repository / "secrets" / "secrets.vault").exists():
         yield "0 0 copies of the secrets: without backup_secrets_password, backups are lost with secrets_dir and host"
 
@@ -1327,11 +1384,11 @@ def copy_figures(settings: Settings, now: datetime) -> Iterator[str]:
         if state.finished:
             minutes = int((now - datetime.fromisoformat(state.finished)).total_seconds() // 60)
             content = f", up to the backup {state.backup}" if state.backup else ""
-            yield f"{minutes} 0 minutes since the last complete copy to {place.name} ({place.title}){content}"
+            yield f"{figure(minutes, 'minute')} since the last complete copy to {place.name} ({place.title}){content}"
         else:
             yield f"0 0 complete copies at {place.name} ({place.title})"
         if state.kept:
-            yield f"1 0 reasons to remove nothing from {place.name}: {state.kept[:300]}"
+            yield f"1 0 reason to remove nothing from {place.name}: {state.kept[:300]}"
 
 
 def missed(settings: Settings, now: datetime) -> bool:
