@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -299,6 +300,9 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
     lock = ("--extra-vars=stack_lock_wait=300",)
     assert "A restore of molecule was interrupted" in run("site", *lock, status=2)
     assert "A restore of molecule was interrupted" in run("start", *lock, status=2)
+    run("destroy", *lock)
+    said = " ".join(run("site", *lock, status=2).split())
+    assert f"(make restore TO='{moment}')" in said
     said = run("restore", *options, *lock)
     assert f"Restored: the state of {moment} UTC" in said
     assert predict(stack) == PREDICTION
@@ -312,6 +316,46 @@ def test_a_point_in_time_after_a_restore_that_was_cut_off(stack: Stack) -> None:
     # A new timeline is archived and backed up like the first.
     run("backup", "--extra-vars=backup_full=true")
     assert "backups are whole" in run("backup", "--extra-vars=backup_verify=true")
+
+
+def kept_volumes() -> set[str]:
+    """Volumes with what restores have replaced."""
+    return set(command("docker", "volume", "ls", "--format", "{{.Name}}", "--filter", "label=quantops.kept").split())
+
+
+@pytest.mark.parametrize(
+    ("point", "then"), [("its data is in place", "site"), ("the restored state is backed up", "restore")]
+)
+def test_a_restore_that_was_cut_off_before_its_end(stack: Stack, point: str, then: str) -> None:
+    """The next run ends it: it names all that is kept, and PostgreSQL keeps no settings of the restore."""
+    newest, before = json.loads(newest_manifest())["id"], kept_volumes()
+    options = (f"--extra-vars={json.dumps({'restore_to': newest, 'restore_confirm': stack.name})}",)
+    running = f"docker top {stack.name}-backup | grep -q 'backup.py run'"
+    reached = f"grep -q ^replaced {RECORD}{'' if 'place' in point else f' && {running}'} && echo yes || true"
+    process = subprocess.Popen(
+        words("restore", *options), cwd=REPOSITORY, env=ansible_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        eventually(lambda: command("sh", "-c", reached).strip() == "yes", seconds=900, pause=0.5)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    lock = ("--extra-vars=stack_lock_wait=300",)
+    said = " ".join(run("start", *lock, status=2).split())
+    assert "the restore has not ended. Run site.yml (make up)" in said
+    said = " ".join(run(then, *lock, *(options if then == "restore" else ())).split())
+    assert f"Restored: the backup {newest}." in said
+    kept = kept_volumes() - before
+    assert f"{stack.name}-postgres-data" in {name.partition(".until-")[0] for name in kept}
+    [named] = re.findall(r"docker volume rm ([^\"]+)", said)
+    assert set(named.split()) == kept
+    assert command("sh", "-c", f"test ! -e {RECORD} && echo gone").strip() == "gone"
+    left = "SELECT count(*) FROM pg_file_settings WHERE name ~ '^(restore_|recovery_)'"
+    asked = stack.execute("postgres", "psql", "--username=postgres", "-At", f"--command={left}")
+    assert asked.stdout.strip() == "0", asked
+    assert predict(stack) == PREDICTION
+    command("docker", "volume", "rm", *kept)
 
 
 def test_a_volume_that_was_deleted_by_hand(stack: Stack) -> None:

@@ -1,9 +1,12 @@
 # shellcheck shell=sh
-# Read by a shell on the host, with the stack's name, the record and the backup's id as arguments. Moves the content of volumes into
-# others, on the same file system, so that it takes no time and no space. What a restore that was cut off has written is removed, unless
-# a container was started on it.
+# Read by a shell on the host, with the stack's name, the record and what is restored (restore_to) as arguments. Moves the content of
+# volumes into others, on the same file system, so that it takes no time and no space. What a restore that was cut off has written is
+# removed, unless a container was started on it.
+#
+# The record of a restore that has not ended, in lines: when it began, and what restore_to is; "moved" and a volume whose content is no
+# longer that of before; "replaced" and what is restored, once all data is in place.
 set -eu
-stack=$1 record=$2 backup=$3
+stack=$1 record=$2 wanted=$3
 umask 077
 # When a container of the stack last started, in the form of the record's stamp.
 last_start() {
@@ -13,11 +16,14 @@ last_start() {
 mountpoint() { docker volume inspect --format '{{.Mountpoint}}' "$1" 2> /dev/null; }
 set_aside() {
     mkdir -p "$(dirname "$record")"
-    if [ ! -s "$record" ]; then
-        printf '%s %s\n' "$(date -u +%Y%m%dT%H%M%SZ)" "$backup" > "$record.new"
-        mv "$record.new" "$record"
-    fi
-    read -r stamp _ < "$record"
+    stamp=''
+    [ ! -s "$record" ] || read -r stamp _ < "$record"
+    stamp=${stamp:-$(date -u +%Y%m%dT%H%M%SZ)}
+    {
+        printf '%s %s\n' "$stamp" "$wanted"
+        grep '^moved ' "$record" 2> /dev/null || :
+    } > "$record.new"
+    mv "$record.new" "$record"
     begun=${stamp%Z}
     # Somebody has worked with it since: no part of a backup any more.
     used=''

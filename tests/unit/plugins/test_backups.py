@@ -686,6 +686,75 @@ def test_a_repository_is_fetched_with_the_files_of_the_container(tmp_path: Path)
         assert (tmp_path / "run" / name).stat().st_mode & 0o777 == 0o600
 
 
+DOCKER = """#!/bin/sh
+# Volumes are directories, and the only container was started at $STARTED.
+case "$1 $2" in
+    'ps --all') echo 1 ;;
+    'inspect --format') echo "$STARTED" ;;
+    'volume inspect') for name in "$@"; do :; done; [ -d "$VOLUMES/$name" ] && echo "$VOLUMES/$name" ;;
+    'volume create') for name in "$@"; do :; done; mkdir "$VOLUMES/$name" ;;
+esac
+"""
+
+
+def test_the_record_of_a_restore_says_how_far_it_is(tmp_path: Path) -> None:
+    """Begun again, its data is no longer in place; the first attempt's volumes keep theirs, and nothing used goes."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text(DOCKER)
+    (tmp_path / "bin/docker").chmod(0o755)
+    volume, record = tmp_path / "volumes/desk-data", tmp_path / "config/restore.json"
+    volume.mkdir(parents=True)
+    text = (REPOSITORY / "roles/backup/files/set_aside.sh").read_text() + "\nset_aside data\n"
+
+    def set_aside(wanted: str, started: str = "2026-01-01T00:00:00Z") -> list[str]:
+        environment = {
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "VOLUMES": str(volume.parent), "STARTED": started
+        }  # fmt: skip
+        words = ["sh", "-s", "desk", str(record), wanted]
+        done = subprocess.run(words, input=text, env=environment, capture_output=True, text=True, check=True)
+        assert not list(volume.iterdir())
+        return done.stdout.split()
+
+    record.parent.mkdir()
+    record.write_text("20261128T023000Z end\n")
+    (volume / "rows").write_text("of before")
+    [kept] = set_aside("latest")
+    assert (kept, record.read_text()) == ("desk-data.until-20261128T023000Z", "20261128T023000Z latest\nmoved data\n")
+    assert (volume.parent / kept / "rows").read_text() == "of before"
+    record.write_text(f"{record.read_text()}replaced the backup X\n")
+    (volume / "rows").write_text("a part")
+    assert set_aside("2026-11-28 02:30") == []
+    assert record.read_text() == "20261128T023000Z 2026-11-28 02:30\nmoved data\n"
+    (volume / "rows").write_text("used since")
+    [other] = set_aside("latest", "2099-01-01T00:00:00Z")
+    assert (volume.parent / other / "rows").read_text() == "used since"
+    assert (volume.parent / kept / "rows").read_text() == "of before"
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (None, "goes on"),
+        ("20261128T023000Z 2026-11-28 02:30\nmoved data\n", "(make restore TO='2026-11-28 02:30')"),
+        ("", "(make restore TO=latest)"),
+        ("20261128T023000Z latest\nmoved data\nreplaced the backup X\n", "goes on"),
+    ],
+)
+def test_a_stack_with_a_part_of_a_backup_is_not_started(tmp_path: Path, record: str | None, said: str) -> None:
+    """One whose data is all in place is, because the end of a restore needs the stack."""
+    if record is not None:
+        (tmp_path / "restore.json").write_text(record)
+    check = {"include_role": {"name": "quantops.ibkr_stack.backup", "tasks_from": "interrupted"}}
+    rescue = {"debug": {"msg": "{{ ansible_failed_result.msg }}"}}
+    play = {
+        "hosts": "localhost", "connection": "local", "gather_facts": False,
+        "vars": {"stack_name": "desk", "stack_config_dir": str(tmp_path)},
+        "tasks": [{"block": [check, {"debug": {"msg": "goes on"}}], "rescue": [rescue]}],
+    }  # fmt: skip
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    assert said in ansible_playbook(tmp_path, "play.yml")
+
+
 def test_a_backup_that_is_put_off_has_not_failed(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a drill works on the repository; it is tried again soon, and if it never comes to it, it is missed."""
     monkeypatch.setattr(backup, "FAILED", settings.repository / "failed")
