@@ -16,7 +16,7 @@ from urllib.parse import quote_plus, urlsplit
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import is_true
-from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import did_you_mean, unknown_keys
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings import did_you_mean, fits_rule, unknown_keys
 
 #: Where the agents find the exporter that opens pages.
 PROBER = "blackbox-exporter:9115"
@@ -249,6 +249,9 @@ def monitoring_alerts(
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
     # What is changed of a service that the inventory has not is no mistake.
     known = {alert for service in services.values() for alert in _declared(service, ALERTS) or {}}
+    for name, change in changes.items():
+        if not isinstance(change or {}, Mapping):
+            raise AnsibleFilterError(f"monitoring_alerts: {name!r} is no dictionary of keys such as 'for'.")
     more = {name: change for name, change in changes.items() if name not in known}
     for name, change in more.items():
         if "expr" not in (keys := _spelt_out(change or {})) or is_true(keys.get("off")):
@@ -374,20 +377,53 @@ RECEIVERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 #: What every receiver may say: its kind, its name, the lowest severity that it wants.
 RECEIVER_KEYS = {"name", "kind", "severity"}
+#: Each value is one line, or a number.
+LINE = {"kind": "scalar"}
 #: A mail server: a name or an address, one of IPv6 in brackets, and a port.
-SERVER = r"([^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"
+SERVER = r"(?:[^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})"
+#: The characters of a URL. Source: RFC 3986.
+URL = r"https?://(?:[!-$&-~]|%[0-9A-Fa-f]{2})+"
+A_URL = "Give one such as https://hooks.example.org/x, without blanks and control characters."
 
 
-def receiver_problems(receivers: Any) -> list[str]:
+def _is_url(value: Any) -> bool:
+    """Tell whether Alertmanager can send something there."""
+    try:
+        parts = urlsplit(str(value))
+        host = re.fullmatch(r"[\w.:-]+", parts.hostname or "")
+        return bool(re.fullmatch(URL, str(value)) and host and parts.port != 0)
+    except ValueError:
+        return False
+
+
+def _mail_problems(each: Mapping[str, Any], where: str) -> list[str]:
+    """Find what is wrong with a receiver by mail."""
+    found = [
+        f"{where} has a {key!r} that is no address, such as desk@example.org."
+        for key in ("to", "from")
+        if each.get(key) and not re.search(r"[^\s<]@[^\s>]", str(each[key]))
+    ]
+    server = re.fullmatch(SERVER, str(each.get("server", "")))
+    if each.get("server") and not (server and 0 < int(server[1]) < 65536):
+        found.append(f"{where} has a 'server' without a port. Give host and port, such as smtp.example.org:587.")
+    if bool(each.get("user")) != bool(each.get("password")):
+        found.append(f"{where} has one of 'user' and 'password' without the other.")
+    return found
+
+
+def receiver_problems(receivers: Any, watchdog_url: str) -> list[str]:
     """Find what is wrong with the receivers of alerts. Says nothing of their values.
 
     Args:
         receivers: ``monitoring_receivers``.
+        watchdog_url: ``monitoring_watchdog_url``.
 
     Returns:
         A sentence for each.
     """
     found = []
+    if watchdog_url and not _is_url(watchdog_url):
+        found.append(f"monitoring_watchdog_url is none. {A_URL}")
     names: set[str] = set()
     for number, each in enumerate(receivers, 1):
         if not isinstance(each, Mapping):

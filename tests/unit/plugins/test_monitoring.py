@@ -192,6 +192,7 @@ def test_a_change_to_an_alert_of_a_service_that_is_not_there() -> None:
         ({"hostDiskFull": {"for": "10m"}}, "Did you mean 'HostDiskFull'?"),
         ({"Mine": None}, "no alert of the name 'Mine' to change. A further one has 'expr'"),
         ({"HostDiskFull": {"fore": "10m"}}, "alert 'HostDiskFull' has the unknown key 'fore'. Did you mean 'for'"),
+        ({"HostDiskFull": "10m"}, "monitoring_alerts: 'HostDiskFull' is no dictionary of keys such as 'for'."),
         ({"HostDiskFull": {"severity": "fatal"}}, "'severity' of the alert 'HostDiskFull' is 'fatal', expected one of"),
     ],
 )
@@ -231,7 +232,23 @@ MAIL = {"name": "mail", "kind": "email", "to": "a@desk.example", "from": "b@desk
         ([{"name": "x", "kind": "fax"}], "x has another 'kind' than email, slack"),
         ([{"name": "x", "kind": "telegram", "token": "hidden"}], "of the kind telegram, and has no 'chat'"),
         ([{**MAIL, "sever": "hidden"}], "mail has the unknown key 'sever'"),
-        ([{"name": "x", "kind": "slack", "url": "hidden"}], "x has a 'url' that does not begin with http"),
+        ([{"name": "x", "kind": ["fax"]}], "x has another 'kind' than email, slack"),
+        ([{"name": "x", "kind": "slack", "url": "hidden"}], "x has a 'url' that is none"),
+        ([{"name": "x", "kind": "slack", "url": "https://hidden:99999/"}], "x has a 'url' that is none"),
+        ([{"name": "x", "kind": "slack", "url": "https://[hidden"}], "x has a 'url' that is none"),
+        ([{"name": "x", "kind": "slack", "url": "https://hidden/\nb"}], "x has a 'url' that is none"),
+        ([{"name": "x", "kind": "slack", "url": "https://hidden/%zz"}], "x has a 'url' that is none"),
+        ([{"name": "x", "kind": "slack", "url": "https:///hidden"}], "x has a 'url' that is none"),
+        (
+            [{"name": "x", "kind": "webhook", "url": "https://x", "token": "hidden\nb"}],
+            "x has a 'token' that is no line",
+        ),
+        ([{**MAIL, "to": ["hidden@desk.example"]}], "mail has a 'to' that is no line"),
+        ([{**MAIL, "to": "hidden"}], "mail has a 'to' that is no address"),
+        ([{**MAIL, "from": "hidden"}], "mail has a 'from' that is no address"),
+        ([{**MAIL, "user": "hidden"}], "mail has one of 'user' and 'password' without the other"),
+        ([{**MAIL, "password": "hidden"}], "mail has one of 'user' and 'password' without the other"),
+        ([{**MAIL, "server": "hidden:65536"}], "mail has a 'server' without a port"),
         ([{"name": "x", "kind": "telegram", "token": "t", "chat": "hidden"}], "x has a 'chat' that is no number. Give"),
         ([{**MAIL, "server": "hidden"}], "mail has a 'server' without a port. Give host and port"),
         ([{**MAIL, "server": "hidden:smtp"}], "mail has a 'server' without a port"),
@@ -240,15 +257,28 @@ MAIL = {"name": "mail", "kind": "email", "to": "a@desk.example", "from": "b@desk
 )
 def test_receivers_that_cannot_be(receivers: list[Any], sentence: str) -> None:
     """Without their values."""
-    found = monitoring.receiver_problems(receivers)
+    found = monitoring.receiver_problems(receivers, "")
     assert any(sentence in each for each in found) and "hidden" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["hidden.example/x", "ftp://hidden", "https://hidden\n", "https://hidden/ x", 'https://"hidden"', "http://{hidden"],
+)
+def test_calls_of_the_watchdog_that_cannot_be(url: str) -> None:
+    """Without the value, which often is a secret."""
+    [found] = monitoring.receiver_problems([], url)
+    assert found.startswith("monitoring_watchdog_url is none") and "hidden" not in found
 
 
 def test_each_receiver_is_told_what_it_wants() -> None:
     """Its severity and above; all of those that fit, and the watchdog's URL of nothing but that it works."""
     phone = {"name": "phone", "kind": "telegram", "token": "t", "chat": "-100", "severity": "critical"}
     six = {**MAIL, "name": "six", "server": "[2001:db8::1]:587"}
-    assert monitoring.receiver_problems([MAIL, phone, six, {**phone, "name": "other", "chat": 12}]) == []
+    desks = {**MAIL, "name": "desks", "to": "Desk <a@desk.example>, b@desk.example", "user": "u", "password": 7}
+    hook = {"name": "hook", "kind": "webhook", "url": "http://u:p@[2001:db8::1]:80/a?b=%20{c}&d='e'#f", "token": "t"}
+    all_of_them = [MAIL, phone, six, desks, hook, {**phone, "name": "other", "chat": 12}]
+    assert monitoring.receiver_problems(all_of_them, "https://dog.example/uuid") == []
     settings = monitoring.alertmanager_settings([MAIL, phone], "https://dog.example")
     watchdog, mail, told = settings["route"]["routes"]
     assert watchdog["matchers"] == ['alertname="Watchdog"'] and "continue" not in watchdog
