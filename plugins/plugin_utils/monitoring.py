@@ -436,35 +436,38 @@ def receiver_problems(receivers: Any, watchdog_url: str) -> list[str]:
             found.append(f"{where} is the name of another receiver.")
         names.add(str(each.get("name")))
         kind = each.get("kind")
-        if kind not in RECEIVERS:
+        if not isinstance(kind, str) or kind not in RECEIVERS:
             found.append(f"{where} has another 'kind' than {', '.join(RECEIVERS)}.")
             continue
         required, further = RECEIVERS[kind]
         found += [f"{where} is of the kind {kind}, and has no {key!r}." for key in required if not each.get(key)]
         known = {*required, *further, *RECEIVER_KEYS}
         found += [f"{where} has the unknown key {key!r}." for key in each if key not in known]
+        found += [f"{where} has a {key!r} that is no line of text." for key in each if not fits_rule(each[key], LINE)]
         if each.get("severity", "warning") not in SEVERITIES:
             found.append(f"{where} has another 'severity' than {', '.join(SEVERITIES)}.")
-        if each.get("url") and not re.fullmatch(r"https?://[^ ]+", str(each["url"])):
-            found.append(f"{where} has a 'url' that does not begin with http:// or https://.")
+        if each.get("url") and not _is_url(each["url"]):
+            found.append(f"{where} has a 'url' that is none. {A_URL}")
         if kind == "telegram" and each.get("chat") and not re.fullmatch(r"-?[0-9]+", str(each["chat"])):
             found.append(f"{where} has a 'chat' that is no number. Give the number of the chat, such as -100123.")
-        if kind == "email" and each.get("server") and not re.fullmatch(SERVER, str(each["server"])):
-            found.append(f"{where} has a 'server' without a port. Give host and port, such as smtp.example.org:587.")
+        if kind == "email":
+            found += _mail_problems(each, where)
     return found
 
 
 #: What a person reads, in the templates of Alertmanager.
+#: A message is of several alerts of a name, and while some fire, others may be over.
 SUBJECT = (
+    '{{ $told := .Alerts.Firing }}{{ if eq .Status "resolved" }}{{ $told = .Alerts.Resolved }}{{ end }}'
     '{{ if eq .Status "firing" }}{{ .CommonLabels.severity }}{{ else }}resolved{{ end }}:'
-    " {{ (index .Alerts 0).Annotations.summary }}{{ if gt (len .Alerts) 1 }} and others{{ end }}"
+    " {{ (index $told 0).Annotations.summary }}{{ if gt (len $told) 1 }} And others.{{ end }}"
 )
-TEXT = (
-    '{{ range .Alerts }}{{ if eq .Status "resolved" }}Resolved: {{ end }}{{ .Annotations.summary }}\n'
-    "{{ .Annotations.meaning }}\nWhat to do: {{ .Annotations.remedy }}\n"
+_ALERT = (
+    "{{ .Annotations.summary }}\n{{ .Annotations.meaning }}\nWhat to do: {{ .Annotations.remedy }}\n"
     "Runbook: {{ .Annotations.runbook }}\nDashboards: {{ .Annotations.dashboard }}\n"
-    "{{ with .Annotations.logs }}Logs: {{ . }}\n{{ end }}\n{{ end }}"
+    "{{ with .Annotations.logs }}Logs: {{ . }}\n{{ end }}\n"
 )
+TEXT = "{{ range .Alerts.Firing }}" + _ALERT + "{{ end }}{{ range .Alerts.Resolved }}Resolved: " + _ALERT + "{{ end }}"
 
 
 def _notifier(each: Mapping[str, Any]) -> dict[str, Any]:

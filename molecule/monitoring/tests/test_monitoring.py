@@ -157,6 +157,33 @@ def test_a_test_alert_reaches_everybody(watched: Watched, broken: float) -> None
     assert "Subject: critical: This is a test of the alerts." in mails[-1]
 
 
+def test_a_message_of_several_alerts_begins_with_those_that_fire(stack: Stack) -> None:
+    """Even if others of the name, which are over, come before them in the alphabet."""
+    alerts = [
+        {"status": status, "labels": {}, "annotations": {"summary": f"{name} does not run."}}
+        for name, status in (("Airflow", "resolved"), ("Redis", "firing"), ("Worker", "firing"))
+    ]
+
+    settings = json.loads(stack.execute("alertmanager", "cat", "/run/secrets/alertmanager.yml").stdout)
+    [mail] = [each["email_configs"][0] for each in settings["receivers"] if each["name"] == "mail"]
+
+    def said(status: str, text: str) -> str:
+        told = [each for each in alerts if status in ("firing", each["status"])]
+        data = {"status": status, "alerts": told, "commonLabels": {"severity": "critical"}, "receiver": "mail"}
+        render = 'exec amtool template render --template.glob= --template.text="$1" --template.data=/tmp/data'
+        words = ("sh", "-ec", f"cat > /tmp/data; {render}", "render", text)
+        done = stack.execute("alertmanager", *words, stdin=json.dumps(data))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert said("firing", mail["headers"]["Subject"]) == "critical: Redis does not run. And others."
+    assert said("resolved", mail["headers"]["Subject"]) == "resolved: Airflow does not run."
+    lines = said("firing", mail["text"]).splitlines()
+    assert [each for each in lines if "does not run" in each] == [
+        *("Redis does not run.", "Worker does not run.", "Resolved: Airflow does not run."),
+    ]
+
+
 def test_the_watchdog_calls(watched: Watched) -> None:
     """As long as all is well."""
     eventually(lambda: any(each.get("path") == "/watchdog" for each in watched.received()), seconds=300)
