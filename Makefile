@@ -139,8 +139,8 @@ alert-test: .venv/controller ## Send an alert that says it is a test to everybod
 	@$(PLAY) playbooks/alert_test.yml
 
 silence: .venv/controller ## Silence an alert: ALERT=NAME [FOR=2h] [WHY='…'], or END=ID; without either, list what fires and is silenced
-	@$(PLAY) playbooks/silence.yml -e "$$(A='$(ALERT)' F='$(FOR)' W='$(WHY)' E='$(END)' $(BIN)/python -c 'import json, os; \
-	    print(json.dumps({"silence_alert": os.environ["A"], "silence_time": os.environ["F"], "silence_why": os.environ["W"], "silence_end": os.environ["E"]}))')"
+	@$(PLAY) playbooks/silence.yml -e "$$($(BIN)/python -c 'import json, os; \
+	    print(json.dumps({f"silence_{key}": os.environ.get(name, "") for key, name in (("alert", "ALERT"), ("time", "FOR"), ("why", "WHY"), ("end", "END"))}))')"
 
 bundle: .venv/bundle ## Write one archive from which `make up` works without a network: BUNDLE=PATH (bundles/)
 	@$(PLAY) playbooks/bundle.yml -e "$$(BUNDLE='$(BUNDLE)' $(BIN)/python -c 'import json, os; print(json.dumps({"bundle_path": os.environ["BUNDLE"]}))')"

@@ -48,6 +48,15 @@ def test_drift_of_what_does_not_exist(tmp_path: Path, option: str, expected: str
     assert expected in said
 
 
+def test_a_silence_of_an_alert_that_does_not_exist(tmp_path: Path) -> None:
+    """Alertmanager would take it, and silence nothing."""
+    (tmp_path / "hosts.yml").write_text(f"{INVENTORY}monitoring: {{hosts: {{one: }}}}\n")
+    status, said = run(tmp_path / "hosts.yml", "playbooks/silence.yml", "--extra-vars=silence_alert=HostDwon")
+    assert status == 2, said
+    said = " ".join(said.split())
+    assert "ALERT is HostDwon, and no alert has that name. Alerts are AlertsNotSent, " in said and ", HostDown, " in said
+
+
 def test_an_inventory_that_does_not_exist(tmp_path: Path) -> None:
     """Ansible would run without hosts, and end well."""
     status, said = run(tmp_path / "nowhere", "playbooks/verify.yml")
