@@ -190,13 +190,14 @@ def usage_of(name: str, command: list[str]) -> tuple[list[dict], list[str], list
         command: Words of the command in it.
 
     Returns:
-        Its figures, and a line for each; where it gives none, one line that says why; and what it says is wrong.
+        Its figures, and a line for each; where it fails, one line that says why; and what it says is wrong.
     """
     status, out, err = docker("exec", name, *command, timeout=USAGE_TIMEOUT)
     figures = [] if status else figures_of(out)
     found = [] if status else filter(None, map(ALERT.fullmatch, map(str.strip, out.splitlines())))
     alerts = [f"{name}: {match[1]}" for match in found]
-    if figures or alerts:
+    # A command that tells only what is wrong has nothing to say while all is well.
+    if figures or alerts or not (status or out.strip() or err.strip()):
         return figures, [usage_line(name, figure) for figure in figures], alerts
     reason = ((err or out).strip().splitlines() or [f"its command ended with status {status} and no figures"])[-1]
     return [], [f"{name} does not say what it uses: {reason}"], []

@@ -13,10 +13,11 @@ told() {
         } END { for (kind in kinds) print kind, made[kind] + 0, failed[kind] + 0 }'
 }
 told > /tmp/before
-end=$(date --utc --date='+1 minute' +%Y-%m-%dT%H:%M:%SZ)
-amtool --alertmanager.url=http://127.0.0.1:9093 --http.config.file=/run/config/amtool.yml alert add TestAlert severity=critical --end="$end" \
-    --annotation=summary='This is a test of the alerts.' --annotation=meaning='Nothing is wrong.' --annotation=remedy='Nothing.' \
-    --annotation=runbook="$runbook" --annotation=dashboard=-
+at() { date --utc --date="$1" +%Y-%m-%dT%H:%M:%SZ; }
+# Without quotes in their values, amtool warns of its next version.
+amtool --alertmanager.url=http://127.0.0.1:9093 --http.config.file=/run/config/amtool.yml alert add TestAlert severity=critical \
+    --start="$(at now)" --end="$(at '+1 minute')" --annotation='summary="This is a test of the alerts."' \
+    --annotation='meaning="Nothing is wrong."' --annotation='remedy="Nothing."' --annotation="runbook=\"$runbook\"" --annotation='dashboard="-"'
 found=
 # The group waits for 10 s, and a receiver that does not answer for longer.
 for _ in $(seq 20); do

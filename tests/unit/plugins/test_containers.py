@@ -472,7 +472,7 @@ def test_status_shows_usage(
     [
         ("echo 12 100 connections; echo too many clients >&2; exit 2", "too many clients"),
         ("exit 3", "its command ended with status 3 and no figures"),
-        ("true", "its command ended with status 0 and no figures"),
+        ("echo a hundred connections", "a hundred connections"),
     ],
 )
 def test_status_without_usage(
@@ -483,6 +483,15 @@ def test_status_without_usage(
     assert result["usage"]["desk-web"] == []
     assert f"desk-web does not say what it uses: {reason}" in result["lines"]
     assert result["containers"]["desk-web"]["health"] == "healthy"
+
+
+def test_status_of_a_container_that_has_nothing_to_tell(
+    run_module: Run, engine: FakeEngine, fake_docker: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """One that tells only what is wrong, while all is well."""
+    result = status_of(run_module, engine, fake_docker, tmp_path, "true")
+    assert result["usage"]["desk-web"] == [] and result["alerts"] == []
+    assert not [line for line in result["lines"] if "does not say" in line]
 
 
 def test_status_says_why_a_container_ended(
