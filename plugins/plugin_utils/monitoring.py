@@ -214,6 +214,17 @@ def _rules(name: str, rules: list[dict[str, Any]]) -> str:
     return str(yaml.safe_dump(content, sort_keys=False, width=10000))
 
 
+def _declared_containers(services: Mapping[str, Mapping[str, Any]], active: Iterable[str]) -> list[str]:
+    """Name what keeps running on each host, each as a series of MetricsQL."""
+    return [
+        f'label_set(1, "host", {json.dumps(str(host))}, "service", "{name}", "container", "{container}")'
+        for name in active
+        for container, entry in services[name]["containers"].items()
+        if not entry["job"]
+        for host in services[name]["processes"][entry["process"]]["hosts"]
+    ]
+
+
 def monitoring_alerts(
     services: Mapping[str, Mapping[str, Any]],
     active: Iterable[str],
@@ -227,7 +238,8 @@ def monitoring_alerts(
 
     Args:
         services: Service to its contract without templates.
-        active: Those that the inventory has; each role may declare alerts in ``files/alerts.yml``.
+        active: Those that the inventory has; each role may declare alerts in ``files/alerts.yml``. The series
+            ``stack_container`` names their containers.
         changes: Name of an alert to keys that replace declared ones, ``off`` among them, or to a further alert.
         runbook: Where a person reads on, without the section.
         pages: Where a browser reaches the dashboards, without a path.
@@ -244,7 +256,9 @@ def monitoring_alerts(
     known_hosts = [
         {"record": "stack_host", "expr": f"vector({interval})", "labels": {"host": str(host)}} for host in hosts
     ]
-    found = {"stack.yml": _rules("stack", known_hosts)}
+    active = list(active)
+    containers = {"record": "stack_container", "expr": f"union({', '.join(_declared_containers(services, active))})"}
+    found = {"stack.yml": _rules("stack", [*known_hosts, containers])}
     seen: dict[str, str] = {}
     declared = {name: _declared(services[name], ALERTS) or {} for name in active}
     # What is changed of a service that the inventory has not is no mistake.

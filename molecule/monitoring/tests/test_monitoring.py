@@ -128,7 +128,7 @@ def test_the_page_of_the_stack_leads_here(stack: Stack) -> None:
     with requests.Session() as session:
         session.post(stack.url("backend", "/login"), data={"user": login[0], "password": login[1]}, timeout=30)
         page = session.get(stack.url("backend", "/"), auth=login, timeout=30).text
-    assert "http://localhost:8427/vmui/" in page
+    assert "http://localhost:8427/vmui/#/dashboards" in page
 
 
 # ---- what breaks
