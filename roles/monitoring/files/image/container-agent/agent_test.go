@@ -149,7 +149,9 @@ func TestDrained(t *testing.T) {
 	}
 	w := httptest.NewRecorder()
 	agent.handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-	label := func(name string) string { return `container_drained{container="` + name + `",service="storage",kind="service"}` }
+	label := func(name string) string {
+		return `container_drained{container="` + name + `",service="storage",kind="service"}`
+	}
 	// Drained; drained and started since; stopped without a drain; and running.
 	has(t, w.Body.String(), label("a1")+" 1", label("a2")+" 0", label("a3")+" 0", label("b1")+" 0")
 }
@@ -354,27 +356,30 @@ func TestHealth(t *testing.T) {
 
 func TestLevels(t *testing.T) {
 	for line, level := range map[string]string{
-		"2026-11-29 11:30:00.123 UTC [42] LOG:  checkpoint starting: time":                        "info",
-		"2026-11-29 11:30:00.123 UTC [42] FATAL:  password authentication failed":                 "critical",
-		"1:M 29 Nov 2026 11:30:00.000 # Server started with an error in what follows":             "warning",
-		"1:M 29 Nov 2026 11:30:00.000 * Ready to accept connections tcp":                          "info",
-		"[2026-11-29 11:30:00,123: WARNING/MainProcess] consumer: Connection lost":                "warning",
-		"INFO:     172.29.0.3:1234 - \"GET /error HTTP/1.1\" 200 OK":                              "info",
-		"2026-11-29T11:30:00.000000Z [error    ] Task failed [task] loc=task_runner.py:1":         "error",
-		"2026-11-29T11:30:00.123Z\twarn\tVictoriaMetrics/lib/x.go:12\tcannot":                     "warning",
-		"time=2026-11-29T11:30:00.123Z level=ERROR source=main.go:1 msg=\"no info\"":              "error",
-		`{"ts":1,"logger":"http.log.access","msg":"handled request","level":"info"}`:              "info",
-		`{"timestamp":"2026-11-29T11:30:00Z","event":"an ERROR was expected","level":"debug"}`:    "debug",
-		"11:30:00.123 [vert.x-eventloop-thread-1] WARN  i.v.core.impl.BlockedChecker - blocked":   "warning",
-		"2026/11/29 11:30:00 INFO mlflow.store.db.utils: Creating initial MLflow database tables": "info",
-		"P00   ERROR: [082]: WAL segment was not archived":                                        "error",
-		"Traceback (most recent call last):":                                                      "error",
-		"sqlalchemy.exc.OperationalError: connection refused":                                     "error",
-		"ValueError: bars are stale":                                                              "error",
-		"API: SYSTEM.storage":                                                                     "",
-		"the word error in the middle says nothing, nor does ERRORS":                              "",
-		"Listening at port 8080":              "",
-		strings.Repeat("x", head) + " ERROR ": "",
+		"2026-11-29 11:30:00.123 UTC [42] LOG:  checkpoint starting: time":                                 "info",
+		"2026-11-29 11:30:00.123 UTC [42] FATAL:  password authentication failed":                          "critical",
+		"1:M 29 Nov 2026 11:30:00.000 # Server started with an error in what follows":                      "warning",
+		"1:M 29 Nov 2026 11:30:00.000 * Ready to accept connections tcp":                                   "info",
+		"[2026-11-29 11:30:00,123: WARNING/MainProcess] consumer: Connection lost":                         "warning",
+		"INFO:     172.29.0.3:1234 - \"GET /error HTTP/1.1\" 200 OK":                                       "info",
+		"2026-11-29T11:30:00.000000Z [error    ] Task failed [task] loc=task_runner.py:1":                  "error",
+		"2026-11-29T11:30:00.123Z\twarn\tVictoriaMetrics/lib/x.go:12\tcannot":                              "warning",
+		"time=2026-11-29T11:30:00.123Z level=ERROR source=main.go:1 msg=\"no info\"":                       "error",
+		`{"ts":1,"logger":"http.log.access","msg":"handled request","level":"info"}`:                       "info",
+		`{"timestamp":"2026-11-29T11:30:00Z","event":"an ERROR was expected","level":"debug"}`:             "debug",
+		"11:30:00.123 [vert.x-eventloop-thread-1] WARN  i.v.core.impl.BlockedChecker - blocked":            "warning",
+		"2026/11/29 11:30:00 INFO mlflow.store.db.utils: Creating initial MLflow database tables":          "info",
+		"P00   ERROR: [082]: WAL segment was not archived":                                                 "error",
+		"Traceback (most recent call last):":                                                               "error",
+		"sqlalchemy.exc.OperationalError: connection refused":                                              "error",
+		"ValueError: bars are stale":                                                                       "error",
+		"2026-11-29T22:54:04.0Z [error    ] 2026/11/29 22:54:04 INFO mlflow.tracking: made [task.stderr]":  "info",
+		"2026-11-29 22:54:04.0+00:00 [error    ] Created version '1' of model 'a'. [task.stderr] dag_id=a": "",
+		"2026-11-29T22:54:04.0Z [error    ] ValueError: bars are stale [task.stderr]":                      "error",
+		"API: SYSTEM.storage": "",
+		"the word error in the middle says nothing, nor does ERRORS": "",
+		"Listening at port 8080":                                     "",
+		strings.Repeat("x", head) + " ERROR ":                        "",
 	} {
 		if found := levelOf(line); found != level {
 			t.Errorf("%q: %q, want %q", line, found, level)

@@ -30,12 +30,17 @@ var (
 	// Redis: 1:M 29 Nov 2026 11:30:00.000 * text
 	redis = regexp.MustCompile(`^\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ ([.\-*#]) `)
 	marks = map[string]string{".": "debug", "-": "debug", "*": "info", "#": "warning"}
+	// To Airflow everything is an error that a task writes to its standard error, such as what MLflow tells.
+	stderr = regexp.MustCompile(`^[^\[]{0,40}\[error\s*\] (.*?)\s+\[task\.stderr\]`)
 	// The last line of what a Python or Java program prints as it fails.
 	raised = regexp.MustCompile(`^(?:Traceback |(?:Exception in thread|Caused by:) |[\w.]*(?:Error|Exception)\b)`)
 )
 
 // levelOf reads the level of a line; empty if it does not say.
 func levelOf(line string) string {
+	if found := stderr.FindStringSubmatch(line[:min(20*head, len(line))]); found != nil {
+		line = found[1]
+	}
 	start := line[:min(head, len(line))]
 	if found := redis.FindStringSubmatch(start); found != nil {
 		return marks[found[1]]
