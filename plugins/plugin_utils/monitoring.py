@@ -484,6 +484,10 @@ _ALERT = (
 TEXT = "{{ range .Alerts.Firing }}" + _ALERT + "{{ end }}{{ range .Alerts.Resolved }}Resolved: " + _ALERT + "{{ end }}"
 
 
+#: A redirection is followed without the message, which then counts as sent.
+NO_DETOUR: dict[str, Any] = {"http_config": {"follow_redirects": False}}
+
+
 def _notifier(each: Mapping[str, Any]) -> dict[str, Any]:
     """Write where one receiver's messages go."""
     kind = each["kind"]
@@ -500,16 +504,16 @@ def _notifier(each: Mapping[str, Any]) -> dict[str, Any]:
         settings = {"bot_token": each["token"], "chat_id": int(each["chat"]), "message": f"{SUBJECT}\n{TEXT}"}
         return {"telegram_configs": [{"send_resolved": True, "parse_mode": "", **settings}]}
     if kind == "slack":
-        settings = {"api_url": each["url"], "title": SUBJECT, "text": TEXT}
+        settings = {"api_url": each["url"], "title": SUBJECT, "text": TEXT, **NO_DETOUR}
         if each.get("channel"):
             settings["channel"] = each["channel"]
         return {"slack_configs": [{"send_resolved": True, **settings}]}
     if kind == "discord":
-        settings = {"webhook_url": each["url"], "title": SUBJECT, "message": TEXT}
+        settings = {"webhook_url": each["url"], "title": SUBJECT, "message": TEXT, **NO_DETOUR}
         return {"discord_configs": [{"send_resolved": True, **settings}]}
-    settings = {"url": each["url"]}
+    settings = {"url": each["url"], **NO_DETOUR}
     if each.get("token"):
-        settings["http_config"] = {"authorization": {"credentials": each["token"]}}
+        settings["http_config"] = {**NO_DETOUR["http_config"], "authorization": {"credentials": each["token"]}}
     return {"webhook_configs": [{"send_resolved": True, **settings}]}
 
 
@@ -536,7 +540,8 @@ def alertmanager_settings(receivers: Iterable[Mapping[str, Any]], watchdog_url: 
     return {
         "route": {
             "receiver": "nobody",
-            "group_by": ["alertname"],
+            # Each test of the alerts is told by itself.
+            "group_by": ["alertname", "test"],
             "group_wait": "10s",
             "group_interval": "1m",
             "repeat_interval": "12h",

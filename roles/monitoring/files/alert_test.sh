@@ -16,7 +16,7 @@ told > /tmp/before
 at() { date --utc --date="$1" +%Y-%m-%dT%H:%M:%SZ; }
 # Without quotes in their values, amtool warns of its next version.
 amtool --alertmanager.url=http://127.0.0.1:9093 --http.config.file=/run/config/amtool.yml alert add TestAlert severity=critical \
-    --start="$(at now)" --end="$(at '+1 minute')" --annotation='summary="This is a test of the alerts."' \
+    test="$(date +%s)" --start="$(at now)" --end="$(at '+1 minute')" --annotation='summary="This is a test of the alerts."' \
     --annotation='meaning="Nothing is wrong."' --annotation='remedy="Nothing."' --annotation="runbook=\"$runbook\"" --annotation='dashboard="-"'
 found=
 # The group waits for 10 s, and a receiver that does not answer for longer.

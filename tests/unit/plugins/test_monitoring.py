@@ -306,7 +306,19 @@ def test_each_receiver_is_told_what_it_wants() -> None:
     receivers = {each["name"]: each for each in settings["receivers"]}
     assert receivers["phone"]["telegram_configs"][0]["chat_id"] == -100
     assert receivers["mail"]["email_configs"][0]["require_tls"] is True
+    assert settings["route"]["group_by"] == ["alertname", "test"]
     assert receivers["watchdog"]["webhook_configs"][0]["url"] == "https://dog.example"
+
+
+@pytest.mark.parametrize("kind", ["slack", "discord", "webhook"])
+def test_a_redirection_is_a_failure(kind: str) -> None:
+    """It would be followed without the message. The login stays."""
+    hook = {"name": "hook", "kind": kind, "url": "http://x", **({"token": "t"} if kind == "webhook" else {})}
+    [_nobody, _watchdog, told] = monitoring.alertmanager_settings([hook], "")["receivers"]
+    http = told[f"{kind}_configs"][0]["http_config"]
+    assert http["follow_redirects"] is False and http.get("authorization") == (
+        {"credentials": "t"} if kind == "webhook" else None
+    )
 
 
 # ---- the containers of a host
