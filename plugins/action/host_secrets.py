@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import services_by_container
 
 MODULE = "quantops.ibkr_stack.host_secrets"
 PEM = re.compile(r"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----", re.DOTALL)
@@ -221,7 +222,7 @@ def partial_rotation(
     Returns:
         A sentence if this run would change a secret for some of the services that use it, and not for all.
     """
-    service_of = {container: name for name, entry in services.items() for container in entry["containers"]}
+    service_of = services_by_container(services)
     found: dict[str, set[str]] = {}
     together: set[str] = set()
     for name, containers in report["changed_secrets"].items():

@@ -413,6 +413,18 @@ def unmounted(contract: Mapping[str, Any], containers: Iterable[Mapping[str, Any
     ]
 
 
+def services_by_container(services: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Find whose a container is.
+
+    Args:
+        services: Service to its contract without templates.
+
+    Returns:
+        Name of a container, without that of the stack, to its service.
+    """
+    return {container: name for name, contract in services.items() for container in contract["containers"]}
+
+
 def waves(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
     """Order services so that each comes after those that it needs.
 

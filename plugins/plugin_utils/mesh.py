@@ -274,19 +274,20 @@ def problems(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             variable = "stack_mesh" if name == "mesh" else "stack_mesh_subnet"
             told = ", ".join(f"{host} has {value}" for host, value in values.items())
             found.append(f"{variable} differs between the hosts of this stack: {told}. Set it once, for all of them.")
+    if found:
+        return found
     reached: dict[str, str] = {}
-    if not found and not any(each["mesh"] for each in hosts.values()):
-        found += [
+    if not all(each["mesh"] for each in hosts.values()):
+        return [
             f"stack_address of {other} and {host} is {each['address']}, where only one host can be. Correct one."
             for host, each in hosts.items()
             if each["address"] and (other := reached.setdefault(each["address"], host)) != host
         ]
-    if found or not all(each["mesh"] for each in hosts.values()):
-        return found
     for host, each in hosts.items():
         value = each["endpoint"]
-        if (match := ENDPOINT.fullmatch(value)) and not LOOPBACK.fullmatch(value):
-            place = f"{match['host']}:{match['port'] or each['port']}"
+        name, port = endpoint(value, each["port"])
+        if name and not LOOPBACK.fullmatch(value):
+            place = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
             if (other := reached.setdefault(place, host)) != host:
                 found.append(
                     f"{other} and {host} are both reached at {place}, where only one host can be. Correct ansible_host"

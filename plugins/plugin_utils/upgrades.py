@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.quantops.ibkr_stack.plugins.modules.stack_status import version_in
+from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.contracts import services_by_container
 
 
 def upgrade_lines(
@@ -49,7 +50,7 @@ def upgrade_lines(
     if jobs:
         lines.append(f"Run again, with the migrations of databases: {', '.join(jobs)}")
     needed = {need for contract in contracts.values() if contract["active"] for need in contract["needs"]}
-    service_of = {container: name for name, contract in contracts.items() for container in contract["containers"]}
+    service_of = services_by_container(contracts)
     shared = sorted({service_of[plan["service"]] for plan in changed if plan["name"] in services} & needed)
     if shared:
         users = sorted(name for name, each in contracts.items() if each["active"] and {*each["needs"]} & {*shared})
