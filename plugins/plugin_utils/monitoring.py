@@ -488,28 +488,30 @@ TEXT = "{{ range .Alerts.Firing }}" + _ALERT + "{{ end }}{{ range .Alerts.Resolv
 NO_DETOUR: dict[str, Any] = {"http_config": {"follow_redirects": False}}
 
 
-def _notifier(each: Mapping[str, Any]) -> dict[str, Any]:
+def _notifier(each: Mapping[str, Any], stack: str) -> dict[str, Any]:
     """Write where one receiver's messages go."""
     kind = each["kind"]
+    # Whoever has two stacks reads which one it is first.
+    subject = f"[{stack}] {SUBJECT}"
     if kind == "email":
         settings: dict[str, Any] = {
             **{"to": each["to"], "from": each["from"], "smarthost": each["server"], "text": TEXT, "html": ""},
-            "headers": {"Subject": SUBJECT},
+            "headers": {"Subject": subject},
             "require_tls": is_true(each.get("tls", True)),
         }
         if each.get("user"):
             settings |= {"auth_username": each["user"], "auth_password": each.get("password", "")}
         return {"email_configs": [{"send_resolved": True, **settings}]}
     if kind == "telegram":
-        settings = {"bot_token": each["token"], "chat_id": int(each["chat"]), "message": f"{SUBJECT}\n{TEXT}"}
+        settings = {"bot_token": each["token"], "chat_id": int(each["chat"]), "message": f"{subject}\n{TEXT}"}
         return {"telegram_configs": [{"send_resolved": True, "parse_mode": "", **settings}]}
     if kind == "slack":
-        settings = {"api_url": each["url"], "title": SUBJECT, "text": TEXT, **NO_DETOUR}
+        settings = {"api_url": each["url"], "title": subject, "text": TEXT, **NO_DETOUR}
         if each.get("channel"):
             settings["channel"] = each["channel"]
         return {"slack_configs": [{"send_resolved": True, **settings}]}
     if kind == "discord":
-        settings = {"webhook_url": each["url"], "title": SUBJECT, "message": TEXT, **NO_DETOUR}
+        settings = {"webhook_url": each["url"], "title": subject, "message": TEXT, **NO_DETOUR}
         return {"discord_configs": [{"send_resolved": True, **settings}]}
     settings = {"url": each["url"], **NO_DETOUR}
     if each.get("token"):
@@ -517,12 +519,13 @@ def _notifier(each: Mapping[str, Any]) -> dict[str, Any]:
     return {"webhook_configs": [{"send_resolved": True, **settings}]}
 
 
-def alertmanager_settings(receivers: Iterable[Mapping[str, Any]], watchdog_url: str) -> dict[str, Any]:
+def alertmanager_settings(receivers: Iterable[Mapping[str, Any]], watchdog_url: str, stack: str) -> dict[str, Any]:
     """Say who is told of which alert.
 
     Args:
         receivers: ``monitoring_receivers``, without problems.
         watchdog_url: What is called every few minutes while all is well; empty for nothing.
+        stack: Name of the stack, which messages begin with.
 
     Returns:
         Settings of Alertmanager. Source: Prometheus, "Alerting configuration".
@@ -536,7 +539,7 @@ def alertmanager_settings(receivers: Iterable[Mapping[str, Any]], watchdog_url: 
         wanted = SEVERITIES[: SEVERITIES.index(each.get("severity", "warning")) + 1]
         matcher = f'severity=~"{"|".join(wanted)}"'
         routes.append({"receiver": each["name"], "matchers": [matcher], "continue": True})
-        known.append({"name": each["name"], **_notifier(each)})
+        known.append({"name": each["name"], **_notifier(each, stack)})
     return {
         "route": {
             "receiver": "nobody",

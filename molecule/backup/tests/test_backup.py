@@ -350,7 +350,7 @@ def test_a_restore_that_was_cut_off_before_its_end(stack: Stack, point: str, the
     assert f"{stack.name}-postgres-data" in {name.partition(".until-")[0] for name in kept}
     assert set(re.findall(r"\S+\.until-\w+", said.partition("docker volume rm ")[2])) == kept
     assert command("sh", "-c", f"test ! -e {RECORD} && echo gone").strip() == "gone"
-    left = "SELECT count(*) FROM pg_file_settings WHERE name ~ '^(restore_|recovery_)'"
+    left = "SELECT count(*) FROM pg_file_settings WHERE name ~ '^(restore_|recovery_|hot_standby)'"
     asked = stack.execute("postgres", "psql", "--username=postgres", "-At", f"--command={left}")
     assert asked.stdout.strip() == "0", asked
     assert predict(stack) == PREDICTION

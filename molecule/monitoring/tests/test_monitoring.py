@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -154,7 +155,7 @@ def test_a_test_alert_reaches_everybody(watched: Watched, broken: float) -> None
     found = [each for each in watched.received() if each["kind"] == "web" and each["path"] == "/"]
     assert found[-1]["token"] == "Bearer molecule's own token"
     mails = [each["text"] for each in watched.received() if each["kind"] == "mail"]
-    assert "Subject: critical: This is a test of the alerts." in mails[-1]
+    assert "Subject: [molecule] critical: This is a test of the alerts." in mails[-1]
 
 
 def test_a_message_of_several_alerts_begins_with_those_that_fire(stack: Stack) -> None:
@@ -176,8 +177,8 @@ def test_a_message_of_several_alerts_begins_with_those_that_fire(stack: Stack) -
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert said("firing", mail["headers"]["Subject"]) == "critical: Redis does not run. And others."
-    assert said("resolved", mail["headers"]["Subject"]) == "resolved: Airflow does not run."
+    assert said("firing", mail["headers"]["Subject"]) == "[molecule] critical: Redis does not run. And others."
+    assert said("resolved", mail["headers"]["Subject"]) == "[molecule] resolved: Airflow does not run."
     lines = said("firing", mail["text"]).splitlines()
     assert [each for each in lines if "does not run" in each] == [
         *("Redis does not run.", "Worker does not run.", "Resolved: Airflow does not run."),
@@ -294,10 +295,15 @@ def test_a_dropped_session_of_the_gateway(stack: Stack, watched: Watched, broken
 
 
 def test_silenced(stack: Stack, watched: Watched, broken: float) -> None:
-    """From the command line."""
-    play("silence", "--extra-vars", json.dumps({"silence_alert": "ContainerDown", "silence_time": "5m"}))
+    """From the command line, for its time or until it is ended by its id."""
+    said = play("silence", "--extra-vars", json.dumps({"silence_alert": "ContainerDown", "silence_time": "5m"}))
+    [silence] = set(re.findall(r"\b[0-9a-f]{8}-[0-9a-f-]{27}\b", said))
     command("docker", "stop", f"{stack.name}-notebook")
     eventually(lambda: "ContainerDown" in watched.firing(), seconds=IN_TIME)
     time.sleep(45)
     command("docker", "start", f"{stack.name}-notebook")
     assert watched.told("ContainerDown", since=broken) is None
+    assert "not the id of a silence" in play("silence", "--extra-vars", "silence_end=ContainerDown", status=2)
+    assert silence in play("silence")
+    play("silence", "--extra-vars", f"silence_end={silence}")
+    assert silence not in play("silence")

@@ -1,8 +1,9 @@
 # Read by a shell in the container alertmanager: raises an alert for a minute, and prints for each kind of receiver whether the receivers
-# took a message. Its arguments are the runbook's URL and the kinds, each as often as there are receivers of it. Ends with status 1 if one refused or did not answer.
+# took a message. Its arguments are the stack's name, the runbook's URL and the kinds, each as often as there are receivers of it. Ends with
+# status 1 if one refused or did not answer.
 set -eu
-runbook=$1
-shift
+stack=$1 runbook=$2
+shift 2
 # Requests to each kind so far, and those that failed: of messages a failure is counted only once Alertmanager has given up. The dead man's
 # switch is a webhook too, and a call of it within the minute is not told apart.
 told() {
@@ -16,7 +17,7 @@ told > /tmp/before
 at() { date --utc --date="$1" +%Y-%m-%dT%H:%M:%SZ; }
 # Without quotes in their values, amtool warns of its next version.
 amtool --alertmanager.url=http://127.0.0.1:9093 --http.config.file=/run/config/amtool.yml alert add TestAlert severity=critical \
-    test="$(date +%s)" --start="$(at now)" --end="$(at '+1 minute')" --annotation='summary="This is a test of the alerts."' \
+    stack="\"$stack\"" test="$(date +%s)" --start="$(at now)" --end="$(at '+1 minute')" --annotation='summary="This is a test of the alerts."' \
     --annotation='meaning="Nothing is wrong."' --annotation='remedy="Nothing."' --annotation="runbook=\"$runbook\"" --annotation='dashboard="-"'
 found=
 # The group waits for 10 s, and a receiver that does not answer for longer.

@@ -298,7 +298,7 @@ def test_each_receiver_is_told_what_it_wants() -> None:
     hook = {"name": "hook", "kind": "webhook", "url": "http://u:p@[2001:db8::1]:80/a?b=%20{c}&d='e'#f", "token": "t"}
     all_of_them = [MAIL, phone, six, desks, hook, {**phone, "name": "other", "chat": 12}]
     assert monitoring.receiver_problems(all_of_them, "https://dog.example/uuid") == []
-    settings = monitoring.alertmanager_settings([MAIL, phone], "https://dog.example")
+    settings = monitoring.alertmanager_settings([MAIL, phone], "https://dog.example", "desk")
     watchdog, mail, told = settings["route"]["routes"]
     assert watchdog["matchers"] == ['alertname="Watchdog"'] and "continue" not in watchdog
     assert mail["matchers"] == ['severity=~"critical|warning"'] and mail["continue"]
@@ -306,6 +306,8 @@ def test_each_receiver_is_told_what_it_wants() -> None:
     receivers = {each["name"]: each for each in settings["receivers"]}
     assert receivers["phone"]["telegram_configs"][0]["chat_id"] == -100
     assert receivers["mail"]["email_configs"][0]["require_tls"] is True
+    assert receivers["mail"]["email_configs"][0]["headers"]["Subject"].startswith("[desk] {{")
+    assert receivers["phone"]["telegram_configs"][0]["message"].startswith("[desk] {{")
     assert settings["route"]["group_by"] == ["alertname", "test"]
     assert receivers["watchdog"]["webhook_configs"][0]["url"] == "https://dog.example"
 
@@ -314,7 +316,7 @@ def test_each_receiver_is_told_what_it_wants() -> None:
 def test_a_redirection_is_a_failure(kind: str) -> None:
     """It would be followed without the message. The login stays."""
     hook = {"name": "hook", "kind": kind, "url": "http://x", **({"token": "t"} if kind == "webhook" else {})}
-    [_nobody, _watchdog, told] = monitoring.alertmanager_settings([hook], "")["receivers"]
+    [_nobody, _watchdog, told] = monitoring.alertmanager_settings([hook], "", "desk")["receivers"]
     http = told[f"{kind}_configs"][0]["http_config"]
     assert http["follow_redirects"] is False and http.get("authorization") == (
         {"credentials": "t"} if kind == "webhook" else None
