@@ -10,6 +10,7 @@ module: config_tree
 short_description: Make directories hold exactly the declared files
 description:
   - Writes the files of any number of directories in one call, each atomically, and removes what is not declared there.
+  - With O(trees[].exact=false), what is not declared stays.
   - The directory itself is never replaced, only its content, so that a container that mounts it sees the change.
   - Shows differences of I(trees) with C(--diff); never those of I(secret_trees).
 options:
@@ -27,6 +28,12 @@ options:
         description: Relative path to content of each file. Content that begins with C(base64:) is decoded.
         type: dict
         required: true
+      exact:
+        description:
+          - Whether files that are not declared are removed, and the directory gets owner and mode.
+          - V(false) for files in directories of others, such as C(/etc/systemd/system).
+        type: bool
+        default: true
       owner:
         description: Numeric user id of the directory and its files.
         type: int
@@ -76,9 +83,10 @@ import contextlib
 import os
 import stat
 import tempfile
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left
 
 
 class Tree:
@@ -88,7 +96,7 @@ class Tree:
         """Take over a declaration.
 
         Args:
-            declared: Path, files, owner, group and mode.
+            declared: Path, files, whether these are all, owner, group and mode.
             secret: Whether content stays out of the differences.
             check_mode: Whether nothing may be written.
         """
@@ -98,7 +106,7 @@ class Tree:
         # who may read a directory's files may also enter it
         self.directory_mode = self.mode | (self.mode & 0o444) >> 2
         self.files = {name: self.decode(text) for name, text in declared["files"].items()}
-        self.secret, self.check_mode = secret, check_mode
+        self.secret, self.check_mode, self.exact = secret, check_mode, declared["exact"]
         self.changed: list[str] = []
         self.reasons: dict[str, list[str]] = {}
         self.diff: list[dict] = []
@@ -169,6 +177,8 @@ class Tree:
                 # parents belong to root and let the container's user pass
                 os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
                 os.mkdir(path, 0o700)
+        elif path == self.path and not self.exact:
+            return
         self.attributes(path, self.directory_mode)
 
     def write(self, name: str, content: bytes) -> None:
@@ -213,6 +223,10 @@ class Tree:
             self.directory(path)
         for name, content in sorted(self.files.items()):
             self.write(name, content)
+        if not self.exact:
+            if not self.check_mode:
+                remove_left(Path(self.path))
+            return
         for top, below, names in os.walk(self.path, topdown=False):
             for name in names:
                 path = os.path.join(top, name)
@@ -233,6 +247,7 @@ def main() -> None:
     options = {
         "path": {"type": "path", "required": True},
         "files": {"type": "dict", "required": True},
+        "exact": {"type": "bool", "default": True},
         "owner": {"type": "int", "default": 0},
         "group": {"type": "int", "default": 0},
         "mode": {"type": "str", "default": "0640"},

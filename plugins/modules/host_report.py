@@ -34,6 +34,10 @@ options:
     description: Path of the program that keeps the stack's mesh and firewall.
     type: path
     default: ""
+  late_address:
+    description: File of C(/etc/sysctl.d) that lets services bind addresses that come up later.
+    type: path
+    default: ""
   subnet:
     description: Addresses that the containers will have. Other machines that this host talks to there are reported too.
     type: str
@@ -71,6 +75,7 @@ host:
     engine: {description: Whether it answers or refuses this user and its version and lost rules., type: dict}
     ports: {description: Who listens on each TCP port and at which addresses., type: dict}
     mesh: {description: Whether the program of the mesh is there., type: bool}
+    late_address: {description: Whether the file sets C(net.ipv4.ip_nonlocal_bind) and whether it is set., type: dict}
     networks: {description: Names and subnets of the engine's networks., type: dict}
     occupied: {description: IPv4 addresses at which this host reaches other machines and what leads there., type: list}
     volumes: {description: Names of the engine's volumes., type: list}
@@ -147,6 +152,25 @@ def free_mb(path: str) -> int:
         MiB that an unprivileged process could still write.
     """
     return shutil.disk_usage(existing(path)).free // 2**20
+
+
+def late_address(file: str) -> dict[str, bool]:
+    """Find out whether services may bind addresses that come up later.
+
+    Args:
+        file: That makes it so at boot.
+
+    Returns:
+        Whether the file does, and whether it is so now.
+    """
+    found = {"persisted": False, "set": False}
+    for name, path, wanted in (
+        ("persisted", file, r"(?m)^net\.ipv4\.ip_nonlocal_bind\s*=\s*1\s*$"),
+        ("set", "/proc/sys/net/ipv4/ip_nonlocal_bind", r"1\s*$"),
+    ):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as text:
+            found[name] = bool(re.search(wanted, text.read()))
+    return found
 
 
 def is_here(address: str) -> bool:
@@ -350,6 +374,7 @@ def main() -> None:
             "writes": {"type": "list", "elements": "path", "default": []},
             "config_dir": {"type": "path", "default": ""},
             "mesh": {"type": "path", "default": ""},
+            "late_address": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -389,6 +414,7 @@ def main() -> None:
             "engine": report,
             "ports": ports_report(containers),
             "mesh": bool(module.params["mesh"]) and os.path.exists(module.params["mesh"]),
+            "late_address": late_address(module.params["late_address"]),
             "networks": networks,
             "occupied": occupied(bridges, module.params["subnet"]),
             "volumes": sorted(volumes),

@@ -19,6 +19,10 @@ options:
     description: UDP port of the mesh; 0 to look for none.
     type: int
     default: 0
+  unit:
+    description: Unit of systemd that keeps the mesh; empty to look for none.
+    type: str
+    default: ""
   names:
     description: Names and addresses of other hosts, each with a port or without. Empty ones are passed over.
     type: list
@@ -68,6 +72,10 @@ address:
   type: str
 taken:
   description: Whether something else than the mesh holds the port.
+  returned: always
+  type: bool
+kept:
+  description: Whether the unit runs, and starts at boot.
   returned: always
   type: bool
 unresolved:
@@ -140,6 +148,22 @@ def recorded_address(interface: str) -> str:
     return found[1] if found else ""
 
 
+def is_kept(unit: str) -> bool:
+    """Find out whether systemd keeps a unit.
+
+    Args:
+        unit: Its name.
+
+    Returns:
+        Whether it runs, and starts at boot.
+    """
+    program = shutil.which("systemctl", path=SBIN)
+    return bool(program) and all(
+        not subprocess.run([program, "--quiet", word, unit], capture_output=True, check=False, timeout=30).returncode
+        for word in ("is-active", "is-enabled")
+    )
+
+
 def holds_udp(port: int) -> bool:
     """Find out whether anything holds a UDP port.
 
@@ -201,6 +225,7 @@ def main() -> None:
         argument_spec={
             "interface": {"type": "str", "required": True},
             "port": {"type": "int", "default": 0},
+            "unit": {"type": "str", "default": ""},
             "names": {"type": "list", "elements": "str", "default": []},
             "asked": {"type": "float", "default": 0},
             "reach": {"type": "list", "elements": "dict", "default": []},
@@ -225,6 +250,7 @@ def main() -> None:
         tun=os.path.exists("/dev/net/tun") or has_module("tun"),
         address=recorded_address(module.params["interface"]),
         taken=bool(port) and not os.path.exists(f"/sys/class/net/{module.params['interface']}") and holds_udp(port),
+        kept=bool(module.params["unit"]) and is_kept(module.params["unit"]),
         unresolved=[name for name in module.params["names"] if name and not resolves(name)],
         asked=module.params["asked"],
         told=told,

@@ -601,20 +601,20 @@ DIFFERENCES = {
 
 
 def differences(
-    told: Iterable[str], files: Mapping[str, Mapping[str, Any]], units: Mapping[str, Mapping[str, Any]], interface: str
+    told: Iterable[str], files: Iterable[str], units: Iterable[str], interface: str
 ) -> list[dict[str, str]]:
     """Put together what of a host's mesh and firewall differs from the declaration.
 
     Args:
         told: What the host's program says, a word a line; others are passed over, such as those of an older program.
-        files: Path to the result of writing the file in check mode.
-        units: Unit of systemd to the result of starting and enabling it in check mode.
+        files: Paths of those that would be written.
+        units: Units of systemd that do not run, or do not start at boot.
         interface: Name of the mesh's interface.
 
     Returns:
         ``kind``, ``name`` and ``difference`` of each.
     """
-    found = [("file", path, "missing, or differs") for path, result in files.items() if result.get("changed")]
-    found += [("mesh", unit, "not running, or not at boot") for unit, result in units.items() if result.get("changed")]
+    found = [("file", path, "missing, or differs") for path in files]
+    found += [("mesh", unit, "not running, or not at boot") for unit in units]
     found += [(kind, interface, text) for kind, text in (DIFFERENCES[word] for word in told if word in DIFFERENCES)]
     return [{"kind": kind, "name": name, "difference": text} for kind, name, text in found]

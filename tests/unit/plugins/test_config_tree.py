@@ -92,6 +92,23 @@ def test_heals_what_was_done_by_hand(run_module: Run, tree: dict[str, Any], dama
     assert changed(run_module("config_tree", trees=[tree])) == []
 
 
+def test_a_directory_of_others(run_module: Run, tree: dict[str, Any]) -> None:
+    """It keeps its other files, its owner and its mode; what a killed run left of a file goes."""
+    top = Path(tree["path"])
+    top.mkdir(parents=True, mode=0o711)
+    top.chmod(0o711)
+    (top / "theirs").write_text("theirs")
+    (top / "theirs").chmod(0o600)
+    (top / ".new-left").write_text(SECRET)
+    os.utime(top / ".new-left", (0, 0))
+    ours = {**tree, "exact": False, "files": {"ours": "ours\n"}}
+    assert changed(run_module("config_tree", check=True, trees=[ours])) == ["ours"]
+    assert changed(run_module("config_tree", trees=[ours])) == ["ours"]
+    assert content(tree) == {"theirs": "theirs", "ours": "ours\n"}
+    assert (mode(top), mode(top / "theirs"), mode(top / "ours")) == (0o711, 0o600, 0o640)
+    assert changed(run_module("config_tree", trees=[ours])) == []
+
+
 def test_the_directory_itself_is_kept(run_module: Run, tree: dict[str, Any]) -> None:
     """A container that mounts the directory sees new content: the directory is never replaced."""
     run_module("config_tree", trees=[tree])

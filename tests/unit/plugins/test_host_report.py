@@ -257,6 +257,24 @@ def test_report_without_a_client(run_module: Run, engine: FakeEngine, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("content", "persisted"),
+    [
+        ("# Made for\nnet.ipv4.ip_nonlocal_bind = 1\n", True),
+        ("# net.ipv4.ip_nonlocal_bind = 1\n", False),
+        (None, False),
+    ],
+)
+def test_the_setting_for_a_late_address(run_module: Run, tmp_path: Path, content: str | None, persisted: bool) -> None:
+    """By the stack's own file, since another stack's goes with that."""
+    file = tmp_path / "60-quantops-desk.conf"
+    if content is not None:
+        file.write_text(content)
+    found = run_module("host_report", late_address=str(file)).result["host"]["late_address"]
+    now = Path("/proc/sys/net/ipv4/ip_nonlocal_bind").read_text().strip() == "1"
+    assert found == {"persisted": persisted, "set": now}
+
+
+@pytest.mark.parametrize(
     ("address", "here"),
     [
         ("0.0.0.0", True), ("127.0.0.1", True), ("127.9.9.9", True), ("", True), ("10.8.0.2", True), ("10.8.0.3", True),

@@ -365,10 +365,10 @@ def test_status_tells_who_is_heard() -> None:
 
 
 def test_drift_names_what_differs_and_what_would_be_written() -> None:
-    files = {"/etc/wireguard/wg-a.conf": {"changed": True}, "/etc/wireguard/wg-a.peers": {"changed": False}}
-    found = mesh.differences(["peers", "firewall", "usage: up"], files, {"a.service": {"changed": True}}, "wg-a")
+    told = ["peers", "firewall", "usage: up"]
+    found = mesh.differences(told, ["/etc/wireguard/wg-a.conf"], ["a.service"], "wg-a")
     assert [(each["kind"], each["name"]) for each in found] == [
         *(("file", "/etc/wireguard/wg-a.conf"), ("mesh", "a.service")),
         *(("mesh", "wg-a"), ("firewall", "wg-a")),
     ]
-    assert mesh.differences([], {"/x": {}}, {"a.service": {"skipped": True}}, "wg-a") == []
+    assert mesh.differences([], [], [], "wg-a") == []
