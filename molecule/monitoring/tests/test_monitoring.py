@@ -245,6 +245,40 @@ def test_a_disk_of_its_own_is_measured(stack: Stack, watched: Watched) -> None:
     command("umount", "/mnt/prices")
 
 
+@contextlib.contextmanager
+def without_room(stack: Stack) -> Iterator[None]:
+    """Give the store another disk, with less room than it wants, and then its own again."""
+    container = f"{stack.name}-victoria-metrics"
+    place = command("docker", "volume", "inspect", "--format={{.Mountpoint}}", f"{container}-data").strip()
+    command("docker", "stop", container)
+    command("mount", "-t", "tmpfs", "-o", "size=90m,mode=0777", "tmpfs", place)
+    try:
+        command("docker", "start", container)
+        yield
+    finally:
+        command("docker", "stop", container)
+        command("umount", place)
+        command("docker", "start", container)
+
+
+def test_no_room_for_measurements(stack: Stack, watched: Watched, broken: float) -> None:
+    """No alert can come of what is not kept: the dead man's switch tells it, and the stack goes on."""
+
+    def called(since: float) -> bool:
+        return any(each.get("path") == "/watchdog" and each["at"] > since for each in watched.received())
+
+    eventually(lambda: called(broken - 300), seconds=300)
+    with without_room(stack):
+        # The last measurement counts for two minutes, and a call would be made again after five at most.
+        eventually(lambda: not called(now() - 330), seconds=700)
+        assert watched.query("up") == []
+        assert "changed=0 " in play("site")
+    back = now()
+    eventually(lambda: called(back), seconds=300)
+    assert watched.query('last_over_time(up{job="vmagent"}[1m]) == 1')
+    assert watched.query(f'count_over_time(up{{job="vmagent"}}[1h] offset {int(now() - broken) + 60}s)')
+
+
 def test_a_wrong_alert_changes_nothing(stack: Stack, watched: Watched) -> None:
     """The run says which, and the alerts of before are in force."""
     before = stack.identity()
