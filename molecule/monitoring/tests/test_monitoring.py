@@ -272,9 +272,11 @@ def test_no_room_for_measurements(stack: Stack, watched: Watched, broken: float)
         # The last measurement counts for two minutes, and a call would be made again after five at most.
         eventually(lambda: not called(now() - 330), seconds=700)
         assert watched.query("up") == []
+        assert "Watchdog is missing" in play("status")
         assert "changed=0 " in play("site")
     back = now()
     eventually(lambda: called(back), seconds=300)
+    assert "Watchdog is missing" not in play("status")
     assert watched.query('last_over_time(up{job="vmagent"}[1m]) == 1')
     assert watched.query(f'count_over_time(up{{job="vmagent"}}[1h] offset {int(now() - broken) + 60}s)')
 
