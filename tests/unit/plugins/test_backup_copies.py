@@ -600,6 +600,19 @@ def test_a_restore_begins_a_timeline_and_is_no_gap() -> None:
     assert middle["gap"]["segment"] == segment(17, 2) and "gap" not in newest
 
 
+def test_a_cluster_that_came_back_has_no_gap_before_its_first_backup() -> None:
+    """pgBackRest lets expire what its new archive has from before that; what is missing later is told."""
+    # It came back in segment 13, after the backup A, and C is its first backup there.
+    have = stored(*range(1, 15)) | stored(*range(22, 30), timeline=2)
+    known = [made("C", 23, 2, [["1", "0/D001690", "x"]]), made("B", 13), made("A", 3)]
+    assert [each["id"] for each in wal.with_gaps(known, STARTS, have) if "gap" in each] == ["A"]
+    again = [(1, segment(22, 2))]
+    assert not any({"gap", "missing"} & set(each) for each in wal.with_gaps(known, STARTS, have, again))
+    without = {name: at for name, at in have.items() if name not in (segment(8), segment(25, 2))}
+    newest, _middle, oldest = wal.with_gaps(known, STARTS, without, again)
+    assert (newest["gap"]["segment"], oldest["gap"]["segment"]) == (segment(25, 2), segment(8))
+
+
 def test_what_comes_after_a_gap_is_refused_and_what_comes_before_is_not() -> None:
     known = wal.with_gaps([made("B", 13), made("A", 3)], STARTS, stored(*(each for each in range(1, 20) if each != 8)))
     assert chosen_backup(known, "A")["manifest"]["id"] == "A"
@@ -659,8 +672,8 @@ def test_the_archives_of_a_cluster_that_came_back(repository: Path, monkeypatch:
     settings.postgres = {"user": "1:1"}
     info = {
         "backup": [
-            {"label": FULL, "archive": {"start": segment(5)}},
-            {"label": "other", "archive": {"start": segment(2)}},
+            {"label": FULL, "archive": {"start": segment(5)}, "database": {"id": 1}},
+            {"label": "other", "archive": {"start": segment(2)}, "database": {"id": 2}},
         ],
         "archive": [{"id": f"1{number}-{number}", "database": {"id": number}} for number in (1, 2, 3)],
         "db": [{"id": 1, "system-id": 11}, {"id": 2, "system-id": 22}, {"id": 3, "system-id": 11}],
@@ -687,3 +700,11 @@ def test_the_archives_of_a_cluster_that_came_back(repository: Path, monkeypatch:
     found = {each["id"]: each for each in backup.known_backups(settings)}
     assert not {"missing", "gap"} & found["b"].keys()
     assert "missing" not in found["a"] and found["a"]["gap"]["segment"] == segment(8)
+    # It was backed up since, on its new timeline.
+    info["backup"].append({"label": "since", "archive": {"start": segment(9, 2)}, "database": {"id": 3}})
+    again = {**known[1], "id": "c", "postgres": {**known[1]["postgres"], "label": "since", "wal": segment(9, 2)}}
+    again["postgres"]["history"] = [["1", "0/7000100", "x"]]
+    known.insert(0, again)
+    (directory.parent / "0000000200000000").mkdir()
+    (directory.parent / "0000000200000000" / f"{segment(9, 2)}-{'a' * 40}.zst").touch()
+    assert not any({"missing", "gap"} & each.keys() for each in backup.known_backups(settings))

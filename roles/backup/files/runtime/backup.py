@@ -533,11 +533,16 @@ def known_backups(settings: Settings) -> list[dict[str, Any]]:
     for system in {each["postgres"]["system"] for each in known}:
         # A cluster that came back after another one goes on in an archive of a new number; pgBackRest reads both.
         segments: dict[str, datetime] = {}
-        for archive in info["archive"]:
-            if systems.get(archive["database"]["id"]) == system:
+        returns = []
+        for archive in sorted(info["archive"], key=lambda each: each["database"]["id"]):
+            number = archive["database"]["id"]
+            if systems.get(number) == system:
+                backups = [each for each in info["backup"] if each["database"]["id"] == number]
+                if segments and backups:
+                    returns.append((max(map(backup_wal.timeline_of, segments)), backups[0]["archive"]["start"]))
                 segments |= backup_wal.archived(settings.repository / "postgres/archive/main" / archive["id"])
         own = [each for each in known if each["postgres"]["system"] == system]
-        found.update({each["id"]: each for each in backup_wal.with_gaps(own, starts, segments)})
+        found.update({each["id"]: each for each in backup_wal.with_gaps(own, starts, segments, returns)})
     return [found[each["id"]] for each in known]
 
 

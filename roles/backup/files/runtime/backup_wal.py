@@ -110,8 +110,26 @@ def missing(segments: Iterable[str], path: Way, first: int) -> list[int]:
     ]
 
 
+def expired(segment: str, returns: Iterable[tuple[int, str]]) -> bool:
+    """Find out whether a segment is one that pgBackRest lets expire although an older backup has what comes before it.
+
+    Args:
+        segment: Its name.
+        returns: See ``with_gaps``.
+
+    Returns:
+        Whether the cluster wrote it after it had come back, and before its first backup there.
+    """
+    return any(
+        timeline_of(segment) > timeline and position_of(segment) < position_of(start) for timeline, start in returns
+    )
+
+
 def with_gaps(
-    manifests: Sequence[Mapping[str, Any]], starts: Mapping[str, str], segments: Mapping[str, datetime]
+    manifests: Sequence[Mapping[str, Any]],
+    starts: Mapping[str, str],
+    segments: Mapping[str, datetime],
+    returns: Sequence[tuple[int, str]] = (),
 ) -> list[dict[str, Any]]:
     """Say of each backup which WAL is missing that it, or a later state, needs.
 
@@ -119,6 +137,8 @@ def with_gaps(
         manifests: Of one cluster, the newest first.
         starts: Label of pgBackRest to the segment with which its backup began.
         segments: Those that are archived, with their times.
+        returns: Of each time that the cluster came back after another one, the last timeline before that, and the
+            segment with which its first backup since then began. No restore needs what it wrote between the two.
 
     Returns:
         The manifests. One that cannot be restored itself has ``missing``, a segment. One after which the archive has a
@@ -142,6 +162,8 @@ def with_gaps(
     if not on_path:
         return found
     for position in missing(segments, path, min(position_of(starts[each["postgres"]["label"]]) for each in on_path)):
+        if expired(expected(path, position), returns):
+            continue
         before = [each for each in on_path if position_of(each["postgres"]["wal"]) < position]
         if before and "gap" not in before[0]:
             before[0]["gap"] = {
