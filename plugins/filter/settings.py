@@ -12,6 +12,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.settings impor
     ignored_variable_files,
     misspelt_variables,
     renamed_variables,
+    secrets_read_as_hosts,
 )
 
 
@@ -29,4 +30,5 @@ class FilterModule:
             "ignored_variable_files": ignored_variable_files,
             "misspelt_variables": misspelt_variables,
             "renamed_variables": renamed_variables,
+            "secrets_read_as_hosts": secrets_read_as_hosts,
         }

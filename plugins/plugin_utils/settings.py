@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import ipaddress
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -92,6 +93,31 @@ def broken_rules(rules: dict[str, dict[str, Any]]) -> list[str]:
                 span = f"a number from {rule.get('from', 0)}" + (f" to {rule['to']}" if "to" in rule else "")
                 found.append(f"{variable} is {value!r}, expected {rule.get('expected', span)}.")
     return found
+
+
+def secrets_read_as_hosts(sources: Iterable[str], directory: str) -> list[str]:
+    """Find out whether Ansible would take the files of secrets for inventories, and what they hold for names of hosts.
+
+    Args:
+        sources: What inventories were read from: files and directories.
+        directory: That of the secrets.
+
+    Returns:
+        A sentence with the remedy, if it would.
+    """
+    secrets = Path(os.path.abspath(Path(directory).expanduser()))
+    for source in map(Path, sources):
+        place = Path(os.path.abspath(source))
+        if place.is_dir() and secrets.is_relative_to(place):
+            below = secrets.relative_to(place).parts
+            # Ansible passes over these.
+            if not any(part.startswith(".") or part in ("group_vars", "host_vars") for part in below):
+                return [
+                    f"secrets_dir is {directory}, in the inventory {source}: Ansible would read the files there as"
+                    " inventories, and show secrets as names of hosts. Name a directory that begins with a dot, such as"
+                    f" {source / '.secrets'}, or one elsewhere."
+                ]
+    return []
 
 
 def ignored_variable_files(sources: Iterable[str]) -> list[str]:

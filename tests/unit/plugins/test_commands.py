@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from collection_under_test import REPOSITORY, ansible_environment
+from collection_under_test import REPOSITORY, ansible_environment, plugin
 
 INVENTORY = """
 redis:
@@ -63,6 +63,27 @@ def test_an_inventory_that_does_not_exist(tmp_path: Path) -> None:
     status, said = run(tmp_path / "nowhere", "playbooks/verify.yml")
     assert status == 1, said
     assert f"Completely failed to parse inventory source {tmp_path / 'nowhere'}" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("place", ["secrets", "live/keys", "."])
+def test_secrets_that_ansible_would_read_as_hosts(tmp_path: Path, place: str) -> None:
+    """Every file of the directory is an inventory, whose lines are hosts, and they are shown."""
+    (tmp_path / "hosts.yml").write_text(INVENTORY)
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars" / "all.yml").write_text(f"secrets_dir: {tmp_path / place}")
+    status, said = run(tmp_path, "playbooks/site.yml")
+    assert status == 2 and f"secrets_dir is {tmp_path / place}, in the inventory {tmp_path}: " in said
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["group_vars", "hosts.yml"]
+
+
+def test_secrets_beside_an_inventory(tmp_path: Path) -> None:
+    """A file is read by itself, and what begins with a dot is passed over, like directories of variables."""
+    settings = plugin("plugin_utils.settings")
+    (tmp_path / "hosts.yml").write_text(INVENTORY)
+    for place in (".secrets", ".private/secrets", "group_vars/secrets", "../secrets"):
+        assert settings.secrets_read_as_hosts([str(tmp_path)], f"{tmp_path}/{place}") == []
+    assert settings.secrets_read_as_hosts([str(tmp_path)], f"{tmp_path}/group_vars/../secrets") != []
+    assert settings.secrets_read_as_hosts([str(tmp_path / "hosts.yml")], f"{tmp_path}/secrets") == []
 
 
 @pytest.mark.parametrize("playbook", ["site", "destroy"])
