@@ -60,26 +60,6 @@ def test_no_alert_on_a_healthy_stack(watched: Watched) -> None:
     assert watched.firing() == set()
 
 
-def test_every_panel_has_data(watched: Watched) -> None:
-    """Once there is a backup; what compares with yesterday, and what counts restarts, begins later."""
-    play("backup")
-    eventually(lambda: watched.query("backup_newest_timestamp_seconds"), seconds=60)
-    empty = []
-    listed = watched.session.get(f"{watched.base}/vmui/custom-dashboards", timeout=30).json()
-    boards = listed["dashboardsSettings"]
-    assert {"Stack", "Hosts", "Services", "PostgreSQL", "Queues and workers", "Gateway and data"} <= {
-        each["title"] for each in boards
-    }
-    for board in boards:
-        for row in board["rows"]:
-            for panel in row["panels"]:
-                if not any(
-                    watched.query(f"({expr}) default 0" if "ALERTS" in expr else expr) for expr in panel["expr"]
-                ):
-                    empty.append(f"{board['title']}: {panel['title']}")
-    assert {each for each in empty if "yesterday" not in each and "Restarts" not in each} == set()
-
-
 def test_nobody_reads_without_a_login(watched: Watched, stack: Stack) -> None:
     """Neither from outside nor in the network of the containers; the agent's password does not read."""
     for path in ("/vmui/", "/api/v1/query?query=up", "/select/vmui/", "/api/v1/alerts"):
@@ -274,11 +254,14 @@ def test_no_room_for_measurements(stack: Stack, watched: Watched, broken: float)
         assert watched.query("up") == []
         assert "Watchdog is missing" in play("status")
         assert "changed=0 " in play("site")
+        meanwhile = int(now())
     back = now()
     eventually(lambda: called(back), seconds=300)
     assert "Watchdog is missing" not in play("status")
     assert watched.query('last_over_time(up{job="vmagent"}[1m]) == 1')
     assert watched.query(f'count_over_time(up{{job="vmagent"}}[1h] offset {int(now() - broken) + 60}s)')
+    # What the agents could not deliver.
+    eventually(lambda: watched.query(f'last_over_time(up{{job="vmagent"}}[30s] @ {meanwhile})'), seconds=300)
 
 
 def test_a_wrong_alert_changes_nothing(stack: Stack, watched: Watched) -> None:
@@ -305,6 +288,26 @@ def test_a_failed_training(stack: Stack, watched: Watched, airflow: requests.Ses
     again = airflow.post(runs, json={"logical_date": None, "conf": {"min_confidence": 0.5}}, timeout=30)
     assert again.status_code == 200, again.text
     watched.resolved("TrainingFailed", broken, 900)
+
+
+def test_every_panel_has_data(watched: Watched) -> None:
+    """Once there is a backup and a training has ended; what compares with yesterday or counts restarts begins later."""
+    play("backup")
+    eventually(lambda: watched.query("backup_newest_timestamp_seconds"), seconds=60)
+    empty = []
+    listed = watched.session.get(f"{watched.base}/vmui/custom-dashboards", timeout=30).json()
+    boards = listed["dashboardsSettings"]
+    assert {"Stack", "Hosts", "Services", "PostgreSQL", "Queues and workers", "Gateway and data"} <= {
+        each["title"] for each in boards
+    }
+    for board in boards:
+        for row in board["rows"]:
+            for panel in row["panels"]:
+                if not any(
+                    watched.query(f"({expr}) default 0" if "ALERTS" in expr else expr) for expr in panel["expr"]
+                ):
+                    empty.append(f"{board['title']}: {panel['title']}")
+    assert {each for each in empty if "yesterday" not in each and "Restarts" not in each} == set()
 
 
 def test_a_backup_that_fails(stack: Stack, watched: Watched, broken: float) -> None:
