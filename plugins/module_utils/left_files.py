@@ -12,17 +12,20 @@ from pathlib import Path
 
 #: How the names of files begin that are renamed once they are whole.
 PREFIX = ".new-"
+#: The same in directories that hold files of others.
+PREFIX_AMONG_OTHERS = f"{PREFIX}quantops-"
 #: Seconds after which such a file belongs to no run any more: writing one takes less than a second.
 ABANDONED = 60
 
 
-def remove_left(directory: Path) -> None:
+def remove_left(directory: Path, prefix: str = PREFIX) -> None:
     """Remove the unfinished files of killed runs, which may hold secrets.
 
     Args:
         directory: Where they were written; it need not exist.
+        prefix: How their names begin.
     """
-    for path in directory.glob(f"{PREFIX}*"):
+    for path in directory.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             if path.is_file() and time.time() - path.lstat().st_mtime > ABANDONED:
                 path.unlink()

@@ -86,7 +86,11 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import PREFIX, remove_left
+from ansible_collections.quantops.ibkr_stack.plugins.module_utils.left_files import (
+    PREFIX,
+    PREFIX_AMONG_OTHERS,
+    remove_left,
+)
 
 
 class Tree:
@@ -107,6 +111,7 @@ class Tree:
         self.directory_mode = self.mode | (self.mode & 0o444) >> 2
         self.files = {name: self.decode(text) for name, text in declared["files"].items()}
         self.secret, self.check_mode, self.exact = secret, check_mode, declared["exact"]
+        self.prefix = PREFIX if self.exact else PREFIX_AMONG_OTHERS
         self.changed: list[str] = []
         self.reasons: dict[str, list[str]] = {}
         self.diff: list[dict] = []
@@ -195,7 +200,7 @@ class Tree:
         if before != content or not os.path.lexists(path) or os.path.islink(path):
             self.note(path, "content differs" if os.path.lexists(path) else "missing", before, content)
             if not self.check_mode:
-                handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=PREFIX)
+                handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=self.prefix)
                 try:
                     with os.fdopen(handle, "wb") as file:
                         file.write(content)
@@ -225,7 +230,7 @@ class Tree:
             self.write(name, content)
         if not self.exact:
             if not self.check_mode:
-                remove_left(Path(self.path))
+                remove_left(Path(self.path), self.prefix)
             return
         for top, below, names in os.walk(self.path, topdown=False):
             for name in names:

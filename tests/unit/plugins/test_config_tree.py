@@ -99,12 +99,13 @@ def test_a_directory_of_others(run_module: Run, tree: dict[str, Any]) -> None:
     top.chmod(0o711)
     (top / "theirs").write_text("theirs")
     (top / "theirs").chmod(0o600)
-    (top / ".new-left").write_text(SECRET)
-    os.utime(top / ".new-left", (0, 0))
+    for name in (".new-quantops-left", ".new-theirs"):
+        (top / name).write_text(SECRET)
+        os.utime(top / name, (0, 0))
     ours = {**tree, "exact": False, "files": {"ours": "ours\n"}}
     assert changed(run_module("config_tree", check=True, trees=[ours])) == ["ours"]
     assert changed(run_module("config_tree", trees=[ours])) == ["ours"]
-    assert content(tree) == {"theirs": "theirs", "ours": "ours\n"}
+    assert content(tree) == {"theirs": "theirs", ".new-theirs": SECRET, "ours": "ours\n"}
     assert (mode(top), mode(top / "theirs"), mode(top / "ours")) == (0o711, 0o600, 0o640)
     assert changed(run_module("config_tree", trees=[ours])) == []
 
