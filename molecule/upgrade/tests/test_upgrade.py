@@ -245,6 +245,8 @@ def test_a_dump_that_cannot_be_loaded(stack: Stack, earlier_postgres: dict[str, 
 
 def test_the_next_major_version_and_the_way_back(stack: Stack, earlier_postgres: dict[str, Any]) -> None:
     """Killed while the dump is loaded, run again: everything is there. And back, with the data of before."""
+    # One that lies before the point to which the way back leads.
+    run("backup")
     known, rows = backups(stack), "SELECT count(*) FROM model_versions"
     before = as_admin(stack, rows, "mlflow")
     process = subprocess.Popen(
