@@ -53,6 +53,18 @@ else
     echo free
 fi
 """
+# Ends what a run that held the lock, and was killed, has left at work. Prints the names.
+END = r"""
+left() {
+    timeout 30 docker ps --filter label=quantops.stack={stack} --filter label=quantops.locked=true \
+        --format '{{.Names}}' 2> /dev/null
+}
+names=$(left)
+[ -n "$names" ] || exit 0
+echo "$names"
+timeout 120 docker stop --time 60 $names > /dev/null 2>&1
+[ -z "$(left)" ]
+"""
 RENEW = r'[ "$(cat {file} 2> /dev/null)" = {own} ] && touch {file}'
 RELEASE = r'exec 9< {directory} && flock -w 10 9 && [ "$(cat {file} 2> /dev/null)" = {own} ] && rm -f {file}'
 
@@ -215,7 +227,7 @@ class ActionModule(ActionBase):
                 expected = text
             elif self._task.check_mode:
                 Display().warning(f"{sentence(other, stack, host)} The differences below may be part of that run.")
-                return {**result, "changed": False, "taken": False}
+                return {**result, "changed": False, "taken": False, "ended": []}
             elif time.monotonic() > end:
                 msg = (
                     f"{sentence(other, stack, host)} Nothing was changed. Run again when it has ended, or with -e"
@@ -226,7 +238,16 @@ class ActionModule(ActionBase):
                 time.sleep(PAUSE)
         if own and not local and not renewed:
             self.keep(pid, owner["started"], own)
-        return {**result, "changed": False, "taken": bool(own)}
+        ended: list[str] = []
+        if own and lines[-1] == "taken":
+            answer = self._low_level_execute_command(self.command(END, own), executable="/bin/sh")
+            ended = answer["stdout"].split()
+            if answer["rc"]:
+                msg = f"{', '.join(ended)}, left by an interrupted run, is still at work on {host} and does not end."
+                return {**result, "failed": True, "msg": f"{msg} Nothing was changed."}
+            if ended:
+                Display().warning(f"Ended {', '.join(ended)} on {host}, which an interrupted run left at work.")
+        return {**result, "changed": bool(ended), "taken": bool(own), "ended": ended}
 
     @staticmethod
     def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -264,7 +285,8 @@ class ActionModule(ActionBase):
         Returns:
             Text for a shell.
         """
-        words = {"directory": DIRECTORY, "file": self.file, "own": own, "expected": expected}
+        stack = str(self._task.args["stack"])
+        words = {"directory": DIRECTORY, "file": self.file, "own": own, "expected": expected, "stack": stack}
         filled = script
         for name, value in words.items():
             filled = filled.replace("{" + name + "}", shlex.quote(value))

@@ -11,6 +11,8 @@ description:
   - It is held until this run of Ansible ends, however it ends. Where the process that holds it can be looked for, a
     lock without one is free at once; from another machine, 90 seconds after it was last renewed.
   - Over a connection, a small process beside C(ansible-playbook) renews it. It ends with the run.
+  - Programs that a killed run started with M(quantops.ibkr_stack.container_run) go on without it. When a run takes the
+    lock, it first ends those that were started under it.
   - In check mode nothing is taken, and a lock that another run holds is a warning.
 options:
   stack:
@@ -34,6 +36,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+ended:
+  description: Containers of a run that was interrupted, which this one ended.
+  returned: always
+  type: list
+  elements: str
 taken:
   description: Whether this run holds the lock.
   returned: always

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,17 @@ MODEL = "kept model"
 PREDICTION = pytest.approx(301)
 YES = {"upgrade_confirm": "molecule", "upgrade_back_confirm": "molecule"}
 RECORD = "/etc/quantops/molecule/previous"
+#: The container that loads a dump into a new cluster, and what stops its client there as soon as it runs.
+MOVE = "molecule-postgres-move"
+FREEZE = """
+for attempt in $(seq 600); do
+    for process in /proc/[0-9]*; do
+        [ "$(cat "$process/comm" 2> /dev/null)" != psql ] || { kill -STOP "${process#/proc/}"; exit; }
+    done
+    sleep 0.05
+done
+exit 1
+"""
 #: A release of MLflow whose migration changes a table and then fails.
 MIGRATES = """
 import pathlib, sys
@@ -166,21 +179,28 @@ def test_a_service_that_does_not_come_up(stack: Stack) -> None:
     assert "changed=0 " in run("site")
 
 
+@contextlib.contextmanager
+def killed_upgrade(**variables: Any) -> Iterator[None]:
+    """An upgrade that is killed once the caller has seen what it waits for."""
+    process = subprocess.Popen(
+        playbook_command(*words("upgrade", **variables)), cwd=REPOSITORY, env=ansible_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def test_an_upgrade_that_was_cut_off(stack: Stack) -> None:
     """The next one goes on with it, and its rollback restores the state from before the first."""
     before = command("cat", f"{RECORD}/containers.json")
     upgrade = {"mlflow_workers": 2, "redis_overrides": {"redis": {"cpus": 0.9}}}
-    process = subprocess.Popen(
-        playbook_command(*words("upgrade", **upgrade)), cwd=REPOSITORY, env=ansible_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
+    with killed_upgrade(**upgrade):
         record = ("sh", "-c", f"cat {RECORD}/containers.json || true")  # its directory is replaced by another
         eventually(lambda: command(*record) not in ("", before), seconds=600, pause=0.5)
         eventually(lambda: workers(stack) == "2", seconds=600, pause=0.5)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
     known = backups(stack)
     said = run("upgrade", stack_lock_wait=300, **upgrade)
     assert "was interrupted. This one continues it" in said
@@ -243,26 +263,40 @@ def test_a_dump_that_cannot_be_loaded(stack: Stack, earlier_postgres: dict[str, 
     assert "changed=0 " in run("site", **earlier_postgres)
 
 
-def test_the_next_major_version_and_the_way_back(stack: Stack, earlier_postgres: dict[str, Any]) -> None:
+def left_loading() -> None:
+    """An upgrade that is killed while the dump is loaded; the load waits from then on."""
+    with killed_upgrade():
+        eventually(lambda: "pgdata.new" in cluster_directories(), seconds=600, pause=0.2)
+        command("docker", "exec", MOVE, "sh", "-c", FREEZE, timeout=120)
+    assert command("docker", "ps", "--quiet", "--filter", f"name={MOVE}").strip()
+
+
+def left_moved() -> None:
+    """An upgrade that is killed while the dump is loaded; the load goes on without it, and ends."""
+    with killed_upgrade():
+        eventually(lambda: "pgdata.new" in cluster_directories(), seconds=600, pause=0.2)
+    eventually(lambda: not command("docker", "ps", "--quiet", "--filter", f"name={MOVE}").strip(), seconds=600)
+    assert "pgdata.new" not in cluster_directories()
+
+
+@pytest.mark.parametrize("left", [left_loading, left_moved])
+def test_the_next_major_version_and_the_way_back(
+    stack: Stack, earlier_postgres: dict[str, Any], left: Callable[[], None]
+) -> None:
     """Killed while the dump is loaded, run again: everything is there. And back, with the data of before."""
     # One that lies before the point to which the way back leads.
     run("backup")
     known, rows = backups(stack), "SELECT count(*) FROM model_versions"
     before = as_admin(stack, rows, "mlflow")
-    process = subprocess.Popen(
-        playbook_command(*words("upgrade")), cwd=REPOSITORY, env=ansible_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        eventually(lambda: "pgdata.new" in cluster_directories(), seconds=600, pause=0.2)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    left()
     said = run("upgrade", stack_lock_wait=300)
-    assert "The data moves from PostgreSQL 15 to 17" in said and "Upgraded, and every service answers." in said
+    assert "was interrupted. This one continues it" in said and "Upgraded, and every service answers." in said
+    loading = left is left_loading
+    assert ("The data moves from PostgreSQL 15 to 17" in said) is loading
+    assert (f"Ended{MOVE}" in "".join(said.split())) is loading
     assert as_admin(stack, "SHOW server_version").startswith("17.")
     [kept] = cluster_directories() - {"pgdata"} - {each for each in cluster_directories() if each.startswith(".s.")}
-    assert kept.startswith("pgdata.15.") and kept in said
+    assert kept.startswith("pgdata.15.") and (kept in said) is loading
     assert as_admin(stack, rows, "mlflow") == before and predict(stack) == PREDICTION
     assert len(backups(stack)) == len(known) + 2, "one before the upgrade, one of the moved data"
     assert stack.execute("backup", "python3", "/run/config/backup.py", "verify").returncode == 0

@@ -22,12 +22,17 @@ trap - EXIT
 pg_ctl --pgdata "$new" --silent --wait --timeout 600 --mode fast stop
 rm "$new/load.log"
 sync
-# In one step where the system can do it: a start between two steps would find no data and make an empty cluster.
-if ! mv --exchange --no-target-directory "$new" "$PGDATA" 2> /dev/null; then
+# Somebody started the server of before, and may have written what the dump lacks.
+[ ! -e "$PGDATA/postmaster.pid" ] || { echo "a server uses $PGDATA" >&2; exit 1; }
+# Ended from here on, it first finishes.
+trap '' TERM
+# In one step where the system can do it, after which each has its name: a start between two steps would find no data and make an empty
+# cluster.
+mv --no-target-directory "$new" "$kept"
+if ! mv --exchange --no-target-directory "$kept" "$PGDATA" 2> /dev/null; then
+    mv --no-target-directory "$kept" "$new"
     mv --no-target-directory "$PGDATA" "$kept"
     mv --no-target-directory "$new" "$PGDATA"
-else
-    mv --no-target-directory "$new" "$kept"
 fi
 rm "$dump"
 sync

@@ -123,6 +123,14 @@ def test_a_program_gets_its_input_and_is_heard(run: Callable[..., Outcome], engi
     assert LABELS.items() <= body["Labels"].items() and "quantops.hash" not in body["Labels"]
 
 
+def test_a_run_under_the_lock(run: Callable[..., Outcome], engine: FakeEngine) -> None:
+    """Is found by who takes the lock next; another one, such as a drill's, goes on beside that."""
+    for locked in (True, False):
+        run(locked=locked)
+        labels = engine.bodies["POST /containers/create?name=desk-web-look"]["Labels"]
+        assert labels["quantops.locked"] == str(locked).lower()
+
+
 def test_without_a_network(run: Callable[..., Outcome], engine: FakeEngine) -> None:
     """None at all, not the engine's default one."""
     run(network=False)

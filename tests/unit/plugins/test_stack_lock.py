@@ -102,7 +102,7 @@ def elsewhere(file: Path, age: float) -> None:
 def test_taken_once_for_a_run(operator: Callable[..., Operator], file: Path) -> None:
     """A later task of the run has it already, since when it was first taken; only its owner reads the file."""
     first = operator()
-    assert first.take() == {"changed": False, "taken": True}
+    assert first.take() == {"changed": False, "taken": True, "ended": []}
     before = file.read_text()
     time.sleep(1.1)
     assert first.take()["taken"] and file.read_text() == before
@@ -129,6 +129,46 @@ def test_a_killed_run_holds_nothing(operator: Callable[..., Operator]) -> None:
     first.take()
     first.killed()
     assert operator().take()["taken"]
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Puts a client of the engine into the path, which lists names and ends them; returns what it was asked for."""
+    asked = tmp_path / "asked"
+
+    def put(names: str, ends: str) -> Path:
+        place = tmp_path / "bin"
+        place.mkdir()
+        (tmp_path / "running").write_text(names)
+        script = f'cd {tmp_path}; echo "$*" >> asked; case $1 in ps) cat running;; stop) {ends};; esac'
+        (place / "docker").write_text(f"#!/bin/sh\n{script}\n")
+        (place / "docker").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+        return asked
+
+    return put
+
+
+def test_what_an_interrupted_run_left_at_work_is_ended(
+    operator: Callable[..., Operator], engine: Callable[[str, str], Path]
+) -> None:
+    """Once, when the lock is taken, before anything else looks at the host; only what was started under the lock."""
+    asked = engine("desk-postgres-move\n", ": > running")
+    run = operator()
+    assert run.take(check=True)["ended"] == [] and not asked.exists()
+    assert run.take() == {"changed": True, "taken": True, "ended": ["desk-postgres-move"]}
+    first, second, *_ = asked.read_text().splitlines()
+    assert "label=quantops.stack=desk " in first and "label=quantops.locked=true " in first
+    assert second.endswith(" desk-postgres-move")
+    before = asked.read_text()
+    assert run.take() == {"changed": False, "taken": True, "ended": []} and asked.read_text() == before
+
+
+def test_what_does_not_end(operator: Callable[..., Operator], engine: Callable[[str, str], Path]) -> None:
+    """Is named, and nothing is changed beside it."""
+    engine("desk-postgres-move\n", "exit 1")
+    said = operator().take()
+    assert said["failed"] and said["msg"].startswith("desk-postgres-move, left by an interrupted run, is still")
 
 
 def test_another_process_with_the_number_of_a_dead_one(operator: Callable[..., Operator], file: Path) -> None:
@@ -168,7 +208,7 @@ def test_check_mode_is_not_held_up(
     """It takes nothing, and says that another run is at work."""
     said: list[str] = []
     monkeypatch.setattr(lock.Display, "warning", lambda _self, text: said.append(text))
-    assert operator().take(check=True) == {"changed": False, "taken": False}
+    assert operator().take(check=True) == {"changed": False, "taken": False, "ended": []}
     assert not file.exists() and not said
     elsewhere(file, 5)
     before = file.read_text()
