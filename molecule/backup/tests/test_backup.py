@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -223,6 +224,19 @@ def test_two_backups_at_once(stack: Stack) -> None:
     said = stack.execute("backup", "sh", "-c", script)
     assert "Another backup" in said.stderr and said.stdout.strip() == "1"
     assert len(backups(stack)) == before + 1
+
+
+def test_one_drill_at_a_time(stack: Stack) -> None:
+    """The second is refused, and neither disturbs the first nor says anything of the backup."""
+    if not backups(stack):
+        agent(stack, "run")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(run, "drill")
+        eventually(lambda: command("docker", "ps", "--quiet", "--filter", "name=molecule-drill").strip(), seconds=300)
+        said = " ".join(run("drill", status=2).split())
+        assert "of another drill is at work" in said and "Nothing was changed." in said
+        assert "cannot be restored" not in said
+        assert "can be restored whole" in first.result(900)
 
 
 def test_a_drill_shows_that_a_backup_can_be_restored(stack: Stack) -> None:
