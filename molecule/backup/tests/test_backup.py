@@ -254,7 +254,8 @@ def test_a_drill_shows_that_a_backup_can_be_restored(stack: Stack) -> None:
     found = metrics(stack)
     assert found["backup_newest_timestamp_seconds"] == datetime.fromisoformat(newest["finished"]).timestamp()
     assert found["backup_repository_bytes"] == newest["repository_bytes"] > 1e6
-    assert f"The drill was of the backup {newest['id']}" in page(stack)
+    # Which asks once in a while.
+    eventually(lambda: f"The drill was of the backup {newest['id']}" in page(stack), seconds=90, pause=2)
     assert stack.identity() == before
     assert not command("docker", "volume", "ls", "--quiet", "--filter", "name=molecule-drill").strip()
     # An object that the store had lost before the backup.
