@@ -15,7 +15,7 @@ from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.containers imp
 from ansible_collections.quantops.ibkr_stack.plugins.plugin_utils.roles import Views
 
 MODULE = "quantops.ibkr_stack.container_run_plan"
-OPTIONS = ("pull", "locked", "stdin", "timeout", "expected")
+OPTIONS = ("pull", "lock", "stdin", "timeout", "expected")
 
 
 class ActionModule(ActionBase):

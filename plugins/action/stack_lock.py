@@ -56,7 +56,7 @@ fi
 # Ends what a run that held the lock, and was killed, has left at work. Prints the names.
 END = r"""
 left() {
-    timeout 30 docker ps --filter label=quantops.stack={stack} --filter label=quantops.locked=true \
+    timeout 30 docker ps --filter label=quantops.stack={stack} --filter label=quantops.lock={name} \
         --format '{{.Names}}' 2> /dev/null
 }
 names=$(left)
@@ -126,20 +126,22 @@ def _who() -> dict[str, Any]:
     }
 
 
-def sentence(owner: dict[str, Any], stack: str, host: str) -> str:
+def sentence(owner: dict[str, Any], stack: str, host: str, name: str = "stack") -> str:
     """Say who holds a lock.
 
     Args:
         owner: What the lock holds.
         stack: Name of the stack.
         host: Name of the host.
+        name: Of the lock.
 
     Returns:
         Who, from where, with what and since when.
     """
     who = f"{owner.get('user', 'Somebody')} on {owner.get('controller', 'another machine')}"
     what = f"{owner.get('playbook') or 'a playbook'} (process {owner.get('pid', '?')})"
-    return f"{who} is changing the stack {stack} on {host}: {what}, since {owner.get('since', '?')}."
+    does = "is changing the stack" if name == "stack" else f"runs a {name} of the stack"
+    return f"{who} {does} {stack} on {host}: {what}, since {owner.get('since', '?')}."
 
 
 def is_gone(age: int, host_machine: str, host_started: str, owner: dict[str, Any]) -> bool:
@@ -194,9 +196,10 @@ class ActionModule(ActionBase):
         """
         result = super().run(tmp, task_vars)
         stack, wait = str(self._task.args["stack"]), float(self._task.args.get("wait") or 0)
-        if not NAME.fullmatch(stack):
+        name = str(self._task.args.get("name") or "stack")
+        if not NAME.fullmatch(stack) or not NAME.fullmatch(name):
             return {**result, "failed": True, "msg": f"stack_name is {stack!r}, which cannot be locked."}
-        self.file = f"{DIRECTORY}/{stack}.lock"
+        self.file = f"{DIRECTORY}/{stack}.lock" if name == "stack" else f"{DIRECTORY}/{stack}.{name}.lock"
         host = (task_vars or {}).get("inventory_hostname", "this host")
         pid = os.getppid()
         owner = owner_of(pid)
@@ -226,11 +229,11 @@ class ActionModule(ActionBase):
             elif is_gone(age, host_machine, host_started, other):
                 expected = text
             elif self._task.check_mode:
-                Display().warning(f"{sentence(other, stack, host)} The differences below may be part of that run.")
+                Display().warning(f"{sentence(other, stack, host, name)} Differences below may be part of that run.")
                 return {**result, "changed": False, "taken": False, "ended": []}
             elif time.monotonic() > end:
                 msg = (
-                    f"{sentence(other, stack, host)} Nothing was changed. Run again when it has ended, or with -e"
+                    f"{sentence(other, stack, host, name)} Nothing was changed. Run again when it has ended, or with -e"
                     f" stack_lock_wait=SECONDS to wait for it. If that run is dead, the lock is free {LEASE} s later."
                 )
                 return {**result, "failed": True, "msg": msg}
@@ -285,8 +288,8 @@ class ActionModule(ActionBase):
         Returns:
             Text for a shell.
         """
-        stack = str(self._task.args["stack"])
-        words = {"directory": DIRECTORY, "file": self.file, "own": own, "expected": expected, "stack": stack}
+        words = {"directory": DIRECTORY, "file": self.file, "own": own, "expected": expected}
+        words |= {"stack": str(self._task.args["stack"]), "name": str(self._task.args.get("name") or "stack")}
         filled = script
         for name, value in words.items():
             filled = filled.replace("{" + name + "}", shlex.quote(value))

@@ -17,7 +17,7 @@ description:
   - It is planned on the controller as containers of services are, so a declaration that cannot work is refused with
     the key that is wrong.
   - The engine removes it when it ends, also when the run of Ansible was killed. One that is left from a killed run is
-    replaced by the next of its name, ended by the next run that takes the lock (O(locked)), and removed with the stack.
+    replaced by the next of its name, ended by the next run that takes the lock (O(lock)), and removed with the stack.
   - The role P(quantops.ibkr_stack.container_service#role) has it as its entry point C(run).
 options:
   name:
@@ -56,12 +56,12 @@ options:
     description: Whether its image is pulled if the host lacks it; otherwise nothing runs, and RV(rc) is not set.
     type: bool
     default: true
-  locked:
+  lock:
     description:
-      - Whether this run of Ansible holds the lock of the stack, see M(quantops.ibkr_stack.stack_lock).
+      - Name of the lock that this run of Ansible holds, see M(quantops.ibkr_stack.stack_lock); empty if it holds none.
       - The next run that takes the lock then ends the container, should this one be killed.
-    type: bool
-    default: false
+    type: str
+    default: ""
 extends_documentation_fragment: quantops.ibkr_stack.program
 author:
   - The quantops.ibkr_stack maintainers (@quantops)

@@ -82,13 +82,13 @@ from ansible_collections.quantops.ibkr_stack.plugins.module_utils.engine_streams
 KIND = "run"
 
 
-def definition_of_run(plan: dict[str, Any], stack: str, locked: bool) -> dict[str, Any]:
+def definition_of_run(plan: dict[str, Any], stack: str, lock: str) -> dict[str, Any]:
     """Write the plan of a container that runs once as the engine takes it.
 
     Args:
         plan: Of the container.
         stack: Name of the stack.
-        locked: Whether it is ended by who next takes the lock of the stack.
+        lock: Name of the lock under which it runs; empty if under none.
 
     Returns:
         The body of the request that creates it. Its labels are those by which it is found and removed.
@@ -99,7 +99,7 @@ def definition_of_run(plan: dict[str, Any], stack: str, locked: bool) -> dict[st
         "quantops.service": plan["service"],
         "quantops.owner": plan["owner"],
         "quantops.kind": KIND,
-        "quantops.locked": str(locked).lower(),
+        "quantops.lock": lock,
     }
     body |= {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "OpenStdin": True, "StdinOnce": True}
     body["HostConfig"]["AutoRemove"] = True
@@ -179,7 +179,7 @@ def run(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
         EngineError: If it cannot be run, or does not end in time.
     """
     plan, stack, seconds = asked["plan"], asked["stack"], asked["timeout"]
-    body = definition_of_run(plan, stack, asked["locked"])
+    body = definition_of_run(plan, stack, asked["lock"])
     if not image_id(engine, plan["spec"]["image"], pull=asked["pull"]):
         return {"failed": False, "msg": f"{plan['name']}: its image {plan['spec']['image']} is not on this host"}
     remove_left(engine, plan["name"], stack)
@@ -207,7 +207,7 @@ def main() -> None:
             "plan": {"type": "dict", "required": True},
             "stack": {"type": "str", "required": True},
             "pull": {"type": "bool", "default": True},
-            "locked": {"type": "bool", "default": False},
+            "lock": {"type": "str", "default": ""},
             **OPTIONS,
         },
     )

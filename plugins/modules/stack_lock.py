@@ -19,6 +19,12 @@ options:
     description: Name of the stack.
     type: str
     required: true
+  name:
+    description:
+      - What is locked. C(stack) is what changes the stack; another name locks what nobody may do twice at once
+        beside that, such as C(drill).
+    type: str
+    default: stack
   wait:
     description: Seconds to wait for another run to end, before that is an error.
     type: int

@@ -234,7 +234,7 @@ def test_one_drill_at_a_time(stack: Stack) -> None:
         first = pool.submit(run, "drill")
         eventually(lambda: command("docker", "ps", "--quiet", "--filter", "name=molecule-drill").strip(), seconds=300)
         said = " ".join(run("drill", status=2).split())
-        assert "of another drill is at work" in said and "Nothing was changed." in said
+        assert "runs a drill of the stack molecule on" in said and "Nothing was changed." in said
         assert "cannot be restored" not in said
         assert "can be restored whole" in first.result(900)
 

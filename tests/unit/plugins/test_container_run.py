@@ -124,11 +124,11 @@ def test_a_program_gets_its_input_and_is_heard(run: Callable[..., Outcome], engi
 
 
 def test_a_run_under_the_lock(run: Callable[..., Outcome], engine: FakeEngine) -> None:
-    """Is found by who takes the lock next; another one, such as a drill's, goes on beside that."""
-    for locked in (True, False):
-        run(locked=locked)
+    """Is found by who takes that lock next; one under another lock, or none, goes on beside that."""
+    for lock in ("stack", "drill", ""):
+        run(lock=lock)
         labels = engine.bodies["POST /containers/create?name=desk-web-look"]["Labels"]
-        assert labels["quantops.locked"] == str(locked).lower()
+        assert labels["quantops.lock"] == lock
 
 
 def test_without_a_network(run: Callable[..., Outcome], engine: FakeEngine) -> None:

@@ -158,10 +158,19 @@ def test_what_an_interrupted_run_left_at_work_is_ended(
     assert run.take(check=True)["ended"] == [] and not asked.exists()
     assert run.take() == {"changed": True, "taken": True, "ended": ["desk-postgres-move"]}
     first, second, *_ = asked.read_text().splitlines()
-    assert "label=quantops.stack=desk " in first and "label=quantops.locked=true " in first
+    assert "label=quantops.stack=desk " in first and "label=quantops.lock=stack " in first
     assert second.endswith(" desk-postgres-move")
     before = asked.read_text()
     assert run.take() == {"changed": False, "taken": True, "ended": []} and asked.read_text() == before
+
+
+def test_a_lock_beside_that_of_the_stack(operator: Callable[..., Operator], engine: Callable[[str, str], Path]) -> None:
+    """Somebody may hold one and somebody else the other; what is ended was started under the same."""
+    asked = engine("", ":")
+    assert operator().take()["taken"] and operator().take(name="drill")["taken"]
+    assert "label=quantops.lock=drill " in asked.read_text()
+    said = operator().take(name="drill")
+    assert said["failed"] and "runs a drill of the stack desk on rack-7: " in said["msg"]
 
 
 def test_what_does_not_end(operator: Callable[..., Operator], engine: Callable[[str, str], Path]) -> None:
