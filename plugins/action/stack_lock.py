@@ -53,17 +53,18 @@ else
     echo free
 fi
 """
-# Ends what a run that held the lock, and was killed, has left at work. Prints the names.
+# Ends what a run that held the lock, and was killed, has left at work, and prints the names. Where no engine runs,
+# nothing does.
 END = r"""
 left() {
     timeout 30 docker ps --filter label=quantops.stack={stack} --filter label=quantops.lock={name} \
         --format '{{.Names}}' 2> /dev/null
 }
-names=$(left)
+names=$(left) || [ $? -ne 124 ] || exit 124
 [ -n "$names" ] || exit 0
 echo "$names"
 timeout 120 docker stop --time 60 $names > /dev/null 2>&1
-[ -z "$(left)" ]
+names=$(left) && [ -z "$names" ]
 """
 RENEW = r'[ "$(cat {file} 2> /dev/null)" = {own} ] && touch {file}'
 RELEASE = r'exec 9< {directory} && flock -w 10 9 && [ "$(cat {file} 2> /dev/null)" = {own} ] && rm -f {file}'
@@ -245,6 +246,9 @@ class ActionModule(ActionBase):
         if own and lines[-1] == "taken":
             answer = self._low_level_execute_command(self.command(END, own), executable="/bin/sh")
             ended = answer["stdout"].split()
+            if answer["rc"] == 124:
+                msg = f"The engine on {host} does not answer, so what an interrupted run left at work is not known."
+                return {**result, "failed": True, "msg": f"{msg} Nothing was changed."}
             if answer["rc"]:
                 msg = f"{', '.join(ended)}, left by an interrupted run, is still at work on {host} and does not end."
                 return {**result, "failed": True, "msg": f"{msg} Nothing was changed."}

@@ -108,16 +108,17 @@ def definition_of_run(plan: dict[str, Any], stack: str, lock: str) -> dict[str, 
     return body
 
 
-def remove_left(engine: Engine, name: str, stack: str) -> None:
+def remove_left(engine: Engine, name: str, stack: str, lock: str) -> None:
     """Remove what a killed run has left under a name.
 
     Args:
         engine: Where it is.
         name: Of the container.
         stack: Name of the stack.
+        lock: Name of the lock that this run holds; empty if it holds none.
 
     Raises:
-        EngineError: If it is something else, or cannot be removed.
+        EngineError: If it is something else, belongs to a run that may hold another lock, or cannot be removed.
     """
     item = engine.find("containers", name)
     if item is None:
@@ -125,6 +126,8 @@ def remove_left(engine: Engine, name: str, stack: str) -> None:
     labels = item["Config"].get("Labels") or {}
     if (labels.get("quantops.stack"), labels.get("quantops.kind")) != (stack, KIND):
         raise EngineError("a container of that name exists and was not made for a run. Remove or rename it")
+    if labels.get("quantops.lock", "") not in ("", lock) and item["State"].get("Running"):
+        raise EngineError("another run is at work in a container of that name. Run this again when it has ended")
     remove_container(engine, item["Id"])
 
 
@@ -182,7 +185,7 @@ def run(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
     body = definition_of_run(plan, stack, asked["lock"])
     if not image_id(engine, plan["spec"]["image"], pull=asked["pull"]):
         return {"failed": False, "msg": f"{plan['name']}: its image {plan['spec']['image']} is not on this host"}
-    remove_left(engine, plan["name"], stack)
+    remove_left(engine, plan["name"], stack, asked["lock"])
     made = engine.call("POST", "/containers/create", body, {"name": plan["name"]})["Id"]
     try:
         end = End(engine, made, seconds + 120)

@@ -16,6 +16,9 @@ last_start() {
 mountpoint() { docker volume inspect --format '{{.Mountpoint}}' "$1" 2> /dev/null; }
 set_aside() {
     mkdir -p "$(dirname "$record")"
+    # One that was cut off may go on here without its run, and would remove what this one restores. What it starts holds it, too.
+    exec 9< "$(dirname "$record")"
+    flock --wait 60 9 || { echo "an earlier restore of $stack still moves data on this host (ps -e | grep find); run it again later" >&2; exit 1; }
     stamp=''
     [ ! -s "$record" ] || read -r stamp _ < "$record"
     stamp=${stamp:-$(date -u +%Y%m%dT%H%M%SZ)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -729,6 +730,15 @@ def test_the_record_of_a_restore_says_how_far_it_is(tmp_path: Path) -> None:
     [other] = set_aside("latest", "2099-01-01T00:00:00Z")
     assert (volume.parent / other / "rows").read_text() == "used since"
     assert (volume.parent / kept / "rows").read_text() == "of before"
+    # An earlier attempt whose run was killed is still at it.
+    text = text.replace("--wait 60", "--wait 1")
+    (volume / "rows").write_text("of this one")
+    directory = os.open(record.parent, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        set_aside("latest")
+    os.close(directory)
+    assert "still moves data" in refused.value.stderr and (volume / "rows").read_text() == "of this one"
 
 
 @pytest.mark.parametrize(

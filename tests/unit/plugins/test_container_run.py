@@ -176,6 +176,20 @@ def test_what_a_killed_run_left_is_replaced(run: Callable[..., Outcome], engine:
         assert engine.containers.pop("desk-web-look")["Config"]["Labels"] == labels
 
 
+def test_what_runs_under_a_lock_is_not_replaced(run: Callable[..., Outcome], engine: FakeEngine) -> None:
+    """By a run that does not hold it: that would end what somebody is waiting for."""
+    body = {
+        "Image": "example/web:1",
+        "HostConfig": {"RestartPolicy": {}},
+        "Labels": LABELS | {"quantops.lock": "stack"},
+    }
+    engine.add("desk-web-look", body)
+    engine.state("desk-web-look")
+    outcome = run()
+    assert outcome.failed and "another run is at work" in outcome.result["msg"] and "desk-web-look" in engine.containers
+    assert not run(lock="stack").failed
+
+
 def test_an_image_that_may_not_be_pulled(run: Callable[..., Outcome], engine: FakeEngine) -> None:
     """Is no failure: the caller sees that nothing ran."""
     engine.images.clear()

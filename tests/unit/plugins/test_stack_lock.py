@@ -132,15 +132,15 @@ def test_a_killed_run_holds_nothing(operator: Callable[..., Operator]) -> None:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Puts a client of the engine into the path, which lists names and ends them; returns what it was asked for."""
     asked = tmp_path / "asked"
 
-    def put(names: str, ends: str) -> Path:
+    def put(names: str, ends: str, lists: str = "cat running") -> Path:
         place = tmp_path / "bin"
         place.mkdir()
         (tmp_path / "running").write_text(names)
-        script = f'cd {tmp_path}; echo "$*" >> asked; case $1 in ps) cat running;; stop) {ends};; esac'
+        script = f'cd {tmp_path}; echo "$*" >> asked; case $1 in ps) {lists};; stop) {ends};; esac'
         (place / "docker").write_text(f"#!/bin/sh\n{script}\n")
         (place / "docker").chmod(0o755)
         monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
@@ -150,7 +150,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
 
 
 def test_what_an_interrupted_run_left_at_work_is_ended(
-    operator: Callable[..., Operator], engine: Callable[[str, str], Path]
+    operator: Callable[..., Operator], engine: Callable[..., Path]
 ) -> None:
     """Once, when the lock is taken, before anything else looks at the host; only what was started under the lock."""
     asked = engine("desk-postgres-move\n", ": > running")
@@ -164,7 +164,7 @@ def test_what_an_interrupted_run_left_at_work_is_ended(
     assert run.take() == {"changed": False, "taken": True, "ended": []} and asked.read_text() == before
 
 
-def test_a_lock_beside_that_of_the_stack(operator: Callable[..., Operator], engine: Callable[[str, str], Path]) -> None:
+def test_a_lock_beside_that_of_the_stack(operator: Callable[..., Operator], engine: Callable[..., Path]) -> None:
     """Somebody may hold one and somebody else the other; what is ended was started under the same."""
     asked = engine("", ":")
     assert operator().take()["taken"] and operator().take(name="drill")["taken"]
@@ -173,11 +173,26 @@ def test_a_lock_beside_that_of_the_stack(operator: Callable[..., Operator], engi
     assert said["failed"] and "runs a drill of the stack desk on rack-7: " in said["msg"]
 
 
-def test_what_does_not_end(operator: Callable[..., Operator], engine: Callable[[str, str], Path]) -> None:
+def test_what_does_not_end(operator: Callable[..., Operator], engine: Callable[..., Path]) -> None:
     """Is named, and nothing is changed beside it."""
     engine("desk-postgres-move\n", "exit 1")
     said = operator().take()
     assert said["failed"] and said["msg"].startswith("desk-postgres-move, left by an interrupted run, is still")
+
+
+def test_an_engine_that_does_not_say_what_runs(
+    operator: Callable[..., Operator], engine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is not taken for one on which nothing does; where none runs, nothing does."""
+    monkeypatch.setattr(lock, "END", lock.END.replace("timeout 30", "timeout 1"))
+    engine("", ":", lists="exec sleep 30")
+    said = operator().take()
+    assert said["failed"] and said["msg"].startswith("The engine on rack-7 does not answer")
+
+
+def test_a_host_without_an_engine(operator: Callable[..., Operator], engine: Callable[..., Path]) -> None:
+    engine("", ":", lists="echo Cannot connect to the Docker daemon >&2; exit 1")
+    assert operator().take() == {"changed": False, "taken": True, "ended": []}
 
 
 def test_another_process_with_the_number_of_a_dead_one(operator: Callable[..., Operator], file: Path) -> None:
