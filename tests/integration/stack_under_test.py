@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -226,7 +227,8 @@ class Stack:
         )
         if not names.split():
             return {}
-        found = json.loads(command("docker", "inspect", *names.split()))
+        # One that a run replaces meanwhile is left out.
+        found = json.loads(command("sh", "-c", f"docker inspect {shlex.join(names.split())} || true"))
         return {item["Name"].removeprefix(f"/{self.name}-"): item for item in found}
 
 
