@@ -258,6 +258,7 @@ def test_a_dump_that_cannot_be_loaded(stack: Stack, earlier_postgres: dict[str, 
     said = run("upgrade", status=2)
     assert "adminpack" in said and "The data of before is in its place." in said
     assert "runs again with its previous containers and the data as it is" in said
+    assert not {"pgdata.new", "move.sql"} & cluster_directories()
     assert as_admin(stack, "SHOW server_version").startswith("15.")
     assert predict(stack) == PREDICTION
     as_admin(stack, "DROP EXTENSION adminpack", "mlflow")
