@@ -200,6 +200,7 @@ class ActionModule(ActionBase):
         name = str(self._task.args.get("name") or "stack")
         if not NAME.fullmatch(stack) or not NAME.fullmatch(name):
             return {**result, "failed": True, "msg": f"stack_name is {stack!r}, which cannot be locked."}
+        self.locked = {"stack": stack, "name": name}
         self.file = f"{DIRECTORY}/{stack}.lock" if name == "stack" else f"{DIRECTORY}/{stack}.{name}.lock"
         host = (task_vars or {}).get("inventory_hostname", "this host")
         pid = os.getppid()
@@ -292,8 +293,7 @@ class ActionModule(ActionBase):
         Returns:
             Text for a shell.
         """
-        words = {"directory": DIRECTORY, "file": self.file, "own": own, "expected": expected}
-        words |= {"stack": str(self._task.args["stack"]), "name": str(self._task.args.get("name") or "stack")}
+        words = {"directory": DIRECTORY, "file": self.file, "own": own, "expected": expected} | self.locked
         filled = script
         for name, value in words.items():
             filled = filled.replace("{" + name + "}", shlex.quote(value))
